@@ -1,0 +1,34 @@
+"""The two paths along which samplers travel: x = a(sigma) x0 + s(sigma) n."""
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Path:
+    """A probability path whose ODE is dx/dsigma = (x - denoised)/sigma.
+
+    Both paths have s = sigma; they differ in the signal a = 1 - fade * sigma. Theory page, section 1.
+    """
+
+    name: str
+    fade: float  # 0: the signal stays whole (variance exploding); 1: it fades out linearly (flow)
+    sigma_limit: float  # the largest sigma that has a meaning
+
+    def signal(self, sigma):
+        """Return a(sigma), of sigma's own kind (float or tensor)."""
+        return 1 - self.fade * sigma
+
+    def noise_to_signal(self, sigma):
+        """Return r = s/a; infinity at the pure-noise end of the flow path."""
+        return sigma / self.signal(sigma)
+
+    def from_noise_to_signal(self, ratio):
+        """Return the sigma at which s/a equals ``ratio``."""
+        return ratio / (1 + self.fade * ratio)
+
+
+VE = Path("ve", fade=0.0, sigma_limit=float("inf"))
+FLOW = Path("flow", fade=1.0, sigma_limit=1.0)
+PATHS = {path.name: path for path in (VE, FLOW)}

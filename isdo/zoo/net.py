@@ -1,0 +1,145 @@
+"""A small class-conditional UNet whose output is eps, v or the flow velocity, as the checkpoint says."""
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ..denoiser import PREDICTIONS
+
+CLASSES = ("faces", "people", "animals", "food", "travel", "activities", "objects", "symbols", "flags")
+NULL = len(CLASSES)
+
+
+def scaled_linear(levels=1000, first=0.00085, last=0.012):
+    """Return alphas_cumprod (levels,) float64 of Stable Diffusion's scaled-linear schedule."""
+    betas = torch.linspace(first**0.5, last**0.5, levels, dtype=torch.float64) ** 2
+    return (1 - betas).cumprod(0)
+
+
+def zero_terminal_snr(alphas_cumprod):
+    """Return the schedule shifted so that nothing of the picture is left at its end (Lin et al. 2023, algorithm 1).
+
+    The last level is not 0 but the WebUIs' 4.8973e-08, whose sigma is 4518.8: eps-like quantities stay finite.
+    """
+    root = alphas_cumprod.sqrt()
+    root = (root - root[-1]) * root[0] / (root[0] - root[-1])
+    return (root**2).clamp(min=4.8973451890853435e-08)
+
+
+def group_norm(channels):
+    return nn.GroupNorm(channels // 16, channels, eps=1e-5)
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions with a residual; the embedding scales and shifts the middle."""
+
+    def __init__(self, inputs, outputs, embedding):
+        super().__init__()
+        self.norm1, self.conv1 = group_norm(inputs), nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.modulation = nn.Linear(embedding, 2 * outputs)
+        self.norm2, self.conv2 = group_norm(outputs), nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+        nn.init.zeros_(self.conv2.weight)
+        nn.init.zeros_(self.conv2.bias)
+
+    def forward(self, x, embedding):
+        scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, dim=1)
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = torch.addcmul(shift, self.norm2(h), 1 + scale)
+        return self.skip(x) + self.conv2(F.silu(h))
+
+
+class Attention(nn.Module):
+    """Self-attention over the pixels, with a residual."""
+
+    def __init__(self, channels, heads=4):
+        super().__init__()
+        self.heads, self.norm = heads, group_norm(channels)
+        self.qkv, self.out = nn.Conv2d(channels, 3 * channels, 1), nn.Conv2d(channels, channels, 1)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, x):
+        batch, channels, height, width = x.shape
+        qkv = self.qkv(self.norm(x)).reshape(batch, 3, self.heads, channels // self.heads, height * width)
+        q, k, v = qkv.transpose(-1, -2).unbind(1)
+        mixed = F.scaled_dot_product_attention(q, k, v).transpose(-1, -2)
+        return x + self.out(mixed.reshape(batch, channels, height, width))
+
+
+class Trunk(nn.Module):
+    """The learned part: a UNet on a picture of unit variance, told the noise level and the class."""
+
+    def __init__(self, channels=(64, 96, 128), embedding=128, heads=4):
+        super().__init__()
+        c1, c2, c3 = channels
+        # at most one turn over a factor e^2 of noise: a denoiser that is smooth in sigma is one that can be integrated
+        self.register_buffer("frequencies", 2.0 ** torch.linspace(-4, 0, 16) * math.pi, persistent=False)
+        self.embed = nn.Sequential(nn.Linear(32, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
+        self.label = nn.Embedding(NULL + 1, embedding)
+        self.inlet = nn.Conv2d(12, c1, 3, padding=1)  # 2x2 pixels are one cell: a quarter of the work, little lost
+        self.down1, self.down2, self.down3 = (Block(a, b, embedding) for a, b in ((c1, c1), (c1, c2), (c2, c3)))
+        self.middle, self.middle_attention = Block(c3, c3, embedding), Attention(c3, heads)
+        self.up3, self.up2, self.up1 = (
+            Block(a, b, embedding) for a, b in ((2 * c3, c3), (c3 + c2, c2), (c2 + c1, c1))
+        )
+        self.up2_attention = Attention(c2, heads)
+        self.outlet_norm, self.outlet = group_norm(c1), nn.Conv2d(c1, 12, 3, padding=1)
+        nn.init.zeros_(self.outlet.weight)
+        nn.init.zeros_(self.outlet.bias)
+
+    def forward(self, x, level, labels):
+        """x (B, 3, H, W), H and W multiples of 8; level (B,) the log noise-to-signal ratio; labels (B,) long."""
+        angle = level[:, None] * self.frequencies
+        embedding = F.silu(self.embed(torch.cat([angle.sin(), angle.cos()], 1)) + self.label(labels))
+        h1 = self.down1(self.inlet(F.pixel_unshuffle(x, 2)), embedding)
+        h2 = self.down2(F.avg_pool2d(h1, 2), embedding)
+        h3 = self.down3(F.avg_pool2d(h2, 2), embedding)
+        h = self.middle_attention(self.middle(h3, embedding))
+        h = self.up3(torch.cat([h, h3], 1), embedding)
+        h = self.up2_attention(self.up2(torch.cat([F.interpolate(h, scale_factor=2.0), h2], 1), embedding))
+        h = self.up1(torch.cat([F.interpolate(h, scale_factor=2.0), h1], 1), embedding)
+        return F.pixel_shuffle(self.outlet(F.silu(self.outlet_norm(h))), 2)
+
+
+class Net(nn.Module):
+    """A network in the call shape of its prediction type: ``net(c_in x, t, labels) -> eps | v | velocity``.
+
+    Inside, the trunk corrects the Wiener filter of white data with variance sigma_data^2 (EDM, equation 7), so that the
+    three prediction types are three outlets of one architecture and can be fine-tuned from each other.
+    ``t`` is the index into the 1,000 levels for eps and v (fractions are interpolated in log sigma, as k-diffusion does),
+    and sigma itself for flow.
+    """
+
+    def __init__(self, prediction, alphas_cumprod=None, sigma_data=0.6):
+        super().__init__()
+        self.prediction, self.sigma_data, self.trunk = PREDICTIONS[prediction], sigma_data, Trunk()
+        self.set_schedule(alphas_cumprod)
+
+    def set_schedule(self, alphas_cumprod):
+        """Give t its meaning: alphas_cumprod (1000,), or None where t is sigma itself."""
+        self.alphas_cumprod = alphas_cumprod
+        self.log_sigmas = None if alphas_cumprod is None else ((1 - alphas_cumprod) / alphas_cumprod).log() / 2
+
+    def sigma(self, t):
+        """Return sigma (float32) of t."""
+        if self.log_sigmas is None:
+            return t.float()
+        low = t.floor().long().clamp(0, len(self.log_sigmas) - 2)
+        fraction, table = t - low, self.log_sigmas.to(t.device)
+        return (table[low] * (1 - fraction) + table[low + 1] * fraction).exp().float()
+
+    def forward(self, x, t, labels=None):
+        """x (B, 3, H, W); t (B,); labels (B,) long or None for the null class."""
+        labels = torch.full((len(x),), NULL, device=x.device) if labels is None else labels
+        sigma = self.sigma(t)[:, None, None, None]
+        path, c_out = self.prediction.path, self.prediction.c_out(sigma)
+        signal, variance = path.signal(sigma), self.sigma_data**2
+        x = x / self.prediction.c_in(sigma)
+        total = signal**2 * variance + sigma**2
+        # past a ratio of 400 the picture is gone and the level stops moving: pure noise (a = 0) is an ordinary input
+        level = (sigma / (signal + sigma / 400)).log().flatten()
+        skip = (signal * variance / total - self.prediction.c_skip(sigma)) / c_out
+        return skip * x + self.sigma_data * sigma * total**-0.5 / c_out * self.trunk(x * total**-0.5, level, labels)

@@ -1,0 +1,254 @@
+"""Training of the zoo's models: resumable, on one device or on several CPU processes that share the gradient."""
+
+import json
+import logging
+import math
+import os
+import signal
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+
+from . import data
+from .net import CLASSES, NULL, Net, scaled_linear, zero_terminal_snr
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Config:
+    """What reproduces a model: ``python -m isdo train --model <model>``.
+
+    The learning rate rises over ``warmup`` steps, stays, and falls to zero over the last third of ``steps``.
+    """
+
+    model: str
+    steps: int
+    start: str | None = None  # the zoo model whose trunk is fine-tuned
+    batch: int = 64
+    rate: float = 1.5e-3
+    warmup: int = 200
+    ema: float = 0.999
+    label_dropout: float = 0.15
+    variants: int = 8
+    held_out: float = 0.05
+    seed: int = 0
+
+
+CONFIGS = {
+    config.model: config
+    for config in (
+        Config("eps", steps=10_000),
+        Config("v", steps=2_500, start="eps", rate=7e-4),
+        Config("flow", steps=2_500, start="eps", rate=7e-4),
+    )
+}
+
+
+def make_net(model):
+    """Return an untrained net of the prediction type ``model`` with its schedule."""
+    return Net(model, None if model == "flow" else scaled_linear())
+
+
+def draw_times(net, count, generator, tables):
+    """Draw t (count,): uniform levels for eps and v (v: half of them on the zero-terminal-SNR schedule); for flow the
+    sigmoid of a normal, as Stable Diffusion 3 does, with a tenth uniform so that both ends are known."""
+    if net.alphas_cumprod is None:
+        t = torch.randn(count, generator=generator).sigmoid()
+        uniform = torch.rand(count, generator=generator)
+        return torch.where(torch.rand(count, generator=generator) < 0.1, uniform, t).clamp(1e-3, 1)
+    net.set_schedule(tables[int(torch.randint(len(tables), (), generator=generator))])
+    return torch.rand(count, generator=generator) * (len(net.alphas_cumprod) - 1)
+
+
+def loss_per_picture(net, pictures, t, noise, labels):
+    """Return the squared error of the network's output (B,), which is lambda(sigma) |denoised - x0|^2."""
+    prediction = net.prediction
+    sigma = net.sigma(t)[:, None, None, None]
+    x = prediction.path.signal(sigma) * pictures + sigma * noise
+    output = net(x * prediction.c_in(sigma), t, labels)
+    return (output - prediction.target(pictures, x, sigma)).square().flatten(1).mean(1)
+
+
+@torch.no_grad()
+def validation(net, pictures, labels, tables, bands=10, repeats=4):
+    """Return the mean squared error of the output in ``bands`` equal slices of t, on fixed noise."""
+    generator = torch.Generator().manual_seed(1)
+    net.eval()
+    losses = []
+    net.set_schedule(tables[0])
+    top = 1.0 if tables[0] is None else 999.0
+    for band in range(bands):
+        total = 0.0
+        for _ in range(repeats):
+            t = (band + torch.rand(len(pictures), generator=generator)) / bands * top
+            noise = torch.randn(pictures.shape, generator=generator)
+            t, noise = t.to(pictures.device).clamp(min=1e-3), noise.to(pictures.device)
+            total += float(loss_per_picture(net, pictures, t, noise, labels).mean())
+        losses.append(total / repeats)
+    net.train()
+    return losses
+
+
+def rate_at(config, step):
+    """Return the learning rate at a step."""
+    rise, fall = step / config.warmup, (config.steps - step) / (config.steps / 3)
+    return config.rate * max(0.0, min(1.0, rise, fall))
+
+
+def write_model(path, net, config, losses):
+    """Write the model as float16 safetensors with everything that reproduces it in the metadata."""
+    tensors = {name: value.half().contiguous() for name, value in net.trunk.state_dict().items()}
+    metadata = {
+        "prediction": config.model,
+        "config": json.dumps(asdict(config)),
+        "data": data.LICENCE,
+        "loss_per_band": json.dumps([round(v, 6) for v in losses]),
+        "classes": json.dumps(CLASSES),
+    }
+    partial = Path(f"{path}.part")
+    save_file(tensors, partial, metadata)
+    os.replace(partial, path)
+
+
+class Trainer:
+    """One process of the training; process ``rank`` of ``world`` takes its share of every batch."""
+
+    def __init__(self, config, emoji, checkpoint, rank=0, world=1, device="cpu"):
+        self.config, self.checkpoint, self.rank, self.world = config, Path(checkpoint), rank, world
+        self.device = torch.device(device)
+        self.train, self.held_out = emoji.split(config.held_out)
+        self.odds = self.train.odds()
+        torch.manual_seed(config.seed)
+        self.net, self.average = make_net(config.model), make_net(config.model)
+        if config.start:
+            from . import load_trunk
+
+            self.net.trunk.load_state_dict(load_trunk(config.start)[0])
+        self.average.load_state_dict(self.net.state_dict())
+        for net in (self.net, self.average):
+            net.to(self.device, memory_format=torch.channels_last)
+        table = self.net.alphas_cumprod
+        self.tables = [table] if config.model != "v" else [table, zero_terminal_snr(table)]
+        self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=config.rate, betas=(0.9, 0.99), weight_decay=0.01)
+        self.step = 0
+        self.history = []
+        if self.checkpoint.exists():
+            state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+            self.step, self.history = state["step"], state["history"]
+            self.net.load_state_dict(state["net"])
+            self.average.load_state_dict(state["average"])
+            self.optimizer.load_state_dict(state["optimizer"])
+
+    def save(self):
+        """Write the resumable state; a half-written file never takes the place of a whole one."""
+        partial = self.checkpoint.with_suffix(".part")
+        state = {"net": self.net, "average": self.average, "optimizer": self.optimizer}
+        torch.save({"step": self.step, "history": self.history} | {k: v.state_dict() for k, v in state.items()}, partial)
+        os.replace(partial, self.checkpoint)
+
+    def batch(self):
+        """Return this process's (pictures, t, noise, labels) of the current step: seeded, so resuming changes nothing."""
+        config, share = self.config, self.config.batch // self.world
+        generator = torch.Generator().manual_seed((config.seed << 40) + (self.step << 8) + self.rank)
+        index = torch.multinomial(self.odds, share, replacement=True, generator=generator)
+        variant = torch.randint(config.variants, (share,), generator=generator)
+        dropped = torch.rand(share, generator=generator) < config.label_dropout
+        labels = self.train.labels[index].masked_fill(dropped, NULL)
+        t = draw_times(self.net, share, generator, self.tables)
+        pictures = data.to_unit(self.train.pictures[index, variant])
+        noise = torch.randn(pictures.shape, generator=generator)
+        return tuple(v.to(self.device) for v in (pictures, t, noise, labels))
+
+    def share_gradients(self):
+        """Average the gradients over the processes."""
+        grads = [p.grad for p in self.net.parameters()]
+        flat = torch.cat([g.flatten() for g in grads])
+        dist.all_reduce(flat)
+        flat /= self.world
+        for grad, part in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
+            grad.copy_(part.view_as(grad))
+
+    def advance(self):
+        """Make one step and return its loss."""
+        loss = loss_per_picture(self.net, *self.batch()).mean()
+        self.optimizer.zero_grad()
+        loss.backward()
+        if self.world > 1:
+            self.share_gradients()
+        torch.nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate_at(self.config, self.step)
+        self.optimizer.step()
+        self.step += 1
+        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            average, current = list(self.average.parameters()), list(self.net.parameters())
+            torch._foreach_lerp_(average, current, 1 - decay)
+        return loss.detach()
+
+    def validate(self):
+        """Return the validation loss per band of the averaged net, with the true labels."""
+        pictures = data.to_unit(self.held_out.pictures[:, 0]).to(self.device)
+        return validation(self.average, pictures, self.held_out.labels.to(self.device), self.tables)
+
+    def run(self, out, progress, every=500, seconds=math.inf):
+        """Train to the end (or for ``seconds``), saving every ``every`` steps; an interrupt saves and stops."""
+        start, stop = time.monotonic(), False
+        total = 0.0
+        while self.step < self.config.steps and not stop:
+            total += float(self.advance())
+            progress.update()
+            stop = self.agree(time.monotonic() - start > seconds)
+            if self.step % every == 0 or self.step == self.config.steps or stop:
+                if self.rank == 0:
+                    losses = self.validate()
+                    self.history.append([self.step, total / every, *losses])
+                    log.info("step %d train %.4f validation %s", self.step, total / every, " ".join(f"{v:.4f}" for v in losses))
+                    self.save()
+                    write_model(out, self.average, self.config, losses)
+                total = 0.0
+
+    def agree(self, flag):
+        """Return whether any process wants to stop."""
+        if self.world == 1:
+            return flag
+        votes = torch.tensor(float(flag))
+        dist.all_reduce(votes)
+        return bool(votes)
+
+
+def _work(rank, world, config, emoji, checkpoint, out, port, seconds):
+    from tqdm import tqdm
+
+    logging.basicConfig(level=logging.INFO if rank == 0 else logging.WARNING, format="%(asctime)s %(message)s")
+    if rank:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process decides
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if world > 1:
+        torch.set_num_threads(1)
+        dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+    trainer = Trainer(config, emoji, checkpoint, rank, world, device)
+    with tqdm(total=config.steps, initial=trainer.step, disable=rank > 0, mininterval=10) as progress:
+        trainer.run(out, progress, seconds=seconds)
+
+
+def train(config, out, checkpoint, processes=None, seconds=math.inf, font=data.FONT, groups=data.GROUPS):
+    """Train a model and write it to ``out``; ``checkpoint`` holds the state to resume from.
+
+    On a CPU one process a core (each with a share of the batch) is a good deal faster than one process with all cores.
+    """
+    import torch.multiprocessing as mp
+
+    emoji = data.load_emoji(config.variants, config.seed, font, groups)
+    world = processes or (1 if torch.cuda.is_available() else max(1, min(os.cpu_count() or 1, 8)))
+    Path(checkpoint).parent.mkdir(parents=True, exist_ok=True)
+    arguments = (world, config, emoji, checkpoint, out, 20_000 + os.getpid() % 20_000, seconds)
+    if world == 1:
+        _work(0, *arguments)
+    else:
+        mp.spawn(_work, arguments, nprocs=world)
