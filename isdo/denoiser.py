@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
+
 from .path import FLOW, VE, Path
 
 
@@ -63,3 +65,130 @@ PREDICTIONS = {
         edm_prediction(0.5),
     )
 }
+
+
+def per_image(value, x):
+    """Return ``value`` (float or (B,) or (1,)) so that it multiplies x (B, ...): trailing dimensions are added."""
+    return value.reshape(-1, *[1] * (x.ndim - 1)) if isinstance(value, torch.Tensor) else value
+
+
+def guide(conditional, unconditional, scale):
+    """Return the guided prediction u + scale (c - u) (Ho and Salimans 2022); ``scale`` a float or (B,)."""
+    return unconditional + per_image(scale, unconditional) * (conditional - unconditional)
+
+
+@dataclass(frozen=True)
+class Guided:
+    """Classifier-free guidance out of two models of the same path: a model with the call shape of its parts."""
+
+    conditional: Callable
+    unconditional: Callable
+    scale: object
+
+    @property
+    def path(self):
+        return self.conditional.path
+
+    def __call__(self, x, sigma, **extra):
+        return guide(self.conditional(x, sigma, **extra), self.unconditional(x, sigma, **extra), self.scale)
+
+
+def guided(conditional, unconditional, scale):
+    """Return a model that guides away from ``unconditional`` by ``scale``; ``conditional`` itself at scale 1."""
+    return conditional if isinstance(scale, (int, float)) and scale == 1 else Guided(conditional, unconditional, scale)
+
+
+class CallCounter:
+    """A model that counts its calls in ``calls``; everything else is the wrapped model's."""
+
+    def __init__(self, model):
+        self.model, self.calls = model, 0
+
+    def __call__(self, x, sigma, **extra):
+        self.calls += 1
+        return self.model(x, sigma, **extra)
+
+    def __getattr__(self, name):
+        if name == "model":  # not set yet: a copy or an unpickled object asks before __init__ ran
+            raise AttributeError(name)
+        return getattr(self.model, name)
+
+
+class Denoiser:
+    """A network of any prediction type as ``model(x, sigma, labels=None, guidance=1.0) -> denoised``.
+
+    Args:
+        net: ``net(c_in x, t, labels) -> output``, a torch Module.
+        prediction: the row of PREDICTIONS that says what the output means.
+        sigmas: ascending table (L,) of the noise levels that the net knows.
+        indexed: t is the index into ``sigmas``, fractions interpolated in log sigma and held at both ends, which is
+            k-diffusion's ``DiscreteSchedule.sigma_to_t(quantize=False)``; otherwise t is sigma itself.
+        null_label: the class that stands for no class.
+        multiple: height and width must be multiples of this.
+    """
+
+    def __init__(self, net, prediction, sigmas, indexed, null_label, multiple=1):
+        self.net, self.prediction, self.indexed = net, prediction, indexed
+        self.null_label, self.multiple = null_label, multiple
+        self.path = prediction.path
+        self.sigma_min, self.sigma_max = float(sigmas[0]), float(sigmas[-1])
+        self.sigmas, self.log_sigmas = sigmas, sigmas.log()
+
+    def to(self, device):
+        """Move the network and its tables to ``device``; returns self."""
+        self.net.to(device)
+        self.sigmas, self.log_sigmas = self.sigmas.to(device), self.log_sigmas.to(device)
+        return self
+
+    def time(self, sigma):
+        """Return the t (float64) that the net is told at sigma (B,)."""
+        if not self.indexed:
+            return sigma.double()
+        log_sigma, table = sigma.double().log(), self.log_sigmas
+        low = (torch.searchsorted(table, log_sigma, right=True) - 1).clamp(0, len(table) - 2)
+        return low + ((log_sigma - table[low]) / (table[low + 1] - table[low])).clamp(0, 1)
+
+    def _check(self, x, sigma, labels, guidance):
+        if x.ndim != 4 or not x.is_floating_point() or any(size % self.multiple or not size for size in x.shape[2:]):
+            raise ValueError(
+                f"x must be floating-point pictures (B, C, H, W) with H and W multiples of {self.multiple}, "
+                f"not {x.dtype} of shape {tuple(x.shape)}"
+            )
+        if isinstance(labels, torch.Tensor) and labels.is_floating_point():
+            raise ValueError(f"labels must be integers, not {labels.dtype}")
+        for name, value in (("sigma", sigma), ("labels", labels), ("guidance", guidance)):
+            if isinstance(value, torch.Tensor) and value.shape not in ((len(x),), ()):
+                raise ValueError(
+                    f"{name} must be one number or {len(x)}, one for each picture, not {tuple(value.shape)}"
+                )
+
+    def __call__(self, x, sigma, labels=None, guidance=1.0):
+        """Return D(x; sigma) in x's shape and dtype; the network itself runs in its own dtype.
+
+        Args:
+            x: (B, C, H, W), signal a x0 plus noise sigma n on the model's path.
+            sigma: () or (B,), tensor or float.
+            labels: () or (B,) integer tensor, or None for no class.
+            guidance: classifier-free guidance scale, a float or (B,); anything but the float 1 takes a second
+                evaluation, in the same batch.
+
+        Raises:
+            ValueError: shapes that do not fit, or a label that the net does not know.
+        """
+        self._check(x, sigma, labels, guidance)
+        state = x if x.dtype == torch.float64 else x.float()
+        sigma = torch.as_tensor(sigma, dtype=state.dtype, device=x.device).expand(len(x))
+        t, level = self.time(sigma), per_image(sigma, x)
+        inputs = (state * self.prediction.c_in(level)).to(next(self.net.parameters()).dtype)
+        null = torch.full((len(x),), self.null_label, device=x.device)
+        labels = null if labels is None else torch.as_tensor(labels, device=x.device).long().expand(len(x))
+        twice = labels is not null and not (isinstance(guidance, (int, float)) and guidance == 1)
+        if twice:
+            inputs, t, labels = torch.cat([inputs, inputs]), torch.cat([t, t]), torch.cat([labels, null])
+        try:
+            output = self.net(inputs, t, labels).to(state.dtype)
+        except IndexError as error:
+            raise ValueError(f"labels must lie in 0..{self.null_label} ({self.null_label}: no class)") from error
+        if twice:  # denoised is affine in the output: guiding the one guides the other
+            output = guide(*output.chunk(2), guidance)
+        return self.prediction.denoised(state, level, output).to(x.dtype)
