@@ -1,0 +1,1 @@
+"""Work-precision against the peers, on problems whose solution is known."""
