@@ -1,0 +1,145 @@
+"""What was measured, for machines (JSON), for readers (tables) and for the eye (a work-precision plot)."""
+
+import json
+import math
+from collections import defaultdict
+from pathlib import Path
+
+from .work_precision import HEADLINE, cells
+
+# Okabe and Ito's colours, safe for the colour-blind; relatives share a colour and differ by dash
+STYLES = {
+    "isdo": {"color": "#D55E00", "linewidth": 3.0, "marker": "o", "markersize": 5, "zorder": 5},
+    "dpmpp_2m": {"color": "#0072B2", "marker": "s"},
+    "res_2m": {"color": "#0072B2", "linestyle": "--", "marker": "s"},
+    "ipndm_3": {"color": "#009E73", "marker": "^"},
+    "ipndm_4": {"color": "#009E73", "linestyle": "--", "marker": "^"},
+    "deis": {"color": "#56B4E9", "marker": "v"},
+    "unipc_2": {"color": "#CC79A7", "marker": "D"},
+    "unipc_3": {"color": "#CC79A7", "linestyle": "--", "marker": "D"},
+    "heun": {"color": "#777777", "marker": "x"},
+    "euler": {"color": "#777777", "linestyle": ":", "marker": "+"},
+}
+PLAIN = {"linewidth": 1.2, "markersize": 3}
+
+
+def write_json(rows, path):
+    """Write rows as JSON; the file appears only when it is whole."""
+    path = Path(path)
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    part.replace(path)
+
+
+def read_json(path):
+    """Return the rows that `write_json` wrote."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def plot(rows, path, grid="karras"):
+    """Draw median error against model calls with the quartiles as a band, one panel for each problem.
+
+    Args:
+        rows: of `work_precision.run`.
+        path: the picture's file, its ending says the format.
+        grid: the schedule shown.
+
+    Raises:
+        ValueError: no row on that grid.
+    """
+    from matplotlib.figure import Figure
+
+    panels = _group((row for row in rows if row["grid"] == grid), lambda row: (row["problem"], row["path"]))
+    if not panels:
+        raise ValueError(f"no rows on the grid {grid!r}: there are {sorted({row['grid'] for row in rows})}")
+    columns = min(4, len(panels))
+    lines = math.ceil(len(panels) / columns)
+    figure = Figure(figsize=(3.6 * columns, 3.1 * lines + 0.6), layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False).flat
+    for axis, (title, panel) in zip(axes, panels.items(), strict=False):
+        _panel(axis, "{} ({})".format(*title), panel)
+    for axis in list(axes)[len(panels) :]:
+        axis.axis("off")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 5), frameon=False)
+    figure.suptitle(f"RMS error to the converged solution, {grid} grid: median and quartiles", fontsize=11)
+    figure.savefig(path, dpi=120)
+
+
+def _panel(axis, title, rows):
+    for sampler, line in _ordered(_group(rows, lambda row: row["sampler"])).items():
+        line = sorted(line, key=lambda row: row["calls"])
+        calls, median, lower, upper = ([row[key] for row in line] for key in ("calls", "median", "lower", "upper"))
+        style = PLAIN | STYLES.get(sampler, {})
+        axis.plot(calls, median, label=line[0]["label"], **style)
+        axis.fill_between(calls, lower, upper, color=style.get("color"), alpha=0.2 if sampler == "isdo" else 0.06)
+    axis.set(xscale="log", yscale="log", title=title, xlabel="model calls", ylabel="RMS error")
+    medians = [row["median"] for row in rows if row["median"] > 0]
+    if medians:  # a sampler that blew up leaves the panel instead of flattening it
+        axis.set_ylim(min(medians) / 2, min(2 * max(medians), 2))
+    ticks = sorted({row["calls"] for row in rows})
+    axis.set_xticks(ticks, ticks, fontsize=8)
+    axis.set_xticks([], minor=True)
+    axis.title.set_fontsize(9)
+    axis.grid(alpha=0.25)
+
+
+def table(rows):
+    """Return two markdown tables: each sampler's error at each number of calls, and where ISDO stands in each problem.
+
+    Errors are geometric means, over problems, grids and seeds, of medians over pictures.
+    """
+    parts = [_errors(rows)]
+    if judged := cells(rows):
+        parts.append(_standing(judged))
+    return "\n\n".join(parts)
+
+
+def _errors(rows):
+    samplers = _ordered(_group(rows, lambda row: row["sampler"]))
+    calls = sorted({row["calls"] for row in rows})
+    body = [
+        [lines[0]["label"], *(_cell((r["median"] for r in lines if r["calls"] == n), ".4f") for n in calls)]
+        for lines in samplers.values()
+    ]
+    return _markdown(["error at calls", *map(str, calls)], body)
+
+
+def _standing(judged):
+    calls = sorted({cell["calls"] for cell in judged})
+    body = []
+    for (problem, path), group in _group(judged, lambda cell: (cell["problem"], cell["path"])).items():
+        columns = [[cell["ratio"] for cell in group if cell["calls"] == n] for n in calls]
+        headline = [cell for cell in group if cell["calls"] in HEADLINE] or group
+        worst = max(headline, key=lambda cell: cell["ratio"])
+        body.append(
+            [f"{problem} ({path})", *(_cell(column, ".2f") for column in columns)]
+            + [_cell((cell["ratio"] for cell in headline), ".2f")]
+            + [f"{worst['ratio']:.2f} ({worst['grid']}, {worst['calls']} calls, {worst['best']})"]
+        )
+    body.sort(key=lambda line: line[0])
+    mean = "mean at " + ", ".join(map(str, HEADLINE))
+    return _markdown(["ISDO / best peer", *map(str, calls), mean, "worst of these"], body)
+
+
+def _cell(values, form):
+    values = [max(value, 1e-12) for value in values]
+    return format(math.exp(sum(map(math.log, values)) / len(values)), form) if values else ""
+
+
+def _markdown(head, body):
+    lines = [head, ["---"] * len(head), *body]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _group(items, key):
+    groups = defaultdict(list)
+    for item in items:
+        groups[key(item)].append(item)
+    return dict(groups)
+
+
+def _ordered(by_sampler):
+    """Known samplers in the order of STYLES, then the others."""
+    order = [*STYLES, *by_sampler]
+    return {name: by_sampler[name] for name in sorted(by_sampler, key=order.index)}

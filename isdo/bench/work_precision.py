@@ -1,0 +1,229 @@
+"""Error against model calls: every sampler from the same noise, on the same grids, to a converged reference."""
+
+import itertools
+import logging
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from .peers import PEERS, Peer
+from .problems import rms, suite
+
+CALLS = (5, 6, 8, 10, 12, 15, 20, 30)
+HEADLINE = (6, 8, 10, 15, 20)  # the calls over which the geometric mean of the requirement is taken
+LARGEST = 1e6  # stands for NaN and infinity, so that medians and JSON stay ordinary numbers
+SMALLEST = 1e-6  # below it, and below the reference's own uncertainty, errors count as equal
+CELL = ("suite", "problem", "path", "grid", "calls", "seed")
+log = logging.getLogger(__name__)
+
+
+def _isdo(model, x, sigmas, extra_args=None, callback=None, disable=None):
+    from .. import sample_isdo
+
+    return sample_isdo(model, x, sigmas, extra_args, callback, disable)
+
+
+ISDO = Peer("ISDO", _isdo, "this package, default settings")
+SAMPLERS = {"isdo": ISDO, **PEERS}
+
+
+def run(
+    suite_name,
+    samplers=None,
+    calls=CALLS,
+    progress=True,
+    seed=0,
+    limit=None,
+    *,
+    only="",
+    reuse=(),
+    cache=None,
+    device="cpu",
+):
+    """Measure every sampler on every problem and grid of a suite.
+
+    Args:
+        suite_name: "analytic" or "zoo".
+        samplers: name -> Peer, or a function of its call shape; None for ISDO and all peers.
+        calls: model calls that each may make; Heun takes the steps that they pay for.
+        progress: show a bar.
+        seed: of problems and noise; tune on some, judge on others.
+        limit: at most this many pictures of each problem.
+
+    Rarely needed:
+        only: part of the name of the problems wanted.
+        reuse: rows of an earlier run; what they hold of the same problems (weights, seed, pictures) is not run again.
+        cache: folder in which references are kept between runs.
+        device: where the zoo's networks run.
+
+    Returns:
+        One dict for each sampler, problem, grid and number of calls: the median, quartiles and maximum over pictures of
+        the RMS error, and the uncertainty of the reference.
+
+    Raises:
+        RuntimeError: a sampler that makes more calls than it was given.
+        ValueError: an unknown suite.
+    """
+    samplers = {name: _row(name, sampler) for name, sampler in (SAMPLERS if samplers is None else samplers).items()}
+    known = {_key(row): row for row in reuse}
+    rows = []
+    for make in _bar(suite(suite_name, seed, device=device), progress):
+        problem = _limited(make(), limit)
+        if only not in problem.name:
+            continue
+        if cache is not None:
+            problem = replace(problem, solve=partial(_stored, problem.solve, Path(cache)))
+        for (grid, sigmas), n, name in itertools.product(problem.grids().items(), calls, samplers):
+            labels = _labels(suite_name, problem, grid, n, name, seed)
+            row = known.get(_key(labels)) or labels | measure(problem, samplers[name], sigmas, n)
+            rows.append(row)
+        log.info("%s (%s): done", problem.name, problem.path)
+    return rows
+
+
+def measure(problem, sampler, grid, calls):
+    """Return the row of numbers of one sampler on ``grid(steps) -> sigmas`` with at most ``calls`` model calls."""
+    made = 0
+
+    def model(x, sigma, **extra_args):
+        nonlocal made
+        made += 1
+        return problem.model(x, sigma, **extra_args)
+
+    with torch.no_grad():
+        x = sampler.run(model, problem.x, grid(sampler.steps(calls)), problem.extra_args, disable=True)
+    if made > calls:
+        raise RuntimeError(f"{sampler.label} made {made} model calls where {calls} were allowed")
+    error = rms(x - problem.reference()).nan_to_num(nan=LARGEST, posinf=LARGEST).clamp(max=LARGEST).cpu()
+    lower, median, upper = error.quantile(torch.tensor([0.25, 0.5, 0.75], dtype=error.dtype)).tolist()
+    return {
+        "label": sampler.label,
+        "made": made,
+        "median": median,
+        "lower": lower,
+        "upper": upper,
+        "worst": error.max().item(),
+        "uncertainty": problem.uncertainty().median().item(),
+    }
+
+
+def summary(rows, sampler="isdo", calls=HEADLINE):
+    """Compare one sampler with the best peer of each cell (problem, grid, calls, seed), by median errors.
+
+    Returns:
+        dict: ``geometric_mean`` of error / error of the best peer over the cells with ``calls``; ``worst`` cell;
+        ``above`` the cells over 1.0 and over 1.1; the geometric means ``by_problem``, ``by_grid``, ``by_calls`` (all
+        calls measured) and ``by_peer`` (against that peer alone); ``cells``: all of them, worst first.
+
+    Raises:
+        ValueError: rows without the sampler, or without peers.
+    """
+    every = cells(rows, sampler)
+    judged = [cell for cell in every if cell["calls"] in calls]
+    if not judged:
+        raise ValueError(f"nothing to compare: the rows need {sampler!r} and a peer at one of the calls {calls}")
+    return {
+        "sampler": sampler,
+        "geometric_mean": _mean(cell["ratio"] for cell in judged),
+        "worst": judged[0],
+        "above": {limit: [cell for cell in judged if cell["ratio"] > limit] for limit in (1.0, 1.1)},
+        "by_problem": _means(judged, lambda cell: f"{cell['problem']} ({cell['path']})"),
+        "by_grid": _means(judged, lambda cell: cell["grid"]),
+        "by_calls": _means(every, lambda cell: cell["calls"]),
+        "by_peer": {
+            peer: _mean(cell["against"][peer] for cell in judged if peer in cell["against"])
+            for peer in sorted({peer for cell in judged for peer in cell["against"]})
+        },
+        "cells": judged,
+    }
+
+
+def cells(rows, sampler="isdo"):
+    """Return for each cell the ratio of ``sampler`` to the best peer and ``against`` each peer, worst first."""
+    table = defaultdict(dict)
+    for row in rows:
+        table[tuple(row[name] for name in CELL)][row["sampler"]] = row
+    found = []
+    for key, entries in table.items():
+        peers = {name: row for name, row in entries.items() if name in PEERS and name != sampler}
+        if sampler not in entries or not peers:
+            continue
+        own = entries[sampler]
+        against = {name: _ratio(own, row) for name, row in peers.items()}
+        best = max(against, key=against.get)
+        found.append(
+            dict(zip(CELL, key, strict=True))
+            | {"ratio": against[best], "best": best, "error": own["median"], "best_error": peers[best]["median"]}
+            | {"against": against}
+        )
+    return sorted(found, key=lambda cell: -cell["ratio"])
+
+
+def _ratio(row, other):
+    floor = max(SMALLEST, row["uncertainty"])
+    return max(row["median"], floor) / max(other["median"], floor)
+
+
+def _mean(values):
+    logs = [math.log(value) for value in values]
+    return math.exp(sum(logs) / len(logs))
+
+
+def _means(cells, key):
+    groups = defaultdict(list)
+    for cell in cells:
+        groups[key(cell)].append(cell["ratio"])
+    return {name: _mean(ratios) for name, ratios in groups.items()}
+
+
+def _row(name, sampler):
+    return sampler if isinstance(sampler, Peer) else Peer(name, sampler, "")
+
+
+def _labels(suite_name, problem, grid, calls, sampler, seed):
+    return {
+        "suite": suite_name,
+        "problem": problem.name,
+        "path": problem.path,
+        "grid": grid,
+        "calls": calls,
+        "sampler": sampler,
+        "seed": seed,
+        "images": len(problem.x),
+        "fingerprint": problem.fingerprint,
+    }
+
+
+def _key(row: Mapping):
+    return tuple(row[name] for name in (*CELL, "sampler", "images", "fingerprint"))
+
+
+def _limited(problem, count):
+    if count is None:
+        return problem
+    args = {key: v[:count] if isinstance(v, torch.Tensor) else v for key, v in problem.extra_args.items()}
+    return replace(problem, x=problem.x[:count], extra_args=args)
+
+
+def _stored(solve, folder, problem):
+    """Solve once for each problem that the folder has not seen."""
+    words = (problem.name, problem.path, len(problem.x), tuple(problem.x.shape), problem.fingerprint)
+    file = folder / ("".join(c if c.isalnum() or c in ".-+" else "_" for c in repr(words)) + ".pt")
+    if file.exists():
+        solution = torch.load(file, weights_only=True)
+    else:
+        solution = tuple(part.cpu() for part in solve(problem))
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.save(solution, file)
+    return tuple(part.to(problem.x.device) for part in solution)
+
+
+def _bar(items, show):
+    from tqdm.auto import tqdm
+
+    return tqdm(items, disable=not show, unit="problem")
