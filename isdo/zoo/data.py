@@ -11,7 +11,10 @@ import torch
 SIZE = 32
 FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 GROUPS = Path("/usr/share/unicode/emoji/emoji-test.txt")
-LICENCE = "Noto Color Emoji, Copyright Google Inc., SIL Open Font License 1.1; groups: Unicode emoji-test.txt, Unicode License"
+LICENCE = (
+    "Noto Color Emoji, Copyright Google Inc., SIL Open Font License 1.1; "
+    "groups: Unicode emoji-test.txt, Unicode License"
+)
 _GROUP_NAMES = (
     "Smileys & Emotion", "People & Body", "Animals & Nature", "Food & Drink", "Travel & Places",
     "Activities", "Objects", "Symbols", "Flags",
@@ -21,7 +24,7 @@ _TONES = range(0x1F3FB, 0x1F400)
 
 @dataclass(frozen=True)
 class Emoji:
-    """Pictures (N, variants, 3, 32, 32) uint8 on white, label (N,), concept (N,): skin tones of one emoji share a concept."""
+    """Pictures (N, variants, 3, 32, 32) uint8 on white, labels (N,), concepts (N,): skin tones share a concept."""
 
     pictures: torch.Tensor
     labels: torch.Tensor
@@ -85,7 +88,8 @@ def load_emoji(variants=1, seed=0, font=FONT, groups=GROUPS):
     for path in (font, groups):
         if not Path(path).exists():
             raise FileNotFoundError(
-                f"{path} is missing; on Debian: apt install fonts-noto-color-emoji unicode-data, or name the file with --font / --groups"
+                f"{path} is missing; on Debian: apt install fonts-noto-color-emoji unicode-data, "
+                "or name the file with --font / --groups"
             )
     from PIL import Image
 
@@ -101,7 +105,8 @@ def load_emoji(variants=1, seed=0, font=FONT, groups=GROUPS):
         for variant in range(variants):
             side = 144 * (1 if variant == 0 else random.uniform(0.97, 1.06))
             x, y = (192 - side) / 2 + (0 if variant == 0 else random.uniform(-4.5, 4.5, 2)) * np.ones(2)
-            row.append(np.asarray(canvas.resize((SIZE, SIZE), Image.Resampling.BICUBIC, box=(x, y, x + side, y + side))))
+            box = (x, y, x + side, y + side)
+            row.append(np.asarray(canvas.resize((SIZE, SIZE), Image.Resampling.BICUBIC, box=box)))
         pictures.append(np.stack(row))
         labels.append(label)
         concepts.append(keys.setdefault(key, len(keys)))

@@ -109,8 +109,8 @@ class Net(nn.Module):
 
     Inside, the trunk corrects the Wiener filter of white data with variance sigma_data^2 (EDM, equation 7), so that the
     three prediction types are three outlets of one architecture and can be fine-tuned from each other.
-    ``t`` is the index into the 1,000 levels for eps and v (fractions are interpolated in log sigma, as k-diffusion does),
-    and sigma itself for flow.
+    ``t`` is the index into the 1,000 levels for eps and v (fractions are interpolated in log sigma, as k-diffusion
+    does), and sigma itself for flow.
     """
 
     def __init__(self, prediction, alphas_cumprod=None, sigma_data=0.6):

@@ -148,11 +148,12 @@ class Trainer:
         """Write the resumable state; a half-written file never takes the place of a whole one."""
         partial = self.checkpoint.with_suffix(".part")
         state = {"net": self.net, "average": self.average, "optimizer": self.optimizer}
-        torch.save({"step": self.step, "history": self.history} | {k: v.state_dict() for k, v in state.items()}, partial)
+        state = {name: part.state_dict() for name, part in state.items()}
+        torch.save({"step": self.step, "history": self.history} | state, partial)
         os.replace(partial, self.checkpoint)
 
     def batch(self):
-        """Return this process's (pictures, t, noise, labels) of the current step: seeded, so resuming changes nothing."""
+        """Return this process's (pictures, t, noise, labels) of the current step, seeded by it: resuming is exact."""
         config, share = self.config, self.config.batch // self.world
         generator = torch.Generator().manual_seed((config.seed << 40) + (self.step << 8) + self.rank)
         index = torch.multinomial(self.odds, share, replacement=True, generator=generator)
@@ -208,7 +209,8 @@ class Trainer:
                 if self.rank == 0:
                     losses = self.validate()
                     self.history.append([self.step, total / every, *losses])
-                    log.info("step %d train %.4f validation %s", self.step, total / every, " ".join(f"{v:.4f}" for v in losses))
+                    text = " ".join(f"{loss:.4f}" for loss in losses)
+                    log.info("step %d train %.4f validation %s", self.step, total / every, text)
                     self.save()
                     write_model(out, self.average, self.config, losses)
                 total = 0.0
