@@ -55,10 +55,10 @@ def plot(rows, path, grid="karras"):
     columns = min(4, len(panels))
     lines = math.ceil(len(panels) / columns)
     figure = Figure(figsize=(3.6 * columns, 3.1 * lines + 0.6), layout="constrained")
-    axes = figure.subplots(lines, columns, squeeze=False).flat
+    axes = figure.subplots(lines, columns, squeeze=False).flatten()
     for axis, (title, panel) in zip(axes, panels.items(), strict=False):
         _panel(axis, "{} ({})".format(*title), panel)
-    for axis in list(axes)[len(panels) :]:
+    for axis in axes[len(panels) :]:
         axis.axis("off")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 5), frameon=False)

@@ -1,0 +1,205 @@
+import json
+
+import pytest
+import torch
+
+from isdo.bench import problems, report
+from isdo.bench.peers import PEERS
+from isdo.bench.problems import GAUSSIAN, SUITES, Problem, hartley, problem, rms
+from isdo.bench.work_precision import HEADLINE, SAMPLERS, measure, run, summary
+from isdo.path import PATHS
+
+torch.set_grad_enabled(False)
+FAST = [name for name in problems.ANALYTIC if name != "data set"]
+both_paths = pytest.mark.parametrize("path", PATHS)
+
+
+def at(problem, sigma):
+    return problem.x.new_full((len(problem.x),), sigma)
+
+
+@both_paths
+def test_reference_of_the_gaussian_is_its_closed_form(path):
+    p = problem(GAUSSIAN, path)
+    mean, power, start = p.model.means[0], p.model.powers[0], p.sigma_max
+    signal = PATHS[path].signal(start)
+    # every mode only shrinks, in proportion to its standard deviation
+    shrink = (power / (signal**2 * power + start**2)).sqrt()
+    exact = hartley(mean + shrink * (hartley(p.x) - signal * mean))
+    assert rms(p.reference() - exact).max() < 1e-8
+    assert p.uncertainty().max() < 1e-7 and p.reference() is p.reference()
+
+
+def test_hartley_is_its_own_inverse_and_orthonormal():
+    x = torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    torch.testing.assert_close(hartley(hartley(x)), x)
+    torch.testing.assert_close(hartley(x).norm(), x.norm())
+
+
+@both_paths
+@pytest.mark.parametrize("name", FAST)
+def test_denoised_is_the_posterior_mean_by_tweedie(name, path):
+    """The score of the mixture's density, by autograd, gives D: a D = x + sigma^2 grad log p."""
+    p = problem(name, path, seed=3)
+    sigma = torch.tensor([0.3], dtype=torch.float64)
+    signal, x = PATHS[path].signal(sigma), p.x[:1] * 0.3 / p.sigma_max
+    with torch.enable_grad():
+        x.requires_grad_(True)
+        odds = p.model.component_log_odds(hartley(x), signal.view(1, 1, 1, 1, 1), sigma.view(1, 1, 1, 1, 1))
+        (score,) = torch.autograd.grad(odds.logsumexp(1).sum(), x)
+    want = (x + sigma**2 * score) / signal
+    torch.testing.assert_close(p.model(x.detach(), sigma), want.detach(), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["stationary, guidance 5", "anisotropic, guidance 7.5"])
+def test_guidance_extrapolates_from_no_class_to_the_class(name):
+    p = problem(name, "ve")
+    x, sigma, labels, scale = p.x / 10, at(p, 1.4), p.extra_args["labels"], p.extra_args["guidance"]
+    plain, within = p.model(x, sigma), p.model(x, sigma, labels, 1.0)
+    torch.testing.assert_close(p.model(x, sigma, **p.extra_args), plain + scale * (within - plain))
+    only = problems.Mixture(p.model.path, p.model.means[::3], p.model.powers[::3], p.model.classes[::3])
+    torch.testing.assert_close(within[labels == 0], only(x, sigma)[labels == 0])
+
+
+def test_powers_are_those_of_real_fields():
+    """Only spectra even in k make the Hartley modes of a stationary field independent."""
+    for make in (problems.radial_powers, problems.directed_powers):
+        power = make(4, torch.Generator().manual_seed(0))
+        torch.testing.assert_close(power, power.flip(2, 3).roll((1, 1), (2, 3)))
+        assert power.min() > 0
+
+
+@both_paths
+def test_data_set_denoiser_goes_from_the_mean_to_the_nearest_picture(path):
+    p = problem("data set", path)
+    pictures = p.model.flat.view(-1, *p.x.shape[1:])
+    if path == "flow":
+        torch.testing.assert_close(p.model(p.x, at(p, 1.0)), pictures.mean(0).expand_as(p.x))
+    low = at(p, 1e-4)
+    torch.testing.assert_close(p.model(pictures[:16] * PATHS[path].signal(1e-4), low), pictures[:16], atol=1e-9, rtol=0)
+    assert pictures.abs().max() <= 1 and len(pictures) >= 2000
+
+
+@both_paths
+@pytest.mark.parametrize("name", ["stationary, guidance 5", "data set"])
+def test_denoised_of_a_picture_does_not_depend_on_its_neighbours_or_their_sigma(name, path):
+    p = problem(name, path)
+    args = {key: v[:1] if isinstance(v, torch.Tensor) else v for key, v in p.extra_args.items()}
+    mixed = torch.linspace(0.5, 0.1, len(p.x), dtype=torch.float64)
+    alone = p.model(p.x[:1], mixed[:1], **args)
+    torch.testing.assert_close(p.model(p.x, mixed, **p.extra_args)[:1], alone)
+
+
+@both_paths
+def test_seeds_make_other_problems_and_the_same_seed_the_same(path):
+    first, same, other = (problem("anisotropic", path, seed) for seed in (0, 0, 1))
+    assert torch.equal(first.x, same.x) and first.fingerprint == same.fingerprint != other.fingerprint
+    assert not torch.equal(first.model.means, other.model.means)
+
+
+@both_paths
+def test_grids_descend_from_the_start_to_zero(path):
+    p = problem("stationary", path)
+    for make in p.grids().values():
+        sigmas = make(10)
+        assert sigmas.dtype == p.x.dtype and len(sigmas) == 11 and sigmas[-1] == 0 and (sigmas.diff() < 0).all()
+        assert sigmas[0].item() == pytest.approx(p.sigma_max, rel=1e-6)
+
+
+def test_the_learned_nets_integrator_converges_to_the_closed_form():
+    p = problem(GAUSSIAN, "ve")
+    x, uncertainty = problems.by_runge_kutta(p)
+    mean, power = p.model.means[0], p.model.powers[0]
+    low = p.sigma_min**2
+    state = mean + ((power + low) / (power + p.sigma_max**2)).sqrt() * (hartley(p.x) - mean)
+    exact = hartley(mean + power / (power + low) * (state - mean))  # the last step is D
+    error = rms(x - exact)
+    assert (error < uncertainty).all() and uncertainty.max() < 1e-4
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ValueError, match="no problem 'nothing'"):
+        problem("nothing", "ve")
+    with pytest.raises(ValueError, match="no suite 'nothing'"):
+        problems.suite("nothing")
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """A suite of one problem."""
+    monkeypatch.setitem(SUITES, "tiny", lambda seed, **_: [lambda: problem(GAUSSIAN, "ve", seed)])
+
+
+def test_run_measures_the_error_that_one_sees(tiny):
+    rows = run("tiny", {"euler": PEERS["euler"]}, calls=(6,), progress=False, limit=4)
+    p = problem(GAUSSIAN, "ve")
+    x = PEERS["euler"].run(p.model, p.x[:4], p.grids()["karras"](6), disable=True)
+    row = next(row for row in rows if row["grid"] == "karras")
+    assert row["median"] == pytest.approx(rms(x - p.reference()[:4]).quantile(0.5).item(), rel=1e-6)
+    assert row["lower"] <= row["median"] <= row["upper"] <= row["worst"] and row["images"] == 4 and row["made"] == 6
+
+
+def test_rows_and_references_are_reused(tiny, tmp_path):
+    samplers = {"euler": PEERS["euler"]}
+    first = run("tiny", samplers, calls=(5,), progress=False, limit=2, cache=tmp_path)
+    report.write_json(first, tmp_path / "rows.json")
+    rows = report.read_json(tmp_path / "rows.json")
+    assert rows == first and len(list(tmp_path.glob("*.pt"))) == 1
+
+    def never(*args, **kwargs):
+        raise AssertionError("this was known")
+
+    assert run("tiny", {"euler": never}, calls=(5,), progress=False, limit=2, reuse=rows, cache=tmp_path) == first
+    with pytest.raises(AssertionError):
+        run("tiny", {"euler": never}, calls=(5,), progress=False, limit=2, seed=1, reuse=rows)
+
+
+def test_a_sampler_that_takes_more_calls_than_allowed_is_caught():
+    p = problem(GAUSSIAN, "ve")
+    greedy = PEERS["heun"].__class__("greedy", PEERS["heun"].run, "")
+    with pytest.raises(RuntimeError, match="greedy made 9 model calls where 5"):
+        measure(p, greedy, p.grids()["karras"], 5)
+
+
+def test_a_sampler_that_blows_up_gets_a_large_number(tiny):
+    (row, *_) = run("tiny", {"bad": lambda model, x, *_, **__: x * torch.nan}, calls=(5,), progress=False, limit=2)
+    assert row["median"] == 1e6 and json.loads(json.dumps(row)) == row
+
+
+def rows_of(errors, **labels):
+    base = {"suite": "s", "problem": "p", "path": "ve", "grid": "karras", "seed": 0, "uncertainty": 0.0, "made": 1}
+    base |= {"lower": 0.5, "upper": 1.0, "label": "L", "calls": 6} | labels
+    return [base | {"sampler": name, "median": error} for name, error in errors.items()]
+
+
+def test_summary_is_against_the_best_peer_of_each_cell():
+    rows = rows_of({"isdo": 0.1, "euler": 0.4, "deis": 0.2}) + rows_of({"isdo": 0.6, "euler": 0.3, "deis": 9}, calls=8)
+    rows += rows_of({"isdo": 1.0, "euler": 0.1}, calls=5)  # outside the headline
+    result = summary(rows)
+    assert result["geometric_mean"] == pytest.approx((0.5 * 2) ** 0.5) and result["worst"]["ratio"] == pytest.approx(2)
+    assert [cell["calls"] for cell in result["above"][1.1]] == [8] and result["worst"]["best"] == "euler"
+    assert result["by_calls"] == pytest.approx({5: 10, 6: 0.5, 8: 2})
+    assert result["by_peer"] == pytest.approx({"euler": (0.25 * 2) ** 0.5, "deis": (0.5 * 0.6 / 9) ** 0.5})
+    assert 5 not in HEADLINE
+    with pytest.raises(ValueError, match="nothing to compare"):
+        summary(rows_of({"euler": 1.0}))
+
+
+def test_errors_below_the_uncertainty_of_the_reference_are_ties():
+    rows = rows_of({"isdo": 1e-5, "euler": 1e-4}, uncertainty=1e-3)
+    assert summary(rows)["geometric_mean"] == 1
+
+
+def test_report_draws_and_tabulates(tmp_path):
+    rows = rows_of({"isdo": 0.1, "euler": 0.4}) + rows_of({"isdo": 0.05, "euler": 0.3}, calls=8)
+    report.plot(rows, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    assert "| p (ve) | 0.25 | 0.17 | 0.20 | 0.25 (karras, 6 calls, euler) |" in report.table(rows)
+    assert set(SAMPLERS) == set(report.STYLES)
+    with pytest.raises(ValueError, match="no rows on the grid 'none'"):
+        report.plot(rows, tmp_path / "plot.png", grid="none")
+
+
+def test_problem_runs_its_solver_once():
+    p = Problem("n", "ve", None, torch.zeros(1), torch.ones(1), solve=lambda problem: (object(), None))
+    assert p.reference() is p.reference()
