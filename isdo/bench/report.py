@@ -54,7 +54,7 @@ def plot(rows, path, grid="karras"):
         raise ValueError(f"no rows on the grid {grid!r}: there are {sorted({row['grid'] for row in rows})}")
     columns = min(4, len(panels))
     lines = math.ceil(len(panels) / columns)
-    figure = Figure(figsize=(3.6 * columns, 3.1 * lines + 0.6), layout="constrained")
+    figure = Figure(figsize=(max(7.2, 3.6 * columns), 3.1 * lines + 0.6), layout="constrained")
     axes = figure.subplots(lines, columns, squeeze=False).flatten()
     for axis, (title, panel) in zip(axes, panels.items(), strict=False):
         _panel(axis, "{} ({})".format(*title), panel)
