@@ -1,6 +1,16 @@
 """ISDO: a diffusion sampler that measures the spectrum of the picture while it draws it."""
 
+from importlib import import_module
+
 from . import schedules, zoo
 
 __version__ = "0.1.0"
-__all__ = ["schedules", "zoo"]
+__all__ = ["Settings", "sample_isdo", "schedules", "zoo"]
+_HOMES = {"Settings": ".settings", "sample_isdo": ".sampling"}
+
+
+def __getattr__(name):  # on first use: reading the zoo or a schedule does not load the sampler
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value = getattr(import_module(_HOMES[name], __name__), name)
+    return value

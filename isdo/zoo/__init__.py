@@ -21,7 +21,7 @@ def _open(name):
     file = FOLDER / f"{name}.safetensors"
     if not file.exists():
         raise ValueError(
-            f"the zoo's model {name!r} has no weights here: make them with python -m isdo train --model {name}"
+            f"the zoo's model {name!r} has no weights here: make them with python -m isdo train --model {name} --out {file}"
         )
     return safe_open(file, "pt")
 

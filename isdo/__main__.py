@@ -1,0 +1,309 @@
+"""python -m isdo {sample,demo,bench,train,info}: the package from the command line."""
+
+import argparse
+import logging
+import math
+import platform
+import sys
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from . import __version__, gallery, zoo
+from .bench.peers import PEERS
+from .sampling import sample_isdo
+from .schedules import SCHEDULES, schedule
+from .settings import FIELDS, Settings
+from .zoo.net import CLASSES, NULL
+
+BATCH, SIDE = 32, 32
+SCHEDULE = {"ve": "karras", "flow": "flow"}  # by path, when none is asked for
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors are one line; the usage is what --help prints."""
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def samplers():
+    """Return every sampler by name, each ``run(model, x, sigmas, extra_args, callback, disable)``."""
+    return {"isdo": sample_isdo} | {name: peer.run for name, peer in PEERS.items()}
+
+
+@contextmanager
+def progress(total, label):
+    """Show a bar on standard error; gives the callback that moves it by one step."""
+    from tqdm import tqdm
+
+    with tqdm(total=total, desc=label, leave=False) as bar:
+        yield lambda *_: bar.update()
+
+
+def draw(run, model, sigmas, seeds, labels, guidance, device="cpu", callback=None):
+    """Return pictures (len(seeds), 3, 32, 32), in batches; image i has its own seed and label, whatever its batch."""
+    done = []
+    for start in range(0, len(seeds), BATCH):
+        part = slice(start, start + BATCH)
+        x = (sigmas[0] * gallery.noise(seeds[part], (3, SIDE, SIDE))).to(device)
+        extra = {"labels": torch.tensor(labels[part], device=device), "guidance": guidance}
+        done.append(run(model, x, sigmas.to(device), extra_args=extra, callback=callback, disable=True).cpu())
+    return torch.cat(done)
+
+
+def parameters(args, settings):
+    """Return what made the pictures as the WebUIs write it: the prompt's line, then "Key: value" pairs."""
+    pairs = {
+        "Steps": args.steps,
+        "Sampler": args.sampler,
+        "Schedule type": args.schedule,
+        "CFG scale": f"{args.guidance:g}",
+        "Seed": args.seed,
+        "Size": f"{SIDE}x{SIDE}",
+        "Model": args.model + (" (zero terminal SNR)" if args.zero_terminal_snr else ""),
+        "Batch size": args.count,
+        **settings,
+        "Version": f"isdo {__version__}",
+    }
+    return "\n".join([", ".join(args.label or ["no class"]), ", ".join(f"{k}: {v}" for k, v in pairs.items())])
+
+
+def sample(args):
+    """Draw pictures and write them as one PNG."""
+    given = {field.key: getattr(args, field.key) for field in FIELDS if hasattr(args, field.key)}
+    if given and args.sampler != "isdo":
+        raise ValueError(f"{flag(next(iter(given)))} is a setting of the sampler isdo, not of {args.sampler}")
+    settings, out = Settings(**given), gallery.check_target(args.out)
+    run, recorded = samplers()[args.sampler], {}
+    if args.sampler == "isdo":
+        run = partial(run, settings=settings)
+        recorded = {field.infotext: getattr(settings, field.key) for field in FIELDS}
+    model = zoo.load(args.model, args.zero_terminal_snr).to(args.device)
+    labels = [CLASSES.index(args.label[i % len(args.label)]) if args.label else NULL for i in range(args.count)]
+    seeds = range(args.seed, args.seed + args.count)
+    args.schedule = args.schedule or SCHEDULE[model.path.name]
+    sigmas = schedule(args.schedule, args.steps, model)
+    with progress(args.steps * math.ceil(args.count / BATCH), args.sampler) as callback:
+        pictures = draw(run, model, sigmas, seeds, labels, args.guidance, args.device, callback)
+    gallery.write_png(gallery.grid(pictures, zoom=args.zoom), out, parameters(args, recorded))
+    print(out)
+
+
+def demo(args):
+    """Draw the same pictures with ISDO and its peers."""
+    from tqdm import tqdm
+
+    from .bench.demo import demo
+
+    for file in demo(args.out, progress=partial(tqdm, desc="drawing", leave=False)):
+        print(file)
+
+
+def _accuracy(args):
+    from .bench import report, work_precision
+
+    rows = work_precision.run(args.suite, seed=args.seed, limit=args.limit, only=args.only, device=args.device)
+    outcome = work_precision.summary(rows)
+    worst = outcome["worst"]
+    mean = f"geometric mean of error(ISDO) / error(best peer): {outcome['geometric_mean']:.3f}"
+    where = f"{worst['problem']}, {worst['path']}, {worst['grid']}, {worst['calls']} calls"
+    return rows, f"{report.table(rows)}\n\n{mean}; worst {worst['ratio']:.2f} ({where})"
+
+
+def _speed(args):
+    from .bench import speed
+
+    return speed.run()
+
+
+BENCHES = {"analytic": _accuracy, "zoo": _accuracy, "speed": _speed}
+
+
+def bench(args):
+    """Measure, print the tables, and write the rows and the plot where asked."""
+    from .bench import report
+
+    if args.plot and BENCHES[args.suite] is not _accuracy:
+        raise ValueError(f"--plot draws error against calls: the suite {args.suite} has none")
+    for file in (args.json, args.plot):
+        if file and not Path(file).resolve().parent.is_dir():
+            raise ValueError(f"the folder of {file} does not exist: make it first")
+    rows, text = BENCHES[args.suite](args)
+    print(text)
+    if args.json:
+        report.write_json(rows, args.json)
+    if args.plot:
+        report.plot(rows, args.plot)
+
+
+def train(args):
+    """Train a model of the zoo, or go on from the checkpoint."""
+    from .zoo.train import CONFIGS
+    from .zoo.train import train as run
+
+    config = CONFIGS[args.model]
+    if args.steps is not None:
+        config = replace(config, steps=args.steps)
+    out = Path(args.out or f"out/{args.model}.safetensors")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    files = {name: getattr(args, name) for name in ("font", "groups") if getattr(args, name)}
+    run(config, out, args.checkpoint or out.with_suffix(".pt"), args.processes, args.seconds, **files)
+    print(out)
+
+
+def devices():
+    """Return the devices that torch offers, by name."""
+    found = ["cpu"]
+    found += [f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(torch.cuda.device_count())]
+    return found + (["mps"] if torch.backends.mps.is_available() else [])
+
+
+def info(args):
+    """Print versions, devices, models with their losses, and the settings."""
+    versions = f"isdo {__version__}, Python {platform.python_version()}, torch {torch.__version__}"
+    print(f"{versions}, {torch.get_num_threads()} threads")
+    print(f"devices: {', '.join(devices())}")
+    print("\nmodels, with the validation loss of the output in ten bands of noise, low to high")
+    for name in zoo.NAMES:
+        try:
+            about = zoo.info(name)
+            losses = " ".join(f"{loss:.4f}" for loss in about["losses"])
+            print(f"  {name:6} {losses}   {about['config']['steps']} steps")
+        except ValueError as error:
+            print(f"  {name:6} {error}")
+    print(f"  classes: {', '.join(CLASSES)}")
+    print("\nsettings of the sampler isdo")
+    for field in FIELDS:
+        print(f"  {flag(field.key):24} {field.default!s:10} {field.help}")
+
+
+def flag(key):
+    """Return the command-line flag of a setting."""
+    return "--" + key.replace("_", "-")
+
+
+def whole(low):
+    """Return an argparse type: a whole number of at least ``low``."""
+
+    def number(text):
+        if (value := int(text)) < low:
+            raise argparse.ArgumentTypeError(f"must be at least {low}, not {value}")
+        return value
+
+    number.__name__ = "whole number"
+    return number
+
+
+def fraction(low):
+    """Return an argparse type: a finite number of at least ``low``."""
+
+    def number(text):
+        if not low <= (value := float(text)) < math.inf:
+            raise argparse.ArgumentTypeError(f"must be a number of at least {low:g}, not {text}")
+        return value
+
+    number.__name__ = "number"
+    return number
+
+
+def usable(device):
+    """Return the name of a device that is there; an argparse type."""
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise argparse.ArgumentTypeError(f"no device {device} here: there is {', '.join(devices())}") from None
+    return device
+
+
+def add_settings(parser):
+    """Give the parser one flag for each setting; a flag that is not given leaves no trace."""
+    group = parser.add_argument_group("settings of the sampler isdo")
+    for field in FIELDS:
+        kind = {"action": argparse.BooleanOptionalAction} if field.kind is bool else {"type": field.kind}
+        if field.choices:
+            kind |= {"choices": field.choices, "metavar": "NAME"}
+        text = f"{field.help} (default: {field.default})".replace("%", "%%")
+        group.add_argument(flag(field.key), default=argparse.SUPPRESS, help=text, **kind)
+
+
+def make_parser():
+    """Return the parser of the whole command line."""
+    parser = Parser(prog="python -m isdo", description="ISDO, a diffusion sampler.")
+    parser.add_argument("--version", action="version", version=f"isdo {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{sample,demo,bench,train,info}")
+
+    def command(run, summary):
+        sub = commands.add_parser(run.__name__, help=summary, description=run.__doc__)
+        sub.set_defaults(run=run)
+        return sub.add_argument
+
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    device = {"type": usable, "default": default, "help": "where the network runs (%(default)s)"}
+
+    add = command(sample, "draw pictures with an embedded model")
+    add("--model", choices=zoo.NAMES, default="eps", help="what the network predicts (%(default)s)")
+    add("--zero-terminal-snr", action="store_true", help="start the model v at sigma 4518, from pure noise")
+    classes = f"of the pictures in turn: {', '.join(CLASSES)}; left out: no class"
+    add("--label", choices=CLASSES, nargs="+", metavar="CLASS", help=classes)
+    add("--steps", type=whole(1), default=12, help="steps, with isdo one model call each (%(default)s)")
+    add("--sampler", choices=list(samplers()), default="isdo", help="%(choices)s (%(default)s)", metavar="NAME")
+    add("--schedule", choices=list(SCHEDULES), default=None, help="%(choices)s (karras; for the model flow: flow)")
+    add("--seed", type=whole(0), default=0, help="of the first picture; the next has the next seed (%(default)s)")
+    add("--count", type=whole(1), default=16, help="pictures (%(default)s)")
+    add("--guidance", type=fraction(0), default=3.0, help="classifier-free guidance, 1: none (%(default)s)")
+    add("--zoom", type=whole(1), default=4, help="magnification in the file (%(default)s)")
+    add("--out", default="grid.png", help="PNG file (%(default)s)")
+    add("--device", **device)
+    add_settings(commands.choices["sample"])
+
+    add = command(demo, "the same pictures with ISDO and its peers, and a work-precision plot")
+    add("--out", default="out", help="folder for the pictures (%(default)s)")
+
+    add = command(bench, "measure ISDO against its peers")
+    add("--suite", choices=list(BENCHES), default="analytic", help="what to measure (%(default)s)")
+    add("--json", metavar="FILE", help="write the rows there")
+    add("--plot", metavar="FILE", help="draw error against model calls there (png, svg or pdf)")
+    add("--seed", type=whole(0), default=0, help="of problems and noise (%(default)s)")
+    add("--limit", type=whole(1), help="pictures of each problem at most")
+    add("--only", default="", help="part of the name of the problems wanted")
+    add("--device", **device)
+
+    add = command(train, "train an embedded model")
+    add("--model", choices=zoo.NAMES, required=True)
+    add("--out", metavar="FILE", help="the model (out/MODEL.safetensors)")
+    add("--checkpoint", metavar="FILE", help="the state to go on from (beside the model)")
+    add("--steps", type=whole(1), help="steps altogether, instead of the configuration's")
+    add("--processes", type=whole(1), help="CPU processes (one for each core)")
+    add("--seconds", type=fraction(0), default=math.inf, help="stop and save after so long")
+    add("--font", metavar="FILE", help="NotoColorEmoji.ttf, if it is not where Debian puts it")
+    add("--groups", metavar="FILE", help="emoji-test.txt, if it is not where Debian puts it")
+
+    command(info, "versions, devices, models, settings")
+    return parser
+
+
+def main(arguments=None):
+    """Run the command line; returns the exit status: 0, 1 for a failed run, 2 for wrong input, 130 when interrupted."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    parser = make_parser()
+    args = parser.parse_args(arguments)
+    try:
+        args.run(args)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"{parser.prog} {args.command}: {error}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        print(f"{parser.prog} {args.command}: failed: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{parser.prog} {args.command}: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

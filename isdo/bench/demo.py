@@ -1,0 +1,77 @@
+"""The demonstration: one trained model, the same noise and number of calls, and what each sampler makes of them."""
+
+from dataclasses import replace
+from functools import partial
+from itertools import product
+from pathlib import Path
+
+import torch
+
+from .. import gallery
+from ..zoo import load
+from ..zoo.net import CLASSES
+from . import report
+from .problems import Problem, by_runge_kutta
+from .work_precision import SAMPLERS, measure
+
+SHOWN = ("isdo", "dpmpp_2m", "ipndm_3", "unipc_2")
+BUDGETS = (5, 6, 8, 10, 15, 20)  # model calls of the plot
+SIDE = 32
+
+
+def make_problem(name="eps", count=18, guidance=3.0, seed=0):
+    """Return the Problem of drawing ``count`` pictures, the classes in turn, each from its own seed."""
+    model = load(name)
+    x = model.sigma_max * gallery.noise(range(seed, seed + count), (3, SIDE, SIDE))
+    extra = {"labels": torch.arange(count) % len(CLASSES), "guidance": guidance}
+    solve = partial(by_runge_kutta, steps=32)  # converged far below what an eye or the plot can see
+    return Problem(f"{name}, guidance {guidance:g}", model.path.name, model, x, model.sigmas, solve, extra)
+
+
+def run(problem, sampler, calls):
+    """Return (pictures, row of numbers) of a sampler after ``calls`` model calls on Karras's grid."""
+    peer, kept = SAMPLERS[sampler], []
+
+    def keep(*args, **options):
+        kept.append(peer.run(*args, **options))
+        return kept[0]
+
+    labels = {"problem": problem.name, "path": problem.path, "grid": "karras", "calls": calls, "sampler": sampler}
+    row = measure(problem, replace(peer, run=keep), problem.grids()["karras"], calls)
+    return kept[0], labels | row
+
+
+def page(problem, found, calls):
+    """Return a page: the converged pictures, then those of every sampler after ``calls`` calls, with their error."""
+    rows, names = [problem.reference()], ["converged"]
+    for sampler in SHOWN:
+        pictures, row = found[sampler, calls]
+        rows.append(pictures)
+        names.append(f"{row['label']}\n{calls} calls\nerror {row['median']:.3f}")
+    return gallery.page([row[: len(CLASSES)] for row in rows], names, CLASSES)
+
+
+def demo(folder="out", pages=(6, 8), progress=iter):
+    """Draw with ISDO and its peers from the same noise; returns the files written into ``folder``.
+
+    Args:
+        folder: made when missing.
+        pages: the model calls, of BUDGETS, that get a page of pictures.
+        progress: wraps the list of things to do, such as tqdm.
+
+    Raises:
+        ValueError: when the model is not there.
+    """
+    folder, problem, found = Path(folder), make_problem(), {}
+    folder.mkdir(parents=True, exist_ok=True)
+    for job in progress([(), *product(SHOWN, BUDGETS)]):
+        if job:
+            found[job] = run(problem, *job)
+        else:
+            problem.reference()  # the longest job, counted like the others
+    files = {calls: folder / f"demo-{calls}-calls.png" for calls in pages}
+    for calls, file in files.items():
+        gallery.write_png(page(problem, found, calls), file)
+    plot = folder / "demo-work-precision.png"
+    report.plot([row for _, row in found.values()], plot)
+    return [*files.values(), plot]

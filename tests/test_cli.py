@@ -1,0 +1,177 @@
+"""The command line: what it writes, what it says when the arguments are wrong, and that Ctrl-C leaves nothing."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from isdo import __main__ as cli
+from isdo import gallery, zoo
+from isdo.bench.peers import PEERS
+from isdo.settings import FIELDS, Settings
+from isdo.zoo.net import CLASSES
+
+ROOT = Path(__file__).parents[1]
+needs_weights = pytest.mark.skipif(not (zoo.FOLDER / "eps.safetensors").exists(), reason="eps is not trained yet")
+
+
+def run(capsys, *arguments):
+    """Return (exit status, standard output, standard error)."""
+    try:
+        status = cli.main([str(a) for a in arguments])
+    except SystemExit as stop:
+        status = stop.code
+    return status, *capsys.readouterr()
+
+
+def sample(capsys, out, *arguments):
+    status, printed, error = run(capsys, "sample", "--steps", 2, "--count", 2, "--out", out, *arguments)
+    assert (status, printed.strip()) == (0, str(out)), error
+    return Image.open(out)
+
+
+@needs_weights
+def test_sample_writes_a_grid_that_says_how_it_was_made(capsys, tmp_path):
+    image = sample(capsys, tmp_path / "a.png", "--label", "animals", "--seed", 7, "--zoom", 2)
+    words, pairs = image.text["parameters"].split("\n")
+    assert words == "animals"
+    found = dict(pair.split(": ", 1) for pair in pairs.split(", "))
+    assert found["Seed"] == "7" and found["Steps"] == "2" and found["Model"] == "eps" and found["Sampler"] == "isdo"
+    assert {field.infotext for field in FIELDS} <= set(found)
+    assert image.size == (2 * (64 + gallery.GAP) + gallery.GAP, 64 + 2 * gallery.GAP)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+
+
+@needs_weights
+@pytest.mark.parametrize("sampler", ["isdo", "dpmpp_2m", "heun"])
+def test_a_seed_is_the_same_picture_in_any_batch(monkeypatch, sampler):
+    monkeypatch.setattr(cli, "BATCH", 2)
+    model = zoo.load("eps")
+    sigmas = cli.schedule("karras", 3, model)
+    many = cli.draw(cli.samplers()[sampler], model, sigmas, range(5, 8), [0, 1, 2], 3.0)
+    one = cli.draw(cli.samplers()[sampler], model, sigmas, range(7, 8), [2], 3.0)
+    assert many.shape == (3, 3, 32, 32)
+    torch.testing.assert_close(many[2:], one, rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(many[0], many[1], atol=0.1)
+
+
+def test_every_sampler_can_be_named():
+    assert list(cli.samplers()) == ["isdo", *PEERS]
+
+
+def test_every_setting_has_a_flag_that_reaches_it():
+    parser = cli.make_parser()
+    assert not any(hasattr(parser.parse_args(["sample"]), field.key) for field in FIELDS)
+    for field in FIELDS:
+        if isinstance(field.default, bool):
+            words = [cli.flag(field.key)]
+        else:
+            words = [f"{cli.flag(field.key)}={field.choices[-1] if field.choices else field.default}"]
+        if field.default is not None:
+            value = getattr(parser.parse_args(["sample", *words]), field.key)
+            Settings(**{field.key: value})
+            assert type(value) is type(field.default)
+
+
+@pytest.mark.parametrize("arguments, says", [
+    ("", "required"),
+    ("paint", "invalid choice: 'paint'"),
+    ("sample --model sdxl", "'sdxl'"),
+    ("sample --label dragons", "'dragons'"),
+    ("sample --steps 0", "at least 1, not 0"),
+    ("sample --steps many", "'many'"),
+    ("sample --guidance nan", "nan"),
+    ("sample --seed -1", "at least 0, not -1"),
+    ("sample --device abacus", "no device abacus here"),
+    ("sample --out grid.jpg", "must end in .png"),
+    ("sample --out nowhere/grid.png", "does not exist"),
+    ("sample --colour red", "--colour"),
+    ("bench --suite none", "'none'"),
+    ("bench --suite speed --plot a.png", "--plot"),
+    ("bench --json nowhere/a.json", "does not exist"),
+    ("train", "--model"),
+    ("train --model eps --font nowhere.ttf --out {tmp}/a.safetensors", "nowhere.ttf is missing"),
+])  # fmt: skip
+def test_wrong_arguments_get_one_clear_line(capsys, tmp_path, monkeypatch, arguments, says):
+    monkeypatch.chdir(tmp_path)
+    status, printed, error = run(capsys, *arguments.format(tmp=tmp_path).split())
+    assert (status, printed) == (2, "")
+    assert says in error and error.startswith("python -m isdo") and error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@needs_weights
+@pytest.mark.parametrize("arguments, says", [
+    ("--schedule flow", "sigma 1, not 14.6"),
+    ("--zero-terminal-snr", "zero_terminal_snr"),
+    (f"--sampler heun {cli.flag(FIELDS[0].key)}={FIELDS[0].default}", "setting of the sampler isdo, not of heun"),
+])  # fmt: skip
+def test_what_the_library_refuses_is_one_clear_line(capsys, tmp_path, monkeypatch, arguments, says):
+    monkeypatch.chdir(tmp_path)
+    status, printed, error = run(capsys, "sample", *arguments.split())
+    assert (status, printed) == (2, "")
+    assert says in error and error.count("\n") == 1
+
+
+def test_info_names_versions_models_and_settings(capsys):
+    status, printed, _ = run(capsys, "info")
+    assert status == 0
+    for word in ("torch", "cpu", *zoo.NAMES, *CLASSES, *(cli.flag(field.key) for field in FIELDS)):
+        assert word in printed
+
+
+class Interrupt:
+    """An image whose writing is interrupted half-way."""
+
+    def save(self, path, *_, **__):
+        Path(path).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+
+def test_an_interrupted_write_leaves_the_old_file_whole(tmp_path):
+    target = tmp_path / "a.png"
+    gallery.write_png(Image.new("RGB", (2, 2)), target, "old")
+    with pytest.raises(KeyboardInterrupt):
+        gallery.write_png(Interrupt(), target, "new")
+    assert Image.open(target).text["parameters"] == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@needs_weights
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_ctrl_c_is_one_line_and_no_file(tmp_path):
+    arguments = ["sample", "--steps", "150", "--count", "64", "--out", str(tmp_path / "a.png")]
+    process = subprocess.Popen([sys.executable, "-m", "isdo", *arguments], stderr=subprocess.PIPE, cwd=ROOT)
+    seen = b""
+    while b"it/s" not in seen and b"s/it" not in seen and process.poll() is None:  # the bar moves: it draws
+        seen += process.stderr.read1()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, rest = process.communicate(timeout=60)
+    assert process.returncode == 130
+    last = rest.decode().replace("\r", "\n").strip().splitlines()[-1]
+    assert last.strip() == "python -m isdo sample: interrupted" and b"Traceback" not in rest
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_page_holds_the_pixels_where_they_belong():
+    rows = [torch.full((2, 3, 8, 8), value) for value in (-1.0, 1.0)]
+    rows[0][1] = 0.0
+    sheet = gallery.page(rows, zoom=3)
+    step = 24 + gallery.GAP
+    assert sheet.size == (gallery.GAP + 2 * step, gallery.GAP + 2 * step)
+    assert [sheet.getpixel((gallery.GAP + j * step, gallery.GAP)) for j in (0, 1)] == [(0, 0, 0), (128, 128, 128)]
+    assert sheet.getpixel((gallery.GAP + 23, gallery.GAP + 23)) == (0, 0, 0)
+    labelled = gallery.page(rows, ["first", "second\nrow"], ["left", "right"], zoom=3)
+    assert labelled.size[0] > sheet.size[0] and labelled.size[1] > sheet.size[1]
+
+
+def test_noise_belongs_to_its_seed():
+    together = gallery.noise([3, 4], (3, 4, 4))
+    assert torch.equal(together[1:], gallery.noise([4], (3, 4, 4)))
+    assert not torch.equal(together[0], together[1])
