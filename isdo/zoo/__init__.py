@@ -21,7 +21,8 @@ def _open(name):
     file = FOLDER / f"{name}.safetensors"
     if not file.exists():
         raise ValueError(
-            f"the zoo's model {name!r} has no weights here: make them with python -m isdo train --model {name} --out {file}"
+            f"the zoo's model {name!r} has no weights here: "
+            f"make them with python -m isdo train --model {name} --out {file}"
         )
     return safe_open(file, "pt")
 
