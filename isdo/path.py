@@ -30,3 +30,22 @@ class Path:
 VE = Path("ve", fade=0.0, sigma_limit=float("inf"))
 FLOW = Path("flow", fade=1.0, sigma_limit=1.0)
 PATHS = {path.name: path for path in (VE, FLOW)}
+
+
+def detect_path(model):
+    """Return the Path of a denoiser, asked by capability: what it says, then what the WebUIs' wrappers carry.
+
+    Never by ``parameterization`` (Stable Diffusion 3 says "eps") and never by the first sigma of a run. Theory page,
+    section 1.
+    """
+    path = getattr(model, "path", None)
+    if isinstance(path, Path):
+        return path
+    inner = getattr(model, "inner_model", None)
+    prediction = getattr(getattr(inner, "predictor", None), "prediction_type", None)
+    if prediction is not None:  # Forge and its descendants
+        return FLOW if prediction == "const" else VE
+    if hasattr(getattr(inner, "inner_model", None), "add_noise_to_latent"):  # AUTOMATIC1111 with Stable Diffusion 3
+        return FLOW
+    sigmas = getattr(inner, "sigmas", None)
+    return FLOW if sigmas is not None and len(sigmas) and float(sigmas[-1]) <= 1 else VE

@@ -1,0 +1,165 @@
+"""One ISDO step: fit the power, correct, predict; one model call each."""
+
+from dataclasses import dataclass
+
+import torch
+
+from .quadrature import TAUS, step_shares, step_total
+
+# Shares of explained variance from which a fit is believed; trust grows linearly from there to one. A band that falls
+# short ends on D itself, as every host expects, instead of on the exact end of a Gaussian.
+BAND_COHERENT = 0.7
+# One number a mode explains half of anything, so a fit of each mode by itself has to be all but perfect.
+MODE_COHERENT = 0.95
+
+
+@dataclass
+class Evaluation:
+    """One call of the model, in modes (B, channels, K).
+
+    ``state`` is where the model was called (the predicted x), ``denoised`` what it said, ``noise`` = minus the score there;
+    ``corrected`` is the best x known for this sigma by now.
+    """
+
+    sigma: float
+    signal: float
+    state: torch.Tensor
+    denoised: torch.Tensor
+    noise: torch.Tensor
+    corrected: torch.Tensor
+
+
+def trust(coherence, threshold):
+    """Return 0 below the threshold, rising to 1 where everything is explained."""
+    return ((coherence - threshold) / (1 - threshold)).clamp(0, 1)
+
+
+def fit_bands(change_denoised, change_noise, spectrum):
+    """Fit S >= 0 by least squares of dD = S de, per image and band; theory page, section 3.
+
+    Returns:
+        power (B, bands) and coherence (B, bands), the share of dD that the fit explains, 1 for a Gaussian.
+    """
+    tiny = torch.finfo(spectrum.precision).tiny
+    both = spectrum.inner(change_noise, change_denoised).clamp(min=0)
+    noise = spectrum.inner(change_noise, change_noise).clamp(min=tiny)
+    denoised = spectrum.inner(change_denoised, change_denoised).clamp(min=tiny)
+    return both / noise, (both / noise) * (both / denoised)
+
+
+def fit_modes(change_denoised, change_noise, spectrum):
+    """Fit S >= 0 for every channel and mode by itself: what a Gaussian of any spectrum needs, and noise for all else.
+
+    Returns:
+        power (B, channels, K) and coherence (B, bands): 1 for a Gaussian, about a half where there is none; 0 in a basis
+        whose modes are single numbers, where one parameter a mode would explain everything.
+    """
+    parts = spectrum.basis.parts
+    if parts == 1:
+        return torch.zeros_like(change_noise), change_noise.new_zeros(
+            len(change_noise), spectrum.count, dtype=spectrum.precision
+        )
+    tiny = torch.finfo(change_noise.dtype).tiny
+    noise, denoised = (v.unflatten(-1, (-1, parts)) for v in (change_noise, change_denoised))
+    power = (noise * denoised).sum(-1, keepdim=True).clamp(min=0) / noise.square().sum(-1, keepdim=True).clamp(min=tiny)
+    power = power.expand_as(noise).flatten(-2)
+    miss = change_denoised - power * change_noise
+    size = spectrum.inner(change_denoised, change_denoised).clamp(min=torch.finfo(spectrum.precision).tiny)
+    return power, 1 - spectrum.inner(miss, miss) / size
+
+
+class Multistep:
+    """Predictor and corrector with an integrating factor per band; theory page, sections 2 to 5.
+
+    Args:
+        path: a Path.
+        spectrum: a Spectrum.
+        settings: Settings.
+        like: a tensor of the state's dtype, on its device.
+    """
+
+    def __init__(self, path, spectrum, settings, like):
+        self.path, self.spectrum, self.settings = path, spectrum, settings
+        self.tau = TAUS[settings.tau]
+        self.fitted = spectrum.lowest(settings.modes) if settings.power == "fitted" else None
+        self.response = spectrum.spread((settings.response * (1 - 0.75 * spectrum.height_of))[None], like)
+        self.reset()
+
+    def reset(self):
+        """Forget everything: the model is another one, or the run begins."""
+        self.history = []
+        self.band_power = self.power = self.trust = None
+
+    def observe(self, sigma, state, denoised):
+        """Take in a call of the model: fit, then correct the last steps.
+
+        Args:
+            sigma: float.
+            state, denoised: modes (B, channels, K); denoised is D at state.
+        """
+        signal = self.path.signal(sigma)
+        noise = (state - signal * denoised) * (signal / sigma**2)
+        if self.history and self.history[0].sigma == sigma:
+            del self.history[0]  # a repeated sigma: no step lies between, and two nodes in one place are none
+        self.history.insert(0, Evaluation(sigma, signal, state, denoised, noise, state))
+        if self.power is None:
+            self.band_power = state.new_zeros(len(state), self.spectrum.count, dtype=self.spectrum.precision)
+            self.power = self.trust = self.spectrum.spread(self.band_power, state)
+        if len(self.history) > 1:
+            self.fit()
+            self.correct()
+        del self.history[max(self.settings.order, self.settings.corrector) + 1 :]
+
+    def fit(self):
+        """Measure the power from the change since the last evaluation.
+
+        Every band gets one number, pooled over its modes and channels; where each mode by itself explains all but
+        everything, the data are Gaussian there and the modes get their own.
+        """
+        if self.fitted is None:
+            return
+        new, old = self.history[:2]
+        change = new.denoised - old.denoised, new.noise - old.noise, self.spectrum
+        (power, band_coherence), (own, mode_coherence) = fit_bands(*change), fit_modes(*change)
+        band_trust, mode_trust = trust(band_coherence, BAND_COHERENT), trust(mode_coherence, MODE_COHERENT)
+        spread = self.spectrum.spread
+        self.band_power = power * band_trust * self.fitted
+        self.power = torch.lerp(spread(self.band_power, own), own, spread(mode_trust * self.fitted, own))
+        self.trust = spread(torch.maximum(band_trust, mode_trust), own)
+
+    def residual(self, evaluation):
+        """Return m = D - S e at the corrected x, the quantity that a Gaussian leaves constant.
+
+        D there is taken to be D + g (corrected - state). Where the fit is trusted, the gain g is S's own a S/psi^2; else
+        the response, if that is more: the correction is picture-like and the model follows it further than it follows the
+        noise that S is measured on.
+        """
+        sigma, a = evaluation.sigma, evaluation.signal
+        denoised, corrected = evaluation.denoised, evaluation.corrected
+        if corrected is not evaluation.state:
+            own = a * self.power / (a**2 * self.power + sigma**2)
+            gain = torch.lerp(torch.maximum(own, self.response), own, self.trust)
+            denoised = denoised + gain * (corrected - evaluation.state)
+        return denoised - self.power * (a / sigma**2) * (corrected - a * denoised)
+
+    def step(self, start, end, residuals):
+        """Return x (modes) at sigma ``end`` from the corrected x of ``start``; residuals are (sigma, m), newest first.
+
+        How the total is shared among the nodes depends little on S: it is computed once a band.
+        """
+        ratio, total = step_total(self.path, start.sigma, end, self.power)
+        nodes = [sigma for sigma, _ in residuals]
+        shares = step_shares(self.path, start.sigma, end, nodes, self.band_power, self.tau)
+        mean = sum(self.spectrum.spread(share, m) * m for share, (_, m) in zip(shares, residuals))
+        return ratio * start.corrected + total * mean
+
+    def correct(self):
+        """Do the last steps again, oldest first, with the newest evaluation in the interpolation: one order more."""
+        residuals = [(e.sigma, self.residual(e)) for e in self.history[: self.settings.order + 1]]
+        for i in range(min(self.settings.corrector, len(self.history) - 1), 0, -1):
+            self.history[i - 1].corrected = self.step(self.history[i], self.history[i - 1].sigma, residuals)
+
+    def predict(self, end):
+        """Return x (modes) at the next sigma; at 0, D as far as the fit is not to be trusted."""
+        nodes = self.history[: self.settings.order if end > 0 else 1]
+        return self.step(self.history[0], end, [(e.sigma, self.residual(e)) for e in nodes])

@@ -1,0 +1,103 @@
+"""sample_isdo: what hosts and people call."""
+
+import torch
+from tqdm.auto import trange
+
+from .multistep import Multistep
+from .path import PATHS, detect_path
+from .settings import Settings
+from .spectrum import Spectrum
+
+SOLVERS = {"multistep": Multistep}
+
+
+def _check_sigmas(sigmas, path):
+    """Return the sigmas as floats, up to the first zero."""
+    values = torch.as_tensor(sigmas).detach().to("cpu", torch.float64).flatten().tolist()
+    if not values:
+        raise ValueError("sigmas is empty: give a falling sequence, the first where x is and usually 0 at the end")
+    if not all(0 <= v < float("inf") for v in values):  # false for NaN too
+        raise ValueError(f"sigmas must be finite and not negative, and are {_short(values)}: check the schedule")
+    if any(after > before for before, after in zip(values, values[1:])):
+        raise ValueError(f"sigmas must fall, and are {_short(values)}: sort them, largest first")
+    if values[0] > path.sigma_limit:
+        raise ValueError(
+            f"sigmas start at {values[0]:g} and the {path.name} path ends at {path.sigma_limit:g}: "
+            "give a flow schedule, or the path 've'"
+        )
+    return values[: values.index(0) + 1] if 0 in values else values
+
+
+def _short(values):
+    return "[" + ", ".join(f"{v:g}" for v in (values if len(values) <= 8 else values[:7])) + (", ...]" if len(values) > 8 else "]")
+
+
+def _check_x(x):
+    if not torch.is_tensor(x) or not x.is_floating_point():
+        raise ValueError(f"x must be a tensor of floating point numbers, and is {getattr(x, 'dtype', type(x).__name__)}")
+    if x.ndim not in (4, 5) or 0 in x.shape:
+        raise ValueError(f"x has the shape {tuple(x.shape)}: give (B, C, H, W) or (B, C, T, H, W), none of them 0")
+
+
+@torch.no_grad()
+def sample_isdo(model, x, sigmas, extra_args=None, callback=None, disable=None, *, settings=None):
+    """Solve the probability-flow ODE from sigmas[0] to sigmas[-1] with one model call per step.
+
+    Args:
+        model: ``model(x, sigma (B,), **extra_args) -> denoised``, as k-diffusion's wrappers.
+        x: (B, C, H, W) or (B, C, T, H, W), noise included, at sigmas[0]; any floating dtype. It is not modified.
+        sigmas: falling noise levels (N + 1,), usually ending in 0; on any device. The first zero is the end.
+        extra_args: keyword arguments handed to the model as they are.
+        callback: called once a step with {"x", "i", "sigma", "sigma_hat", "denoised"}.
+        disable: hide the progress bar.
+        settings: a Settings.
+
+    Returns:
+        x at the last sigma, in the shape, dtype and on the device of x.
+
+    Raises:
+        ValueError: x, sigmas or settings that make no sense; the message says what, what was given, what to do.
+        RuntimeError: the model returned NaN or infinity; the message names the step and the sigma.
+
+    Exceptions of the model or the callback pass through. Theory page, sections 2 to 5.
+    """
+    settings = Settings() if settings is None else settings
+    if not isinstance(settings, Settings):
+        raise ValueError(f"settings is a {type(settings).__name__}: give isdo.Settings(...)")
+    _check_x(x)
+    path = detect_path(model) if settings.path == "auto" else PATHS[settings.path]
+    levels = _check_sigmas(sigmas, path)
+    extra_args = {} if extra_args is None else extra_args
+    working = x.dtype if x.dtype == torch.float64 else torch.float32
+    spectrum = Spectrum(*x.shape[-2:], x.device, settings.basis)
+    solver = SOLVERS[settings.solver](path, spectrum, settings, x.new_empty(0, dtype=working))
+    state, inner, sound = x.to(working), None, []
+    modes = spectrum.forward(state)
+    for i in trange(len(levels) - 1, disable=disable):
+        sigma = torch.full((len(x),), levels[i], dtype=working, device=x.device)
+        asked = state.to(x.dtype)
+        denoised = model(asked, sigma, **extra_args)
+        sound.append(denoised.isfinite().all())
+        if inner is not (inner := getattr(model, "inner_model", None)):
+            solver.reset()  # a refiner took over: what the other model said is no history of this one
+        if callback is not None:
+            callback({"x": asked, "i": i, "sigma": sigma[0], "sigma_hat": sigma[0], "denoised": denoised})
+        if levels[i + 1] < levels[i]:
+            solver.observe(levels[i], modes, spectrum.forward(denoised.to(working)))
+            modes = solver.predict(levels[i + 1])
+            state = spectrum.inverse(modes, x.shape)
+    _check_sound(sound, levels)
+    return state.to(x.dtype).clone() if state is x else state.to(x.dtype)
+
+
+def _check_sound(sound, levels):
+    """Look once, after the run, whether every call gave numbers: looking in each step would stall a GPU."""
+    if not sound:
+        return
+    good = torch.stack(sound).tolist()
+    if not all(good):
+        i = good.index(False)
+        raise RuntimeError(
+            f"the model returned NaN or infinity at step {i + 1} of {len(good)}, sigma {levels[i]:g}: try full precision "
+            "(--no-half, --no-half-vae), another checkpoint or a lower guidance scale"
+        )

@@ -1,0 +1,159 @@
+"""Orthonormal transforms over the last two axes, and the radial bands in which their modes are grouped."""
+
+import functools
+import math
+from dataclasses import dataclass
+
+import torch
+
+
+def _fourier_modes(height, width):
+    """Return |frequency| (cycles per pixel) and multiplicity of each real number of the real FFT, (K,) each."""
+    ky, kx = torch.fft.fftfreq(height, dtype=torch.float64), torch.fft.rfftfreq(width, dtype=torch.float64)
+    multiplicity = torch.full((height, len(kx)), 2.0, dtype=torch.float64)
+    multiplicity[:, 0] = 1
+    if width % 2 == 0:
+        multiplicity[:, -1] = 1
+    radius = torch.hypot(ky[:, None].abs(), kx[None])
+    return (v[..., None].expand(-1, -1, 2).flatten() for v in (radius, multiplicity))
+
+
+def _fourier_forward(x):
+    return torch.view_as_real(torch.fft.rfft2(x, norm="ortho")).flatten(-3)
+
+
+def _fourier_inverse(modes, height, width):
+    spectrum = torch.view_as_complex(modes.unflatten(-1, (height, width // 2 + 1, 2)))
+    return torch.fft.irfft2(spectrum, s=(height, width), norm="ortho")
+
+
+def _cosine_modes(height, width):
+    ky, kx = (torch.arange(n, dtype=torch.float64) / (2 * n) for n in (height, width))
+    radius = torch.hypot(ky[:, None], kx[None]).flatten()
+    return radius, torch.ones_like(radius)
+
+
+@functools.lru_cache(maxsize=16)
+def _cosine_matrix(size, dtype, device):
+    """Return the orthonormal DCT-II matrix (size, size), rows the basis functions."""
+    n = torch.arange(size, dtype=torch.float64)
+    matrix = (2 / size) ** 0.5 * torch.cos(math.pi / size * (n[None] + 0.5) * n[:, None])
+    matrix[0] *= 0.5**0.5
+    return matrix.to(device, dtype)
+
+
+def _sandwich(left, x, right):
+    """Return left @ x @ right over the last two axes, with bits that do not depend on the batch."""
+    if x.device.type != "cpu":
+        return left @ x @ right
+    # one product an image: a matrix library may block a larger one otherwise
+    return torch.stack([left @ (image @ right) for image in x.flatten(0, -3)]).view_as(x)
+
+
+def _cosine_forward(x):
+    rows, columns = (_cosine_matrix(n, x.dtype, x.device) for n in x.shape[-2:])
+    return _sandwich(rows, x, columns.T).flatten(-2)
+
+
+def _cosine_inverse(modes, height, width):
+    rows, columns = (_cosine_matrix(n, modes.dtype, modes.device) for n in (height, width))
+    return _sandwich(rows.T, modes.unflatten(-1, (height, width)), columns)
+
+
+@dataclass(frozen=True)
+class Basis:
+    """An orthonormal real transform over the last two axes, as a row of functions.
+
+    ``forward`` maps (..., H, W) to real numbers (..., K); their inner product, weighted with the multiplicity that
+    ``modes`` returns beside the frequency, is that of the pictures. ``parts`` neighbours are one mode: the real and the
+    imaginary part of a Fourier coefficient.
+    """
+
+    name: str
+    parts: int
+    modes: object
+    forward: object
+    inverse: object
+
+
+BASES = {
+    basis.name: basis
+    for basis in (
+        Basis("fourier", 2, _fourier_modes, _fourier_forward, _fourier_inverse),
+        Basis("cosine", 1, _cosine_modes, _cosine_forward, _cosine_inverse),
+    )
+}
+
+
+@functools.lru_cache(maxsize=8)
+def _has_complex_fft(device):
+    """Say whether a small FFT works on a device (DirectML and older MPS have none)."""
+    try:
+        probe = torch.arange(16.0, device=device).reshape(4, 4)
+        there_and_back = torch.fft.irfft2(torch.fft.rfft2(probe), s=(4, 4))
+        return bool((there_and_back - probe).abs().max() < 1e-3)
+    except (RuntimeError, NotImplementedError, TypeError):
+        return False
+
+
+@functools.lru_cache(maxsize=32)
+def _radial_bands(basis, height, width, device):
+    """Return index (K,), multiplicity (K,) and size (bands,) of the radial bands; nothing of them depends on the data.
+
+    A band is one step of the coarsest frequency that the longer side resolves, so a wide picture and a square one of the
+    same height share their bands: frequency is physical, in cycles per pixel.
+    """
+    radius, multiplicity = BASES[basis].modes(height, width)
+    index = (radius * max(height, width)).round().long()
+    size = torch.zeros(int(index.max()) + 1, dtype=torch.float64).index_add_(0, index, multiplicity)
+    return index.to(device), multiplicity.to(device, precision(device)), size.to(device, precision(device))
+
+
+@functools.lru_cache(maxsize=8)
+def precision(device):
+    """Return the dtype in which coefficients are computed on a device: float64 where it has that (MPS has not)."""
+    try:
+        return torch.zeros((), dtype=torch.float64, device=device).dtype
+    except (RuntimeError, TypeError):
+        return torch.float32
+
+
+class Spectrum:
+    """Transform and radial bands for pictures of one size on one device.
+
+    Attributes:
+        count: number of bands.
+        size: (bands,) real degrees of freedom of each.
+        height_of: (bands,) from 0 at the lowest band to 1 at the highest.
+    """
+
+    def __init__(self, height, width, device, basis="auto"):
+        device = torch.device(device)
+        if basis == "auto":
+            basis = "fourier" if _has_complex_fft(device) else "cosine"
+        self.basis, self.height, self.width, self.precision = BASES[basis], height, width, precision(device)
+        self.index, self.multiplicity, self.size = _radial_bands(basis, height, width, device)
+        self.count = len(self.size)
+        self.height_of = torch.arange(self.count, device=device, dtype=self.precision) / max(1, self.count - 1)
+
+    def lowest(self, modes):
+        """Return (bands,) ones for the bands in which the ``modes`` lowest modes lie, zeros for the others."""
+        below = self.size.cumsum(0) - self.size
+        return (below < modes).to(self.precision)
+
+    def forward(self, x):
+        """Map x (B, ..., H, W) to modes (B, channels, K), channels being all axes between."""
+        return self.basis.forward(x.reshape(len(x), -1, self.height, self.width))
+
+    def inverse(self, modes, shape):
+        """Map modes (B, channels, K) back to a picture of ``shape``."""
+        return self.basis.inverse(modes, self.height, self.width).reshape(shape)
+
+    def inner(self, p, q):
+        """Return the inner product of p and q, per image and band (B, bands): pooled over channels, never over the batch."""
+        value = (p * q).sum(1, dtype=self.precision) * self.multiplicity
+        return value.new_zeros(len(value), self.count).index_add_(1, self.index, value)
+
+    def spread(self, per_band, like):
+        """Return per_band (B, bands) at every mode, (B, 1, K) in the dtype of ``like``."""
+        return per_band.to(like.dtype)[:, None, self.index]
