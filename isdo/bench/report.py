@@ -25,9 +25,14 @@ PLAIN = {"linewidth": 1.2, "markersize": 3}
 
 def write_json(rows, path):
     """Write rows as JSON; the file appears only when it is whole."""
+    write_text(json.dumps(rows, indent=1), path)
+
+
+def write_text(text, path):
+    """Write a text file; it appears only when it is whole."""
     path = Path(path)
     part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    part.write_text(text, encoding="utf-8")
     part.replace(path)
 
 
@@ -102,7 +107,7 @@ def _errors(rows):
         [lines[0]["label"], *(_cell((r["median"] for r in lines if r["calls"] == n), ".4f") for n in calls)]
         for lines in samplers.values()
     ]
-    return _markdown(["error at calls", *map(str, calls)], body)
+    return markdown(["error at calls", *map(str, calls)], body)
 
 
 def _standing(judged):
@@ -119,7 +124,7 @@ def _standing(judged):
         )
     body.sort(key=lambda line: line[0])
     mean = "mean at " + ", ".join(map(str, HEADLINE))
-    return _markdown(["ISDO / best peer", *map(str, calls), mean, "worst of these"], body)
+    return markdown(["ISDO / best peer", *map(str, calls), mean, "worst of these"], body)
 
 
 def _cell(values, form):
@@ -127,7 +132,8 @@ def _cell(values, form):
     return format(math.exp(sum(map(math.log, values)) / len(values)), form) if values else ""
 
 
-def _markdown(head, body):
+def markdown(head, body):
+    """Return a markdown table of strings."""
     lines = [head, ["---"] * len(head), *body]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
