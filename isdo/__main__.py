@@ -106,7 +106,7 @@ def demo(args):
 def _accuracy(args):
     from .bench import report, work_precision
 
-    rows = work_precision.run(args.suite, seed=args.seed, limit=args.limit, only=args.only, device=args.device)
+    rows = work_precision.run(args.suite, seed=args.seed or 0, limit=args.limit, only=args.only, device=args.device)
     outcome = work_precision.summary(rows)
     worst = outcome["worst"]
     mean = f"geometric mean of error(ISDO) / error(best peer): {outcome['geometric_mean']:.3f}"
@@ -120,7 +120,45 @@ def _speed(args):
     return speed.run()
 
 
-BENCHES = {"analytic": _accuracy, "zoo": _accuracy, "speed": _speed}
+def _kept(args):
+    """Return the rows that an earlier run of the suite left in the file --json names, to go on from."""
+    from .bench import report
+
+    rows = report.read_json(args.json) if args.json and Path(args.json).exists() else []
+    return [row for row in rows if row.get("bench") == args.suite]
+
+
+def _sweep(args):
+    from tqdm import tqdm
+
+    from .bench import sweep
+
+    limit, bar = args.limit or sweep.LIMIT, partial(tqdm, unit="problem", leave=False)
+    seed = sweep.SEED if args.seed is None else args.seed
+    rows = sweep.run(bar, seed=seed, limit=limit, only=args.only, reuse=_kept(args))
+    return rows, sweep.page(rows)
+
+
+def _frechet(args):
+    from tqdm import tqdm
+
+    from .bench import frechet, report
+
+    kept, count = _kept(args), min(frechet.COUNT, args.limit or frechet.COUNT)
+
+    def save(rows):
+        if args.json:
+            report.write_json(frechet.merged(kept, rows), args.json)
+
+    rows = frechet.run(
+        args.model, count=count, guidance=args.guidance, progress=partial(tqdm, desc="drawing", leave=False),
+        seed=args.seed or 0, reuse=kept, save=save, device=args.device,
+    )  # fmt: skip
+    rows = frechet.merged(kept, rows)
+    return rows, frechet.table(rows)
+
+
+BENCHES = {"analytic": _accuracy, "zoo": _accuracy, "speed": _speed, "sweep": _sweep, "frechet": _frechet}
 
 
 def bench(args):
@@ -129,29 +167,49 @@ def bench(args):
 
     if args.plot and BENCHES[args.suite] is not _accuracy:
         raise ValueError(f"--plot draws error against calls: the suite {args.suite} has none")
-    for file in (args.json, args.plot):
+    for file in (args.json, args.plot, args.doc):
         if file and not Path(file).resolve().parent.is_dir():
             raise ValueError(f"the folder of {file} does not exist: make it first")
     rows, text = BENCHES[args.suite](args)
     print(text)
+    if args.doc:
+        report.write_text(f"{text}\n", args.doc)
     if args.json:
         report.write_json(rows, args.json)
     if args.plot:
         report.plot(rows, args.plot)
 
 
-def train(args):
-    """Train a model of the zoo, or go on from the checkpoint."""
+def _train_zoo(args, out, files):
     from .zoo.train import CONFIGS
     from .zoo.train import train as run
 
     config = CONFIGS[args.model]
     if args.steps is not None:
         config = replace(config, steps=args.steps)
+    run(config, out, args.checkpoint or out.with_suffix(".pt"), args.processes, args.seconds, **files)
+
+
+def _train_classifier(args, out, files):
+    from tqdm import tqdm
+
+    from .bench import classifier
+
+    if args.checkpoint or args.processes or args.seconds < math.inf:
+        raise ValueError("the classifier trains in minutes, in one go: leave out --checkpoint, --processes, --seconds")
+    config = classifier.Config() if args.steps is None else classifier.Config(steps=args.steps)
+    classifier.train(config, out, partial(tqdm, desc="training"), **files)
+
+
+TRAININGS = {name: _train_zoo for name in zoo.NAMES} | {"classifier": _train_classifier}
+
+
+def train(args):
+    """Train a model of the zoo, or go on from the checkpoint; or the classifier of the suite frechet."""
     out = Path(args.out or f"out/{args.model}.safetensors")
     out.parent.mkdir(parents=True, exist_ok=True)
     files = {name: getattr(args, name) for name in ("font", "groups") if getattr(args, name)}
-    run(config, out, args.checkpoint or out.with_suffix(".pt"), args.processes, args.seconds, **files)
+    TRAININGS[args.model](args, out, files)
     print(out)
 
 
@@ -265,15 +323,18 @@ def make_parser():
 
     add = command(bench, "measure ISDO against its peers")
     add("--suite", choices=list(BENCHES), default="analytic", help="what to measure (%(default)s)")
-    add("--json", metavar="FILE", help="write the rows there")
+    add("--json", metavar="FILE", help="write the rows there; sweep and frechet go on from what it holds")
     add("--plot", metavar="FILE", help="draw error against model calls there (png, svg or pdf)")
-    add("--seed", type=whole(0), default=0, help="of problems and noise (%(default)s)")
+    add("--doc", metavar="FILE", help="write what is printed there, as markdown")
+    add("--seed", type=whole(0), help="of problems and noise (0; of the suite sweep 1)")
     add("--limit", type=whole(1), help="pictures of each problem at most")
     add("--only", default="", help="part of the name of the problems wanted")
+    add("--model", choices=zoo.NAMES, default="eps", help="of the suite frechet (%(default)s)")
+    add("--guidance", type=fraction(0), default=1.0, help="of the suite frechet, 1: none (%(default)s)")
     add("--device", **device)
 
     add = command(train, "train an embedded model")
-    add("--model", choices=zoo.NAMES, required=True)
+    add("--model", choices=list(TRAININGS), required=True)
     add("--out", metavar="FILE", help="the model (out/MODEL.safetensors)")
     add("--checkpoint", metavar="FILE", help="the state to go on from (beside the model)")
     add("--steps", type=whole(1), help="steps altogether, instead of the configuration's")

@@ -73,7 +73,7 @@ def run(
     known = {_key(row): row for row in reuse}
     rows = []
     for make in _bar(suite(suite_name, seed, device=device), progress):
-        problem = _limited(make(), limit)
+        problem = limited(make(), limit)
         if only not in problem.name:
             continue
         if cache is not None:
@@ -203,7 +203,8 @@ def _key(row: Mapping):
     return tuple(row[name] for name in (*CELL, "sampler", "images", "fingerprint"))
 
 
-def _limited(problem, count):
+def limited(problem, count):
+    """Return the Problem with at most ``count`` pictures; None: all."""
     if count is None:
         return problem
     args = {key: v[:count] if isinstance(v, torch.Tensor) else v for key, v in problem.extra_args.items()}

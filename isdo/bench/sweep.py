@@ -1,0 +1,153 @@
+"""The sweep behind the default settings: one setting changed at a time, each against the best peer."""
+
+import itertools
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+
+from ..sampling import sample_isdo
+from ..settings import FIELDS, Settings
+from .peers import PEERS, Peer
+from .problems import ZOO_MODELS, problem, zoo_problem
+from .report import markdown
+from .work_precision import HEADLINE, limited, measure, summary
+
+NUMBERS = {  # what a numeric setting is tried at; one with choices is tried at all of them
+    "order": (1, 2, 3, 4),
+    "corrector": (0, 1, 2, 3),
+    "response": (0.0, 0.2, 0.4, 0.6, 0.8, 1.0),
+    "modes": (0, 16, 64, 256),  # of 256 on the analytic problems, of 1,024 in the zoo
+}
+FIXED = ("solver", "path")  # what is solved and how it is asked for, not how well
+NEVER_BEST = ("euler", "heun")  # left out of the peers: they cost time and change no ratio
+ANALYTIC = ("stationary", "stationary, guidance 7.5", "anisotropic, guidance 5", "data set")
+GUIDANCE = ("no class", "guidance 3")
+GRID, SEED, LIMIT = "karras", 1, 8  # another seed than the one the benches show
+KEY = ("suite", "problem", "path", "grid", "calls", "seed", "sampler", "images", "fingerprint")
+
+
+def variants():
+    """Return name -> Settings: the defaults, then every one that differs from them in one setting."""
+    found = {"defaults": Settings()}
+    for field in FIELDS:
+        values = () if field.key in FIXED else field.choices or NUMBERS.get(field.key, ())
+        for value in values:
+            if value not in (field.default, "auto"):
+                found[f"{field.key} {value}"] = replace(found["defaults"], **{field.key: value})
+    return found
+
+
+def makers(seed=SEED):
+    """Return (suite, maker of a Problem) pairs: four analytic problems on both paths, the zoo with its weights."""
+    from .. import zoo
+
+    trained = [model for model in ZOO_MODELS if (zoo.FOLDER / f"{model}.safetensors").exists()]
+    analytic = [partial(problem, name, path, seed) for name in ANALYTIC for path in ("ve", "flow")]
+    learned = [partial(zoo_problem, model, scale, seed) for model in trained for scale in GUIDANCE]
+    return [("analytic", make) for make in analytic] + [("zoo", make) for make in learned]
+
+
+def run(progress=iter, calls=HEADLINE, *, seed=SEED, limit=LIMIT, only="", reuse=()):
+    """Measure all variants and all peers, every one from the same noise on Karras's grid.
+
+    Args:
+        progress: wraps the list of problems, such as tqdm.
+        calls: model calls that each may make.
+
+    Rarely needed:
+        seed: of problems and noise.
+        limit: pictures of each problem at most.
+        only: part of the name of the problems wanted.
+        reuse: rows of an earlier run; those of peers on the same problems are not run again, those of variants are.
+
+    Returns:
+        Rows of `work_precision.run`'s kind, the variants as samplers.
+    """
+    samplers = {name: peer for name, peer in PEERS.items() if name not in NEVER_BEST}
+    for name, settings in variants().items():
+        samplers[name] = Peer(name, partial(_run, settings), "")
+    known = {_key(row): row for row in reuse if row["sampler"] in PEERS}
+    rows = []
+    for suite, make in progress(makers(seed)):
+        case = limited(make(), limit)
+        if only not in case.name:
+            continue
+        grid = case.grids()[GRID]
+        for name, n in itertools.product(samplers, calls):
+            values = (suite, case.name, case.path, GRID, n, seed, name, len(case.x), case.fingerprint)
+            row = {"bench": "sweep", **dict(zip(KEY, values, strict=True))}
+            rows.append(known.get(_key(row)) or row | measure(case, samplers[name], grid, n))
+    return rows
+
+
+def _run(settings, model, x, sigmas, extra_args=None, callback=None, disable=None):
+    return sample_isdo(model, x, sigmas, extra_args, callback, disable, settings=settings)
+
+
+def _key(row):
+    return tuple(row[name] for name in KEY)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a variant stands: geometric means of its error relative to the best peer, and its worst cell."""
+
+    analytic: float | None
+    zoo: float | None
+    by_calls: dict
+    worst: dict
+
+
+def standing(rows, variant):
+    """Return the Standing of a variant; None for a suite that was not measured.
+
+    The means by calls weigh the two suites alike, whatever the number of their problems.
+    """
+    calls = tuple({row["calls"] for row in rows})
+    found = {}
+    for suite in ("analytic", "zoo"):
+        if part := [row for row in rows if row["suite"] == suite]:
+            found[suite] = summary(part, variant, calls)
+    by_calls = {}
+    for n in sorted(calls):
+        ratios = [part["by_calls"][n] for part in found.values()]
+        by_calls[n] = (ratios[0] * ratios[-1]) ** 0.5
+    worst = max((part["worst"] for part in found.values()), key=lambda cell: cell["ratio"])
+    means = {suite: found[suite]["geometric_mean"] if suite in found else None for suite in ("analytic", "zoo")}
+    return Standing(**means, by_calls=by_calls, worst=worst)
+
+
+def table(rows):
+    """Return the markdown table: a line for each variant, the defaults first."""
+    calls = sorted({row["calls"] for row in rows})
+    body = []
+    for name in (name for name in variants() if any(row["sampler"] == name for row in rows)):
+        found = standing(rows, name)
+        means = [found.analytic, found.zoo, *(found.by_calls[n] for n in calls)]
+        worst = f"{found.worst['ratio']:.2f} ({found.worst['problem']}, {found.worst['calls']} calls)"
+        body.append([name, *("" if mean is None else f"{mean:.3f}" for mean in means), worst])
+    return markdown(["", "analytic", "zoo", *(f"{n} calls" for n in calls), "worst cell"], body)
+
+
+def page(rows):
+    """Return the page of the docs: what was done, the defaults, the table, how to do it again."""
+    problems = sorted({(row["suite"], f"{row['problem']} ({row['path']})") for row in rows})
+    listed = "\n".join(
+        f"- {suite}: {'; '.join(name for _, name in group)}"
+        for suite, group in itertools.groupby(problems, key=lambda pair: pair[0])
+    )
+    defaults = ", ".join(f"{key} {value}" for key, value in asdict(Settings()).items() if key not in FIXED)
+    seeds, images = (" or ".join(map(str, sorted({row[key] for row in rows}))) for key in ("seed", "images"))
+    return f"""# Sweep of the settings
+
+This page is written by the bench; run it again with
+
+    python -m isdo bench --suite sweep --json out/sweep.json --doc docs/sweep.md
+
+Each line changes one setting of the defaults ({defaults}). The numbers are geometric means of the median RMS error to
+the converged solution, divided by that of the best peer in the same cell (problem, number of calls): below 1 is better
+than every peer. The columns by calls weigh the analytic problems and the zoo alike. Seed {seeds}, Karras's grid,
+{images} pictures a problem; {len(PEERS) - len(NEVER_BEST)} peers (Euler and Heun, never the best, are left out).
+
+{listed}
+
+{table(rows)}"""
