@@ -8,7 +8,10 @@ import pytest
 import torch
 
 from isdo import schedules
-from isdo.bench.peers import k_diffusion
+from isdo.bench.peers import PEERS, k_diffusion
+from isdo.bench.problems import problem, rms
+from isdo.curvature import Curvature, measure_curvature
+from isdo.path import FLOW, PATHS, VE
 from isdo.zoo.net import scaled_linear, zero_terminal_snr
 
 
@@ -93,6 +96,84 @@ def test_flow_shift_is_the_formula_and_its_own_inverse():
 def test_bad_input_is_named(call, says):
     with pytest.raises(ValueError, match=says):
         call()
+
+
+CONSTANT = Curvature((1e3, 1e-3), (2.0, 2.0))
+CUBIC = Curvature((1e3, 1e-3), (1e9, 1e-9))  # k = r^3, so that k^(1/3) d log r = dr
+
+
+@pytest.mark.parametrize("steps", [3, 6, 40])
+@pytest.mark.parametrize("curvature, measure", [(CONSTANT, np.log), (CUBIC, lambda r: r)])
+@pytest.mark.parametrize("path, low, high", [(VE, 0.03, 15.0), (FLOW, 0.01, 0.9)])
+def test_steps_have_equal_shares_of_the_curvature(steps, curvature, measure, path, low, high):
+    sigmas = schedules.curvature_sigmas(steps, low, high, curvature, path).double()
+    shares = np.diff(measure(path.noise_to_signal(sigmas[:-1]).numpy()))
+    np.testing.assert_allclose(shares, shares.mean(), rtol=2e-4)
+
+
+def test_the_last_sigma_is_where_the_errors_of_stepping_and_of_ending_there_are_least():
+    low, high, steps, kappa = 0.001, 100.0, 7, 2.0
+    last = float(schedules.curvature_sigmas(steps, low, high, CONSTANT)[-2])
+    grid = np.geomspace(low, high, 100_001)
+    length = np.log(high / grid)
+    step = schedules.STEP_ERROR * kappa * (length / (steps - 1)) ** 3  # of each of steps - 1, added in quadrature
+    total = (steps - 1) * step**2 + (kappa * np.log(grid / low)) ** 2
+    assert last == pytest.approx(grid[total.argmin()], rel=0.005)
+
+
+def test_the_last_sigma_falls_to_the_lowest_as_steps_grow():
+    last = [float(schedules.curvature_sigmas(n, 0.03, 15.0)[-2]) for n in (2, 3, 5, 8, 12, 20, 100)]
+    assert last == sorted(last, reverse=True) and last[-1] == pytest.approx(0.03, rel=0.05)
+
+
+def test_curvature_beyond_its_table_falls_as_for_gaussian_data():
+    curvature = Curvature((10.0, 1.0, 0.1), (3.0, 5.0, 2.0))
+    at = curvature.at(torch.tensor([1000.0, 10.0, 10**0.5, 1.0, 0.1, 0.01], dtype=torch.float64).log())
+    np.testing.assert_allclose(at, [3e-4, 3, 15**0.5, 5, 2, 0.2])
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_the_measured_curvature_of_a_gaussian_is_the_formula(path):
+    path, power = PATHS[path], 4.0
+
+    def gaussian(x, sigma):
+        a, s = path.signal(sigma)[:, None, None, None], sigma[:, None, None, None]
+        return a * power / (a**2 * power + s**2) * x
+
+    gaussian.path = path
+    ratios = torch.logspace(2, -2, 200, dtype=torch.float64)
+    noise = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    sigmas, a = path.from_noise_to_signal(ratios), path.signal(path.from_noise_to_signal(ratios[0]))
+    x = noise * (a**2 * power + sigmas[0] ** 2) ** 0.5
+    measured = measure_curvature(gaussian, x, sigmas)
+    r = np.array(measured.ratios)
+    # D = S x / psi^2 and x/psi stands still: dD/dlog r = -S r^2/psi^3, and sqrt(S)/psi of it reaches the end
+    expected = power**1.5 * r**2 / (power + r**2) ** 2
+    middle = expected > 0.05 * expected.max()
+    np.testing.assert_allclose(np.array(measured.values)[middle], expected[middle], rtol=0.08)
+
+
+def test_a_probe_of_the_model_beats_karras_for_dpmpp_2m():
+    case, other = problem("stationary", "ve"), problem("stationary", "ve", seed=1)
+    ends = case.sigma_min, case.sigma_max
+    curvature = measure_curvature(case.model, other.x[:6], schedules.karras(16, *ends))
+    error = {}
+    for grid, sigmas in {
+        "karras": schedules.karras(6, *ends), "curvature": schedules.curvature_sigmas(6, *ends, curvature),
+    }.items():  # fmt: skip
+        out = PEERS["dpmpp_2m"].run(case.model, case.x, sigmas.double(), case.extra_args, disable=True)
+        error[grid] = rms(out - case.reference()).median()
+    assert error["curvature"] < 0.8 * error["karras"]
+
+
+def test_a_model_that_always_says_the_same_has_no_curvature():
+    x = torch.randn(1, 3, 8, 8)
+    with pytest.raises(ValueError, match="did the model say the same"):
+        measure_curvature(lambda x, sigma: torch.ones_like(x), x, schedules.karras(12, 0.03, 10.0))
+    with pytest.raises(ValueError, match="at least 3 positive levels, not 2"):
+        measure_curvature(lambda x, sigma: x, x, torch.tensor([1.0, 0.5, 0.0]))
+    with pytest.raises(ValueError, match="ratios must fall"):
+        Curvature((1.0, 2.0), (1.0, 1.0))
 
 
 def test_counts_of_other_integer_types_are_counts():

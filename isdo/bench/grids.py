@@ -1,0 +1,185 @@
+"""Grids side by side at few calls: the stored ones, the curvature schedule, and what search over trajectories finds."""
+
+import math
+from collections import defaultdict
+from dataclasses import replace
+from functools import partial
+from itertools import product
+
+import torch
+
+from ..curvature import measure_curvature
+from ..path import PATHS
+from ..schedules import curvature_sigmas, karras
+from ..spectrum import Spectrum
+from .peers import PEERS
+from .problems import ZOO_MODELS, by_runge_kutta, rms, zoo_problem
+from .report import markdown
+from .work_precision import SAMPLERS, measure
+
+CALLS = (5, 6, 7, 8)
+JUDGED = ("isdo", "dpmpp_2m")
+GUIDANCE = ("guidance 1", "guidance 3")
+FINE = 36  # intervals of the teacher's grid; every searched grid is made of its nodes
+PROBE = 20  # levels of the run that measures the curvature
+SEED = 1000  # added to the seed: what is searched and measured on other pictures than those judged
+
+
+def teacher(problem, intervals=FINE):
+    """Return (sigmas (T,) float64, x (T, B, ...), D (T, B, ...)) of a fine Heun run, k-diffusion's own code."""
+    seen = {}
+
+    def keep(step):
+        seen[float(step["sigma"])] = step["x"].double().cpu(), step["denoised"].double().cpu()
+
+    sigmas = karras(intervals + 1, problem.sigma_min, problem.sigma_max).to(problem.x)
+    PEERS["heun"].run(problem.model, problem.x, sigmas, problem.extra_args, keep, disable=True)
+    x, denoised = (torch.stack(parts) for parts in zip(*seen.values(), strict=True))
+    return torch.tensor(list(seen), dtype=torch.float64), x, denoised
+
+
+def step_costs(sigmas, x, denoised):
+    """Return (T, T), the mean squared error of the Euler step from each node of the teacher to each later (GITS)."""
+    start, state = sigmas[:, None, None], x.flatten(1)[:, None]
+    slope = (x - denoised).flatten(1)[:, None] / start
+    landed = state + (sigmas[None, :, None] - start) * slope
+    return (landed - x.flatten(1)[None]).square().mean(2)
+
+
+def arriving_costs(sigmas, x, denoised, path):
+    """Return ``step_costs``, each band's error counted by the share S/(S + r^2) that a Gaussian lets through.
+
+    In units of x/a, in which the flow path is the other one.
+    """
+    spectrum = Spectrum(*x.shape[-2:], x.device)
+    flat = [spectrum.forward(part.flatten(0, 1)).unflatten(0, part.shape[:2]) for part in (x, denoised)]
+    power = spectrum.inner(flat[1][-1], flat[1][-1]).mean(0) / (x.shape[2] * spectrum.size)
+    costs = torch.zeros(len(sigmas), len(sigmas), dtype=torch.float64)
+    for i, sigma in enumerate(sigmas[:-1]):
+        state, slope = flat[0][i], (flat[0][i] - flat[1][i]) / sigma
+        for j in range(i + 1, len(sigmas)):
+            miss = state + (sigmas[j] - sigma) * slope - flat[0][j]
+            share = power / (path.signal(sigmas[j]) ** 2 * power + sigmas[j] ** 2)
+            costs[i, j] = (spectrum.inner(miss, miss).mean(0) * share).sum() / x[0, 0].numel()
+    return costs
+
+
+def cheapest(costs, last, nodes):
+    """Return the indices of the cheapest way of ``nodes`` nodes from node 0, by dynamic programming.
+
+    Args:
+        costs: (T, T), of the step from i to j > i.
+        last: (T,), of ending there.
+        nodes: how many, the first included.
+    """
+    ahead = torch.ones_like(costs).triu(1).bool()
+    costs = costs.masked_fill(~ahead, math.inf)
+    total, came = torch.full_like(last, math.inf), []
+    total[0] = 0
+    for _ in range(nodes - 1):
+        total, origin = (total[:, None] + costs).min(0)
+        came.append(origin)
+    way = [int((total + last).argmin())]
+    for origin in reversed(came):
+        way.append(int(origin[way[-1]]))
+    return way[::-1]
+
+
+def _levels(sigmas, way):
+    return torch.cat([sigmas[way], sigmas.new_zeros(1)]).float()
+
+
+def search(problem, reference, run, start, sweeps=2):
+    """Move each sigma of a grid but the first up and down, by less and less, while the error at the end falls.
+
+    Not a schedule but a bound: what the best grid for just this sampler, these pictures and these calls would give.
+    """
+
+    def error(sigmas):
+        x = run(problem.model, problem.x, sigmas.to(problem.x), problem.extra_args, disable=True)
+        return rms(x - reference).median().item()
+
+    best, lowest = start, error(start)
+    for sweep, i, sign in product(range(sweeps), range(1, len(start) - 1), (1, -1)):
+        trial = best.clone()
+        trial[i] *= math.exp(sign * 0.25 / 2**sweep)
+        inside = trial[i - 1] > trial[i] > trial[i + 1] and trial[i] >= 0.99 * problem.sigma_min
+        if inside and (value := error(trial)) < lowest:
+            best, lowest = trial, value
+    return best
+
+
+def make_grids(problem, other):
+    """Return {name: (sampler, calls) -> sigmas}; what has to be measured is measured on ``other``, of another seed."""
+    path, grids = PATHS[problem.path], problem.grids()
+    fine, x, denoised = teacher(other)
+    plain, arriving = step_costs(fine, x, denoised), arriving_costs(fine, x, denoised, path)
+    last = (denoised - denoised[-1]).square().flatten(1).mean(1)
+    probe = karras(PROBE, other.sigma_min, other.sigma_max)
+    curvature = measure_curvature(other.model, other.x, probe, other.extra_args)
+    ends = problem.sigma_min, problem.sigma_max
+    rows = {name: lambda _, calls, make=make: make(calls) for name, make in grids.items()}
+    rows["curvature, stored"] = lambda _, calls: curvature_sigmas(calls, *ends, path=path)
+    rows["curvature, probe"] = lambda _, calls: curvature_sigmas(calls, *ends, curvature, path)
+    rows["DP, GITS"] = lambda _, calls: _levels(fine, cheapest(plain.sqrt(), last.sqrt(), calls))
+    rows["DP, arriving"] = lambda _, calls: _levels(fine, cheapest(arriving, last, calls))
+    rows["searched"] = lambda sampler, calls: search(
+        other, denoised[-1].to(other.x), SAMPLERS[sampler].run, rows["curvature, probe"](sampler, calls)
+    )
+    return rows
+
+
+def run(seed=0, limit=None, only="", device="cpu", calls=CALLS):
+    """Measure ISDO and DPM++ 2M on every grid, on the zoo's models.
+
+    Args:
+        seed: of labels and noise.
+        limit: pictures of each problem; 8 if left out.
+        only: part of the name of the problems wanted.
+        device: where the networks run.
+        calls: model calls of each run.
+
+    Returns:
+        rows (one dict for each problem, grid, sampler and number of calls, as in `work_precision.run`) and a text.
+
+    Raises:
+        ValueError: a model that is not there, or no problem left.
+    """
+    rows = []
+    for name, guidance in product(ZOO_MODELS, GUIDANCE):
+        if only not in f"{name}, {guidance}":
+            continue
+        problem, other = (
+            replace(zoo_problem(name, guidance, s, limit or 8, device), solve=partial(by_runge_kutta, steps=32))
+            for s in (seed, seed + SEED)
+        )
+        with torch.no_grad():
+            grids = make_grids(problem, other)
+            for (grid, make), n, sampler in product(grids.items(), calls, JUDGED):
+                labels = {"suite": "grids", "problem": problem.name, "path": problem.path, "grid": grid}
+                labels |= {"calls": n, "sampler": sampler, "seed": seed}
+                sigmas = make(sampler, n).to(problem.x)
+                row = measure(problem, SAMPLERS[sampler], lambda steps, sigmas=sigmas: sigmas, n)
+                rows.append(labels | row | {"sigmas": sigmas.tolist()})
+    if not rows:
+        raise ValueError(f"no problem has {only!r} in its name: models {ZOO_MODELS}, with {GUIDANCE}")
+    return rows, text(rows)
+
+
+def text(rows):
+    """Return a markdown table: median errors, geometric mean over problems, and the mean ratio to Karras's grid."""
+    cells = {(r["problem"], r["grid"], r["calls"], r["sampler"]): r["median"] for r in rows}
+    lines = defaultdict(lambda: defaultdict(list))
+    for (problem, grid, calls, sampler), error in cells.items():
+        lines[sampler, grid][calls].append(error)
+        lines[sampler, grid]["ratio"].append(error / cells[problem, "karras", calls, sampler])
+    columns = sorted({row["calls"] for row in rows})
+    body = [
+        [SAMPLERS[sampler].label, grid, *(_mean(line[n], ".4f") for n in columns), _mean(line["ratio"], ".2f")]
+        for (sampler, grid), line in sorted(lines.items(), key=lambda item: JUDGED.index(item[0][0]))
+    ]
+    return markdown(["sampler", "grid", *map(str, columns), "to Karras"], body)
+
+
+def _mean(values, form):
+    return format(math.exp(sum(map(math.log, values)) / len(values)), form)

@@ -1,0 +1,76 @@
+"""The searched grids: dynamic programming against trying everything, costs against formulas, search never worse."""
+
+from itertools import combinations
+
+import pytest
+import torch
+
+from isdo.bench import grids
+from isdo.bench.problems import Problem
+from isdo.path import FLOW, PATHS, VE
+from isdo.schedules import karras
+
+POWER = 2.0
+
+
+@pytest.mark.parametrize("nodes", [2, 3, 5])
+def test_dynamic_programming_finds_what_trying_everything_finds(nodes):
+    generator = torch.Generator().manual_seed(nodes)
+    costs, last = torch.rand(9, 9, generator=generator), torch.rand(9, generator=generator)
+
+    def total(way):
+        return sum(costs[i, j] for i, j in zip(way, way[1:], strict=False)) + last[way[-1]]
+
+    ways = [(0, *rest) for rest in combinations(range(1, 9), nodes - 1)]
+    assert grids.cheapest(costs, last, nodes) == list(min(ways, key=total))
+
+
+def trajectory(path):
+    """The exact one of a white Gaussian: x/psi stands still, D = a S/psi^2 x."""
+    sigmas = torch.linspace(0.99, 0.02, 12, dtype=torch.float64)
+    a, psi = path.signal(sigmas), (path.signal(sigmas) ** 2 * POWER + sigmas**2).sqrt()
+    noise = torch.randn(4, 2, 6, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = psi[:, None, None, None, None] * noise
+    return sigmas, x, (a * POWER / psi**2)[:, None, None, None, None] * x, noise
+
+
+@pytest.mark.parametrize("path", [VE, FLOW])
+def test_costs_are_those_of_the_euler_step(path):
+    sigmas, x, denoised, noise = trajectory(path)
+    plain = grids.step_costs(sigmas, x, denoised)
+    for i, j in [(0, 1), (3, 9)]:
+        landed = x[i] + (sigmas[j] - sigmas[i]) * (x[i] - denoised[i]) / sigmas[i]
+        assert plain[i, j] == pytest.approx((landed - x[j]).square().mean().item())
+    arriving = grids.arriving_costs(sigmas, x, denoised, path)
+    share = denoised[-1].square().mean()  # the power of the last picture stands for S
+    share = share / (path.signal(sigmas) ** 2 * share + sigmas**2)
+    ratio = (arriving / plain / share)[torch.ones(12, 12).triu(1).bool()]
+    assert ((ratio > 0.5) & (ratio < 2)).all()  # band by band the power of a few pictures is not quite white
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_the_teacher_follows_the_exact_trajectory(name):
+    path = PATHS[name]
+
+    def model(x, sigma):
+        sigma = sigma[:, None, None, None]
+        a = path.signal(sigma)
+        return a * POWER / (a**2 * POWER + sigma**2) * x
+
+    table = torch.linspace(0.02, 0.99, 50, dtype=torch.float64)
+    *_, noise = trajectory(path)
+    x = noise * (path.signal(table[-1]) ** 2 * POWER + table[-1] ** 2).sqrt()
+    problem = Problem("white", name, model, x, table, solve=None)
+    sigmas, states, denoised = grids.teacher(problem)
+    psi = (path.signal(sigmas) ** 2 * POWER + sigmas**2).sqrt()
+    assert len(sigmas) == grids.FINE + 1 and sigmas[0] == pytest.approx(0.99) and sigmas[-1] == pytest.approx(0.02)
+    torch.testing.assert_close(states, psi[:, None, None, None, None] * noise, rtol=2e-3, atol=2e-3)
+
+    start, run = karras(5, 0.02, 0.99), grids.SAMPLERS["dpmpp_2m"].run
+
+    def error(grid):
+        return grids.rms(run(model, x, grid.double(), disable=True) - denoised[-1]).median()
+
+    found = grids.search(problem, denoised[-1], run, start)
+    assert found[0] == start[0] and found[-1] == 0 and (found.diff() < 0).all()
+    assert error(found) < 0.9 * error(start)
