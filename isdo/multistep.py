@@ -6,11 +6,14 @@ import torch
 
 from .quadrature import TAUS, step_shares, step_total
 
-# Shares of explained variance from which a fit is believed; trust grows linearly from there to one. A band that falls
-# short ends on D itself, as every host expects, instead of on the exact end of a Gaussian.
-BAND_COHERENT = 0.7
+# Shares of explained variance from which a fit is believed; trust grows linearly from there to one. What falls short is
+# stepped with S = 0 and ends on D itself, as every host expects: on trained nets a half-believed fit costs accuracy.
+BAND_COHERENT = 0.9
 # One number a mode explains half of anything, so a fit of each mode by itself has to be all but perfect.
 MODE_COHERENT = 0.95
+# Signal-to-noise ratio a/s below which the model has seen nothing of the picture: what it said there is so far from what it
+# says next that the steps from there are done again as long as the history reaches back to them.
+BLIND = 0.02
 
 
 @dataclass
@@ -125,7 +128,7 @@ class Multistep:
         spread = self.spectrum.spread
         self.band_power = power * band_trust * self.fitted
         self.power = torch.lerp(spread(self.band_power, own), own, spread(mode_trust * self.fitted, own))
-        self.trust = spread(torch.maximum(band_trust, mode_trust), own)
+        self.trust = spread(torch.maximum(band_trust, mode_trust) * self.fitted, own)
 
     def residual(self, evaluation):
         """Return m = D - S e at the corrected x, the quantity that a Gaussian leaves constant.
@@ -156,10 +159,13 @@ class Multistep:
     def correct(self):
         """Do the last steps again, oldest first, with the newest evaluation in the interpolation: one order more."""
         residuals = [(e.sigma, self.residual(e)) for e in self.history[: self.settings.order + 1]]
-        for i in range(min(self.settings.corrector, len(self.history) - 1), 0, -1):
+        first, steps = self.history[-1], len(self.history) - 1
+        if self.settings.corrector == 0 or first.signal > BLIND * first.sigma:
+            steps = min(steps, self.settings.corrector)
+        for i in range(steps, 0, -1):
             self.history[i - 1].corrected = self.step(self.history[i], self.history[i - 1].sigma, residuals)
 
     def predict(self, end):
-        """Return x (modes) at the next sigma; at 0, D as far as the fit is not to be trusted."""
+        """Return x (modes) at the next sigma. The step to 0 is of first order: no m is extrapolated to where no call was."""
         nodes = self.history[: self.settings.order if end > 0 else 1]
         return self.step(self.history[0], end, [(e.sigma, self.residual(e)) for e in nodes])

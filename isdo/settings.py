@@ -44,8 +44,8 @@ FIELDS = (
         choices=("auto", "ve", "flow"),
     ),
     Field(
-        "modes", 1_048_576, int, "Modes", "ISDO modes",
-        "how many of the lowest frequencies get a measured factor; the rest are stepped as by DPM-Solver", low=0, high=2**31,
+        "modes", 65_536, int, "Modes", "ISDO modes",
+        "how many of the lowest frequencies get a measured factor; the rest run with power 0", low=0, high=2**31,
     ),
     Field(
         "order", 3, int, "Order", "ISDO order",
