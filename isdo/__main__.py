@@ -158,7 +158,15 @@ def _frechet(args):
     return rows, frechet.table(rows)
 
 
-BENCHES = {"analytic": _accuracy, "zoo": _accuracy, "speed": _speed, "sweep": _sweep, "frechet": _frechet}
+def _grids(args):
+    from .bench import grids
+
+    return grids.run(seed=args.seed or 0, limit=args.limit, only=args.only or "", device=args.device)
+
+
+BENCHES = {
+    "analytic": _accuracy, "zoo": _accuracy, "grids": _grids, "speed": _speed, "sweep": _sweep, "frechet": _frechet,
+}  # fmt: skip
 
 
 def bench(args):
