@@ -155,7 +155,7 @@ def _frechet(args):
         seed=args.seed or 0, reuse=kept, save=save, device=args.device,
     )  # fmt: skip
     rows = frechet.merged(kept, rows)
-    return rows, frechet.table(rows)
+    return rows, frechet.page(rows)
 
 
 def _grids(args):

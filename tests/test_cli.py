@@ -94,7 +94,9 @@ def test_every_setting_has_a_flag_that_reaches_it():
     ("bench --suite none", "'none'"),
     ("bench --suite speed --plot a.png", "--plot"),
     ("bench --json nowhere/a.json", "does not exist"),
+    ("bench --suite sweep --doc nowhere/a.md", "does not exist"),
     ("train", "--model"),
+    ("train --model classifier --processes 2 --out {tmp}/a.safetensors", "in one go"),
     ("train --model eps --font nowhere.ttf --out {tmp}/a.safetensors", "nowhere.ttf is missing"),
 ])  # fmt: skip
 def test_wrong_arguments_get_one_clear_line(capsys, tmp_path, monkeypatch, arguments, says):

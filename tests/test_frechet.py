@@ -5,11 +5,13 @@ import math
 import pytest
 import torch
 
+from isdo import __main__ as cli
 from isdo import zoo
 from isdo.bench import classifier, frechet
 from isdo.bench.moments import Moments, moments, sampling_bias
 from isdo.bench.moments import frechet as distance
 from isdo.bench.peers import PEERS
+from isdo.bench.report import read_json
 from isdo.path import VE
 from isdo.zoo.data import Emoji
 from isdo.zoo.net import CLASSES, scaled_linear
@@ -135,7 +137,7 @@ def test_training_learns_and_its_file_holds_all_that_the_bench_needs(tmp_path, m
     features, classes = judge(pictures)
     assert features.shape == (2, classifier.FEATURES) and classes.tolist() == [0, 1]
     again = moments(torch.cat([judge(pictures[i : i + 1])[0] for i in (0, 1)]), torch.ones(2))
-    torch.testing.assert_close(judge.real.mean, again.mean, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(judge.real.mean, again.mean, rtol=1e-3, atol=1e-4)
     assert out.stat().st_size < 2**19
     assert [p.name for p in tmp_path.iterdir()] == [out.name]
 
@@ -156,7 +158,7 @@ def judge():
     net = classifier.Classifier().eval().requires_grad_(False)
     real = classifier.features_of(net, emoji())
     odds = torch.zeros(len(CLASSES)).index_fill(0, torch.tensor([0, 1]), 0.5)
-    return classifier.Judge(net, real, odds, {"floor": 0.1})
+    return classifier.Judge(net, real, odds, {"floor": 0.1, "accuracy": 0.7})
 
 
 SOME = {name: frechet.SAMPLERS[name] for name in ("isdo", "ipndm_3")}
@@ -201,8 +203,27 @@ def test_the_table_names_every_sampler_and_the_floors(judge):
     text = frechet.table(rows, judge)
     head = next(line for line in text.splitlines() if line.startswith("| model calls"))
     assert head == "| model calls | 2 | 3 |"
-    assert "| ISDO |" in text and "| iPNDM-3 |" in text and "4 calls of Heun" in text and "0.100" in text
-    assert text.count("guidance 1") == 1
+    assert "| ISDO |" in text and "| iPNDM-3 |" in text and "Heun, 4 calls" in text and "0.100" in text
+    assert text.count("## ") == 1
+    assert text in frechet.page(rows, judge) and "python -m isdo bench --suite frechet" in frechet.page(rows, judge)
+
+
+def test_the_command_goes_on_from_its_file_and_keeps_other_tasks(judge, monkeypatch, tmp_path, capsys):
+    run, asked = frechet.run, []
+
+    def small(model, **options):
+        asked.append(len(options["reuse"]))
+        return run(Known(), (2,), samplers=SOME, converged=0, judge=judge, **options)
+
+    monkeypatch.setattr(frechet, "run", small)
+    monkeypatch.setattr(frechet.classifier, "load", lambda: judge)
+    rows, doc = tmp_path / "rows.json", tmp_path / "page.md"
+    command = ["bench", "--suite", "frechet", "--device", "cpu", "--json", str(rows), "--doc", str(doc), "--limit"]
+    for count in ("4", "4", "6"):
+        assert cli.main([*command, count]) == 0
+    assert asked == [0, 2, 2] and len(read_json(rows)) == 4
+    assert [f"{count} pictures" in doc.read_text(encoding="utf-8") for count in (4, 6)] == [True, True]
+    assert doc.read_text(encoding="utf-8") in capsys.readouterr().out
 
 
 @needs_weights

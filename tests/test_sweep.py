@@ -11,7 +11,7 @@ from isdo.bench.problems import problem
 from isdo.bench.work_precision import ISDO, limited, measure
 from isdo.settings import FIELDS
 
-PROBLEM = "data set"
+PROBLEM = "stationary"
 VARIANTS, MAKERS = sweep.variants(), sweep.makers()  # before a fixture puts others in their place
 
 
@@ -70,7 +70,7 @@ def test_each_variant_differs_in_the_one_setting_it_names():
         assert len(changed) == 1 and name == " ".join(map(str, *changed.items()))
     tried = {next(iter(settings.changed())) for settings in found.values()}
     assert tried == {field.key for field in FIELDS} - set(sweep.FIXED)
-    assert set(sweep.NUMBERS) <= set(asdict(Settings()))
+    assert set(sweep.VALUES) <= set(asdict(Settings()))
 
 
 def test_the_sweep_covers_both_paths_and_both_suites():

@@ -144,13 +144,31 @@ def merged(old, new):
 
 
 def table(rows, judge=None):
-    """Return markdown: for each task, Fréchet distances (and accuracies) by sampler and calls, with what no sampler can
-    go below."""
+    """Return markdown: for each task the Fréchet distances and accuracies by sampler and calls, then what they can be
+    held against."""
     judge = judge or classifier.load()
-    parts = []
-    for _, group in itertools.groupby(sorted(rows, key=_set), key=_set):
-        parts.append(_table(list(group), judge))
-    return "\n\n".join(parts)
+    tasks = itertools.groupby(sorted(rows, key=_set), key=_set)
+    return "\n\n".join(_table(list(group), judge) for _, group in tasks)
+
+
+def page(rows, judge=None):
+    """Return the page of the docs: what was measured, the tables, how to do it again."""
+    judge = judge or classifier.load()
+    return f"""# Quality of sets of pictures
+
+This page is written by the bench; run it again with
+
+    python -m isdo bench --suite frechet --model eps --json out/frechet.json --doc docs/frechet.md
+
+which goes on from the rows in the file, so that models and guidance can be added one by one. A cell is the Fréchet
+distance between the pictures drawn and the real ones, smaller is better, and in parentheses the share of pictures that
+the classifier takes for the class asked for. All samplers start from the same noise and draw the classes as often as
+the data have them. The features are the last layer but one ({classifier.FEATURES} numbers) of a small classifier that
+knows {judge.about["accuracy"]:.0%} of the emoji held out from its training. Distances of sets of different sizes cannot
+be compared: small sets have larger ones. Many calls do not bring the distance to zero either, since what is drawn then
+is the model's own distribution.
+
+{table(rows, judge)}"""
 
 
 def _table(rows, judge):
@@ -161,13 +179,13 @@ def _table(rows, judge):
         [label, *(_cell(cells.get((sampler, n))) for n in calls)]
         for sampler, label in sorted(samplers.items(), key=lambda item: [*SAMPLERS, item[0]].index(item[0]))
     ]
-    title = f"{first['model']}, guidance {first['guidance']:g}, {first['grid']} grid, {first['images']} pictures"
-    notes = [f"{row['calls']} calls of Heun: {_cell(row)}." for row in rows if row["sampler"] == "converged"]
     bias = sampling_bias(judge.real, first["images"])
-    notes.append(f"As many draws from the Gaussian of the real features: {bias:.3f}, the bias of a set of that size.")
-    notes.append(f"One half of the real pictures against the other: {judge.about['floor']:.3f}.")
-    lines = [f"Fréchet distance (share of pictures recognised as the class asked for): {title}."]
-    return "\n\n".join([*lines, markdown(["model calls", *map(str, calls)], body), " ".join(notes)])
+    notes = [f"- Heun, {row['calls']} calls: {_cell(row)}" for row in rows if row["sampler"] == "converged"] + [
+        f"- {first['images']} draws from the Gaussian of the real features, the bias of a set of that size: {bias:.3f}",
+        f"- one half of the real pictures against the other: {judge.about['floor']:.3f}",
+    ]
+    title = f"{first['model']}, guidance {first['guidance']:g}, {first['grid']} grid, {first['images']} pictures"
+    return "\n\n".join([f"## {title}", markdown(["model calls", *map(str, calls)], body), "\n".join(notes)])
 
 
 def _cell(row):
