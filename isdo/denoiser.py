@@ -158,9 +158,7 @@ class Denoiser:
             raise ValueError(f"labels must be integers, not {labels.dtype}")
         for name, value in (("sigma", sigma), ("labels", labels), ("guidance", guidance)):
             if isinstance(value, torch.Tensor) and value.shape not in ((len(x),), ()):
-                raise ValueError(
-                    f"{name} must be one number or {len(x)}, one for each picture, not {tuple(value.shape)}"
-                )
+                raise ValueError(f"{name} must be one number or {len(x)}, one for each picture, not {tuple(value.shape)}")
 
     def __call__(self, x, sigma, labels=None, guidance=1.0):
         """Return D(x; sigma) in x's shape and dtype; the network itself runs in its own dtype.

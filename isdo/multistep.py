@@ -148,12 +148,13 @@ class Multistep:
     def step(self, start, end, residuals):
         """Return x (modes) at sigma ``end`` from the corrected x of ``start``; residuals are (sigma, m), newest first.
 
-        How the total is shared among the nodes depends little on S: it is computed once a band.
+        How the total is shared among the nodes depends little on S: it is computed once a band. Where tau has no value at
+        ``end``, the first node has it all.
         """
         ratio, total = step_total(self.path, start.sigma, end, self.power)
         nodes = [sigma for sigma, _ in residuals]
         shares = step_shares(self.path, start.sigma, end, nodes, self.band_power, self.tau)
-        mean = sum(self.spectrum.spread(share, m) * m for share, (_, m) in zip(shares, residuals))
+        mean = sum(self.spectrum.spread(share, m) * m for share, (_, m) in zip(shares, residuals, strict=False))
         return ratio * start.corrected + total * mean
 
     def correct(self):

@@ -1,5 +1,7 @@
 """sample_isdo: what hosts and people call."""
 
+from itertools import pairwise
+
 import torch
 from tqdm.auto import trange
 
@@ -13,12 +15,14 @@ SOLVERS = {"multistep": Multistep}
 
 def _check_sigmas(sigmas, path):
     """Return the sigmas as floats, up to the first zero."""
-    values = torch.as_tensor(sigmas).detach().to("cpu", torch.float64).flatten().tolist()
+    if not torch.is_tensor(sigmas):  # numbers by themselves would become float32 ones
+        sigmas = torch.as_tensor(sigmas, dtype=torch.float64)
+    values = sigmas.detach().to("cpu", torch.float64).flatten().tolist()
     if not values:
         raise ValueError("sigmas is empty: give a falling sequence, the first where x is and usually 0 at the end")
     if not all(0 <= v < float("inf") for v in values):  # false for NaN too
         raise ValueError(f"sigmas must be finite and not negative, and are {_short(values)}: check the schedule")
-    if any(after > before for before, after in zip(values, values[1:])):
+    if any(after > before for before, after in pairwise(values)):
         raise ValueError(f"sigmas must fall, and are {_short(values)}: sort them, largest first")
     if values[0] > path.sigma_limit:
         raise ValueError(
@@ -29,7 +33,8 @@ def _check_sigmas(sigmas, path):
 
 
 def _short(values):
-    return "[" + ", ".join(f"{v:g}" for v in (values if len(values) <= 8 else values[:7])) + (", ...]" if len(values) > 8 else "]")
+    shown = [f"{v:g}" for v in values[:8]] + (["..."] if len(values) > 8 else [])
+    return f"[{', '.join(shown)}]"
 
 
 def _check_x(x):

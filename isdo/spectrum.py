@@ -105,7 +105,9 @@ def _radial_bands(basis, height, width, device):
     """
     radius, multiplicity = BASES[basis].modes(height, width)
     index = (radius * max(height, width)).round().long()
-    size = torch.zeros(int(index.max()) + 1, dtype=torch.float64).index_add_(0, index, multiplicity)
+    # a number and its mirror image, or a real part and an imaginary part that is 0, are one degree of freedom
+    freedom = multiplicity / BASES[basis].parts
+    size = torch.zeros(int(index.max()) + 1, dtype=torch.float64).index_add_(0, index, freedom)
     return index.to(device), multiplicity.to(device, precision(device)), size.to(device, precision(device))
 
 

@@ -21,8 +21,7 @@ def _open(name):
     file = FOLDER / f"{name}.safetensors"
     if not file.exists():
         raise ValueError(
-            f"the zoo's model {name!r} has no weights here: "
-            f"make them with python -m isdo train --model {name} --out {file}"
+            f"the zoo's model {name!r} has no weights here: make them with python -m isdo train --model {name} --out {file}"
         )
     return safe_open(file, "pt")
 
@@ -71,9 +70,7 @@ def load(name, zero_terminal_snr=False):
     alphas_cumprod = None if PREDICTIONS[name].path.fade else scaled_linear()
     if zero_terminal_snr:
         if name != "v":
-            raise ValueError(
-                f"zero_terminal_snr is for the model 'v', not {name!r}: only v is defined where no signal is left"
-            )
+            raise ValueError(f"zero_terminal_snr is for the model 'v', not {name!r}: only v is defined where no signal is left")
         alphas_cumprod = zero_snr(alphas_cumprod)
     net = Net(metadata["prediction"], alphas_cumprod)
     net.trunk.load_state_dict(state)

@@ -11,10 +11,7 @@ import torch
 SIZE = 32
 FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 GROUPS = Path("/usr/share/unicode/emoji/emoji-test.txt")
-LICENCE = (
-    "Noto Color Emoji, Copyright Google Inc., SIL Open Font License 1.1; "
-    "groups: Unicode emoji-test.txt, Unicode License"
-)
+LICENCE = "Noto Color Emoji, Copyright Google Inc., SIL Open Font License 1.1; groups: Unicode emoji-test.txt, Unicode License"
 _GROUP_NAMES = (
     "Smileys & Emotion", "People & Body", "Animals & Nature", "Food & Drink", "Travel & Places",
     "Activities", "Objects", "Symbols", "Flags",

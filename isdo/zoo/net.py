@@ -82,9 +82,7 @@ class Trunk(nn.Module):
         self.inlet = nn.Conv2d(12, c1, 3, padding=1)  # 2x2 pixels are one cell: a quarter of the work, little lost
         self.down1, self.down2, self.down3 = (Block(a, b, embedding) for a, b in ((c1, c1), (c1, c2), (c2, c3)))
         self.middle, self.middle_attention = Block(c3, c3, embedding), Attention(c3, heads)
-        self.up3, self.up2, self.up1 = (
-            Block(a, b, embedding) for a, b in ((2 * c3, c3), (c3 + c2, c2), (c2 + c1, c1))
-        )
+        self.up3, self.up2, self.up1 = (Block(a, b, embedding) for a, b in ((2 * c3, c3), (c3 + c2, c2), (c2 + c1, c1)))
         self.up2_attention = Attention(c2, heads)
         self.outlet_norm, self.outlet = group_norm(c1), nn.Conv2d(c1, 12, 3, padding=1)
         nn.init.zeros_(self.outlet.weight)

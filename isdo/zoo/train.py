@@ -42,9 +42,9 @@ class Config:
 CONFIGS = {
     config.model: config
     for config in (
-        Config("eps", steps=10_000),
-        Config("v", steps=2_500, start="eps", rate=7e-4),
-        Config("flow", steps=2_500, start="eps", rate=7e-4),
+        Config("eps", steps=4_600),
+        Config("v", steps=1_000, start="eps", rate=7e-4),
+        Config("flow", steps=1_000, start="eps", rate=7e-4),
     )
 }
 
