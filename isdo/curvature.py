@@ -8,7 +8,10 @@ from .path import detect_path
 from .sampling import sample_isdo
 from .spectrum import Spectrum
 
-RATIO_LIMIT = 1e3  # the pure-noise end of the flow path, r = infinity, counts as this: nothing is known or turns beyond
+# All beyond counts as this, the pure-noise end of the flow path (r = infinity) and zero terminal SNR (4518) too: D hardly
+# turns there and a step through it costs little, however many logarithms it is long. At 1000, five to eight calls lose a
+# step or two to it; at 10 the ordinary start at 14.6 suffers.
+RATIO_LIMIT = 30.0
 FLOOR = 1e-3  # of the largest value: where D seemed to stand still in the probe, steps still grow no more than tenfold
 
 
@@ -79,8 +82,8 @@ def measure_curvature(model, x, sigmas, extra_args=None):
     sigmas = torch.as_tensor(sigmas).double().cpu()
     sigmas = sigmas[sigmas > 0]
     log_ratio = noise_to_signal(path, sigmas).log()
-    if len(log_ratio) < 3:
-        raise ValueError(f"sigmas must hold at least 3 positive levels, not {len(log_ratio)}: take 12 to 30")
+    if len(log_ratio.unique()) < 3:
+        raise ValueError(f"sigmas must hold 3 levels or more with s/a up to {RATIO_LIMIT:g}: take 12 to 30")
     answers = []
 
     def keep(step):
@@ -92,7 +95,9 @@ def measure_curvature(model, x, sigmas, extra_args=None):
     power = spectrum.inner(answers[-1], answers[-1]) / (answers[-1].shape[1] * spectrum.size)
     values = []
     for before, after, h, r in zip(answers[:-1], answers[1:], steps.tolist(), mid.tolist(), strict=True):
+        if h == 0:
+            continue  # both beyond RATIO_LIMIT
         change = spectrum.inner(after - before, after - before) * (power / (power + r**2).clamp(min=1e-30))
         values.append((change.sum(1) / x[0].numel()).sqrt().median() / h)
     values = torch.stack(values).cpu().double()
-    return Curvature(tuple(mid.tolist()), tuple(values.clamp(min=FLOOR * values.max()).tolist()))
+    return Curvature(tuple(mid[steps > 0].tolist()), tuple(values.clamp(min=FLOOR * values.max()).tolist()))

@@ -112,7 +112,7 @@ def test_steps_have_equal_shares_of_the_curvature(steps, curvature, measure, pat
 
 
 def test_the_last_sigma_is_where_the_errors_of_stepping_and_of_ending_there_are_least():
-    low, high, steps, kappa = 0.001, 100.0, 7, 2.0
+    low, high, steps, kappa = 0.001, 25.0, 7, 2.0
     last = float(schedules.curvature_sigmas(steps, low, high, CONSTANT)[-2])
     grid = np.geomspace(low, high, 100_001)
     length = np.log(high / grid)
@@ -124,6 +124,14 @@ def test_the_last_sigma_is_where_the_errors_of_stepping_and_of_ending_there_are_
 def test_the_last_sigma_falls_to_the_lowest_as_steps_grow():
     last = [float(schedules.curvature_sigmas(n, 0.03, 15.0)[-2]) for n in (2, 3, 5, 8, 12, 20, 100)]
     assert last == sorted(last, reverse=True) and last[-1] == pytest.approx(0.03, rel=0.05)
+
+
+def test_far_beyond_the_data_a_step_is_free():
+    near, far = (schedules.curvature_sigmas(6, 0.03, high) for high in (30.0, 4518.8))
+    assert far[0] == torch.tensor(4518.8) and torch.equal(near[1:], far[1:])
+    x = 4518.8 * torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    probe = measure_curvature(lambda x, sigma: x / (1 + sigma**2), x, schedules.karras(20, 0.03, 4518.8))
+    assert 10 < probe.ratios[0] < 30
 
 
 def test_curvature_beyond_its_table_falls_as_for_gaussian_data():
@@ -170,7 +178,7 @@ def test_a_model_that_always_says_the_same_has_no_curvature():
     x = torch.randn(1, 3, 8, 8)
     with pytest.raises(ValueError, match="did the model say the same"):
         measure_curvature(lambda x, sigma: torch.ones_like(x), x, schedules.karras(12, 0.03, 10.0))
-    with pytest.raises(ValueError, match="at least 3 positive levels, not 2"):
+    with pytest.raises(ValueError, match="sigmas must hold 3 levels or more"):
         measure_curvature(lambda x, sigma: x, x, torch.tensor([1.0, 0.5, 0.0]))
     with pytest.raises(ValueError, match="ratios must fall"):
         Curvature((1.0, 2.0), (1.0, 1.0))
