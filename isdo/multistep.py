@@ -1,5 +1,6 @@
 """One ISDO step: fit the power, correct, predict; one model call each."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,10 @@ MODE_COHERENT = 0.95
 # Signal-to-noise ratio a/s below which the model has seen nothing of the picture: what it said there is so far from what it
 # says next that the steps from there are done again as long as the history reaches back to them.
 BLIND = 0.02
+
+
+# A step in log sigma that is shorter than this share of the one before it, or than this, is none: see `is_twin`.
+TWIN_SHARE, TWIN_STEP = 0.05, 1e-5
 
 
 @dataclass
@@ -71,6 +76,16 @@ def fit_modes(change_denoised, change_noise, spectrum):
     return power, 1 - spectrum.inner(miss, miss) / size
 
 
+def is_twin(sigmas):
+    """Say whether the newest of the sigmas (newest first) is so close to the next that both are one node.
+
+    What a call said carries the error of the step before it. Over a far shorter step that error, or mere rounding, would
+    be taken for a slope and extrapolated: it grows as the quotient of the steps.
+    """
+    steps = [math.log(old / new) for new, old in zip(sigmas, sigmas[1:3], strict=False)]
+    return bool(steps) and steps[0] < max([TWIN_STEP, *(TWIN_SHARE * step for step in steps[1:])])
+
+
 class Multistep:
     """Predictor and corrector with an integrating factor per band; theory page, sections 2 to 5.
 
@@ -102,8 +117,8 @@ class Multistep:
         """
         signal = self.path.signal(sigma)
         noise = (state - signal * denoised) * (signal / sigma**2)
-        if self.history and self.history[0].sigma == sigma:
-            del self.history[0]  # a repeated sigma: no step lies between, and two nodes in one place are none
+        if is_twin([sigma, *(e.sigma for e in self.history)]):
+            del self.history[0]
         self.history.insert(0, Evaluation(sigma, signal, state, denoised, noise, state))
         if self.power is None:
             self.band_power = state.new_zeros(len(state), self.spectrum.count, dtype=self.spectrum.precision)

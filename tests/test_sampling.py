@@ -1,0 +1,468 @@
+"""The contract of sample_isdo: what it calls, what it takes, what it refuses, what it leaves alone."""
+
+import itertools
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from isdo import Settings, sample_isdo, sampling, schedules
+from isdo.path import PATHS
+
+torch.set_grad_enabled(False)
+VARIANTS = [
+    Settings(),
+    Settings(power="zero", order=1, corrector=0),
+    Settings(power="zero", tau="log", order=2, corrector=0),
+    Settings(order=4, corrector=3, tau="root"),
+    Settings(order=2, tau="cube root", modes=20),
+    Settings(tau="log1p", basis="cosine", response=0.0),
+]
+all_variants = pytest.mark.parametrize("settings", VARIANTS, ids=lambda settings: str(settings.changed() or "defaults"))
+both_paths = pytest.mark.parametrize("path", PATHS)
+SHAPES = [(3, 6, 10), (4, 7, 5), (1, 1, 1), (16, 4, 4), (1, 9, 2), (2, 3, 4, 5)]
+all_shapes = pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map(str, shape)))
+# what is left of a Gaussian's exact solution: D is rounded in each call, and the fit divides differences of it
+PRECISION = {torch.float16: 0.05, torch.bfloat16: 0.4, torch.float32: 2e-4, torch.float64: 1e-9}
+
+
+def grid(steps, start=3.0, last=0.05, end=(0.0,)):
+    ramp = torch.linspace(start**0.5, last**0.5, steps, dtype=torch.float64) ** 2
+    return torch.cat([ramp, torch.tensor(end, dtype=torch.float64)])
+
+
+def run(model, x, sigmas, settings=None, **kwargs):
+    return sample_isdo(model, x, sigmas, disable=True, settings=settings, **kwargs)
+
+
+class Recorder:
+    """A model and a callback that note what they are given, in order."""
+
+    def __init__(self, model):
+        self.model, self.seen = model, []
+        self.path = getattr(model, "path", PATHS["ve"])
+
+    def __call__(self, x, sigma, **extra_args):
+        self.seen.append(("model", x, sigma, extra_args))
+        return self.model(x, sigma)
+
+    def callback(self, info):
+        self.seen.append(("callback", info))
+
+
+# Calls and callbacks
+
+
+TABLE = torch.linspace(0.03, 14.6, 1000)
+SCHEDULES = [
+    lambda steps: schedules.karras(steps, 0.03, 14.6),
+    lambda steps: schedules.exponential(steps, 0.002, 120.0),
+    lambda steps: schedules.simple(steps, TABLE),
+    lambda steps: schedules.flow(steps, shift=3.0),
+    lambda steps: schedules.karras(steps + 1, 0.03, 14.6)[:-1],  # ends above 0
+]
+
+
+def check_calls(x, sigmas, model):
+    levels, seen = [], []
+
+    def noting(x, sigma):
+        levels.append(sigma[0].item())
+        return model(x, sigma)
+
+    out = run(noting, x, sigmas, callback=lambda info: seen.append(info["i"]))
+    assert levels == sigmas[:-1].tolist() and seen == list(range(len(sigmas) - 1)) and 0 not in levels
+    assert out.isfinite().all()
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 6, 8, 20, 150])
+def test_one_call_and_one_callback_a_step_and_never_at_zero(steps, rational):
+    for make in SCHEDULES[: 1 if steps > 20 else None]:
+        check_calls(torch.ones(1, 1, 2, 2), make(steps), rational)
+
+
+def test_the_loop_makes_its_calls_for_every_number_of_steps(monkeypatch):
+    class Still:
+        """A solver that costs nothing: what is counted is the loop's."""
+
+        def __init__(self, *_):
+            pass
+
+        def reset(self):
+            pass
+
+        def observe(self, sigma, state, denoised):
+            self.state = state
+
+        def predict(self, end):
+            return self.state
+
+    monkeypatch.setitem(sampling.SOLVERS, "multistep", Still)
+    for steps in range(1, 151):
+        check_calls(torch.ones(1, 1, 1, 1), SCHEDULES[steps % 5](steps), lambda x, sigma: x)
+
+
+@all_variants
+def test_each_call_is_followed_by_its_callback(settings, rational):
+    x, recorder = torch.randn(3, 2, 5, 4), Recorder(rational)
+    sigmas = grid(7)
+    out = run(recorder, x, sigmas, settings, callback=recorder.callback, extra_args={"cond": 1})
+    assert [kind for kind, *_ in recorder.seen] == ["model", "callback"] * 7
+    pairs = zip(recorder.seen[::2], recorder.seen[1::2], strict=True)
+    for i, ((_, state, sigma, extra_args), (_, info)) in enumerate(pairs):
+        assert set(info) == {"x", "i", "sigma", "sigma_hat", "denoised"} and info["i"] == i and extra_args == {"cond": 1}
+        assert sigma.shape == (3,) and (sigma == sigmas[i].float()).all()
+        assert info["sigma"] == info["sigma_hat"] == sigmas[i].float() and info["sigma"].ndim == 0
+        assert torch.equal(info["x"], state) and torch.equal(info["denoised"], rational(state, sigma))
+    assert torch.equal(recorder.seen[0][1], x) and out.shape == x.shape
+
+
+@pytest.mark.parametrize("zeros", [1, 2, 3])
+def test_the_first_zero_is_the_end(zeros, rational):
+    x, recorder = torch.randn(1, 1, 3, 3), Recorder(rational)
+    out = run(recorder, x, grid(5, end=(0.0,) * zeros), callback=recorder.callback)
+    assert len(recorder.seen) == 2 * 5
+    assert torch.equal(out, run(rational, x, grid(5)))
+
+
+@pytest.mark.parametrize("sigmas", [[2.0], [0.0], [0.0, 0.0]])
+def test_a_schedule_without_steps_gives_a_copy_of_x(sigmas):
+    x = torch.randn(1, 1, 3, 3)
+    out = run(None, x, sigmas)
+    assert torch.equal(out, x) and out.data_ptr() != x.data_ptr()
+
+
+@both_paths
+def test_a_single_step_to_zero_is_denoised_itself(path, gaussian, normal):
+    model, start = gaussian(path, (2, 3, 5)), 1.0 if path == "flow" else 4518.0
+    x = start * normal(2, 2, 3, 5)
+    denoised = model(x, torch.full((2,), start))
+    torch.testing.assert_close(run(model, x, [start, 0.0]), denoised, rtol=0, atol=1e-11)
+
+
+def test_sigmas_may_be_a_list_or_a_tensor_of_any_kind(rational):
+    x = torch.randn(2, 1, 4, 4)
+    want = run(rational, x, [2.0, 1.0, 0.5, 0.25, 0.0])
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        assert torch.equal(run(rational, x, torch.tensor([2.0, 1.0, 0.5, 0.25, 0.0], dtype=dtype)), want)
+
+
+# Shapes and dtypes
+
+
+@both_paths
+@all_shapes
+@pytest.mark.parametrize("dtype", PRECISION, ids=str)
+def test_any_shape_and_dtype_comes_back_as_it_came_and_right(path, shape, dtype, gaussian, normal):
+    model, start = gaussian(path, shape), 1.0 if path == "flow" else 3.0
+    x = (start * normal(2, *shape)).to(dtype)
+    dtypes = set()
+
+    def noting(x, sigma):
+        dtypes.add(x.dtype)
+        return model(x, sigma)
+
+    out = run(noting, x, grid(12, start), Settings(path=path))
+    exact = model.exact(x, start, 0.0)
+    assert out.shape == x.shape and out.dtype == dtype and dtypes == {dtype}
+    assert (out.double() - exact).abs().max() < PRECISION[dtype] * exact.abs().max()
+
+
+@all_variants
+def test_inputs_are_not_modified(settings, rational):
+    for dtype in (torch.float16, torch.float32, torch.float64):
+        x, sigmas, cond = torch.randn(2, 2, 4, 5).to(dtype), grid(6), torch.randn(2)
+        extra_args = {"cond": cond}
+        before = x.clone(), sigmas.clone(), cond.clone()
+        out = run(lambda x, sigma, cond: rational(x, sigma), x, sigmas, settings, extra_args=extra_args)
+        assert all(torch.equal(now, then) for now, then in zip((x, sigmas, cond), before, strict=True))
+        assert extra_args == {"cond": cond} and extra_args["cond"] is cond and out.data_ptr() != x.data_ptr()
+
+
+def test_strided_pictures(rational):
+    x = torch.randn(4, 10, 6, 2, dtype=torch.float64).permute(0, 3, 1, 2)
+    assert torch.equal(run(rational, x, grid(5)), run(rational, x.contiguous(), grid(5)))
+
+
+# Neighbours in the batch
+
+
+@all_shapes
+@pytest.mark.parametrize("basis", ["fourier", "cosine"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_picture_is_bit_equal_whatever_the_batch_holds(shape, basis, dtype, rational, normal):
+    settings = Settings(basis=basis)
+    batch = (3 * normal(5, *shape) * torch.tensor([1.0, 1e-3, 1.0, 50.0, 0.0]).view(-1, *[1] * len(shape))).to(dtype)
+    alone = run(rational, batch[2:3], grid(8), settings)
+    assert torch.equal(run(rational, batch, grid(8), settings)[2:3], alone)
+    assert torch.equal(run(rational, batch.roll(2, 0), grid(8), settings)[4:5], alone)
+
+
+@pytest.mark.parametrize("settings", [Settings(), Settings(basis="cosine")], ids=["fourier", "cosine"])
+def test_a_picture_is_bit_equal_where_threads_share_the_work(settings, rational, normal):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        batch = normal(3, 4, 64, 72).float()
+        together = run(rational, batch, grid(4), settings)
+        for i in range(3):
+            assert torch.equal(run(rational, batch[i : i + 1], grid(4), settings), together[i : i + 1])
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_the_fit_of_a_picture_does_not_depend_on_its_neighbours(gaussian, normal):
+    """Two Gaussians of other spectra in one batch are both solved exactly."""
+    models = [gaussian("ve", (2, 4, 6)) for _ in range(2)]
+    x = 3 * normal(4, 2, 4, 6)
+
+    def model(x, sigma):
+        return torch.cat([own(x[i::2], sigma[i::2]) for i, own in enumerate(models)])[[0, 2, 1, 3]]
+
+    out = run(model, x, grid(4))
+    for i, own in enumerate(models):
+        torch.testing.assert_close(out[i::2], own.exact(x[i::2], 3.0, 0.0), rtol=0, atol=1e-10)
+
+
+# Schedules at the edges
+
+
+@pytest.mark.parametrize("start", [4518.0, 120.0, 14.6, 2.0, 0.3, 0.06])
+@pytest.mark.parametrize("end", [0.0, 0.04])
+def test_ve_from_zero_terminal_snr_to_the_weakest_img2img(start, end, gaussian, normal):
+    model = gaussian("ve", (3, 6, 9))
+    x = normal(3, 6, 9) + start * normal(2, 3, 6, 9)
+    sigmas = schedules.karras(6, 0.05, start).double()
+    sigmas[0], sigmas[-1] = start, end
+    torch.testing.assert_close(run(model, x, sigmas), model.exact(x, start, end), rtol=0, atol=5e-9)
+
+
+@pytest.mark.parametrize("start", [1.0, 0.999, 0.6, 0.1, 0.06])
+@pytest.mark.parametrize("end", [0.0, 0.04])
+def test_flow_from_pure_noise_to_the_weakest_img2img(start, end, gaussian, normal):
+    model = gaussian("flow", (3, 6, 9))
+    x = (1 - start) * normal(3, 6, 9) + start * normal(2, 3, 6, 9)
+    sigmas = grid(6, start, end=(end,))
+    sigmas[0] = start
+    torch.testing.assert_close(run(model, x, sigmas), model.exact(x, start, end), rtol=0, atol=5e-9)
+
+
+@both_paths
+@pytest.mark.parametrize("end", [0.5, 0.1])
+def test_a_schedule_that_ends_above_zero_ends_there(path, end, pixel_mixture, solve, normal):
+    model, start = pixel_mixture(path), 1.0 if path == "flow" else 3.0
+    x = start * normal(2, 2, 3, 4)
+    exact = solve(model, x, start, end)
+    sigmas = torch.linspace(start**0.5, end**0.5, 41, dtype=torch.float64) ** 2
+    assert (run(model, x, sigmas) - exact).abs().max() < 2e-3
+    with_callback = Recorder(model)
+    run(with_callback, x, sigmas, callback=with_callback.callback)
+    assert len(with_callback.seen) == 2 * 40
+
+
+@all_variants
+@both_paths
+def test_repeated_sigmas_change_nothing_but_the_calls(settings, path, pixel_mixture, normal):
+    model, sigmas = pixel_mixture(path), [0.9, 0.7, 0.4, 0.2, 0.0]
+    x = normal(2, 2, 3, 4)
+    want = run(model, x, sigmas, settings)
+    for repeated in ([0.9, 0.9, 0.7, 0.4, 0.2, 0.0], [0.9, 0.7, 0.7, 0.7, 0.4, 0.4, 0.2, 0.2, 0.0, 0.0]):
+        recorder = Recorder(model)
+        out = run(recorder, x, repeated, settings, callback=recorder.callback)
+        torch.testing.assert_close(out, want, rtol=0, atol=1e-12)
+        calls = repeated.index(0.0)
+        assert [entry[1]["i"] for entry in recorder.seen[1::2]] == list(range(calls))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("gap", [1e-16, 1e-6, 1e-3])
+@all_variants
+def test_levels_that_all_but_repeat_change_little(settings, gap, dtype, pixel_mixture, normal):
+    """The error of a step, seen over a far shorter one, is no slope to be extrapolated."""
+    mixture, x = pixel_mixture("ve"), 3 * normal(2, 2, 4, 4).to(dtype)
+    want = run(mixture, x, [3, 2, 1.3, 0.9, 0.7, 0.4, 0.2, 0.0], settings)
+    for level in (3, 0.9, 0.2):
+        levels = [3, 2, 1.3, 0.9, 0.7, 0.4, 0.2]
+        levels.insert(levels.index(level) + 1, level * (1 - gap))
+        out = run(mixture, x, [*levels, 0.0], settings)
+        assert (out - want).square().mean().sqrt() < 0.03
+
+
+# Failures
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("bad", [0, 3, 5])
+def test_a_model_that_returns_no_numbers_is_an_error_that_says_where(value, bad, rational):
+    sigmas, count = [6.0, 5.0, 4.0, 3.0, 2.0, 1.5, 0.0], itertools.count()
+
+    def model(x, sigma):
+        out = rational(x, sigma)
+        if next(count) == bad:
+            out[1, 0, 2, 1] = value  # one number of one picture
+        return out
+
+    with pytest.raises(RuntimeError, match=rf"NaN or infinity at step {bad + 1} of 6, sigma {sigmas[bad]:g}:"):
+        run(model, torch.randn(2, 2, 4, 4), sigmas)
+
+
+def test_nan_at_a_repeated_sigma_is_found_too(rational):
+    count = itertools.count()
+
+    def model(x, sigma):
+        return rational(x, sigma) * (float("nan") if next(count) == 1 else 1)
+
+    with pytest.raises(RuntimeError, match="step 2 of 4, sigma 2"):
+        run(model, torch.randn(1, 1, 2, 2), [2.0, 2.0, 2.0, 1.0, 0.0])
+
+
+@pytest.mark.parametrize(
+    "sigmas, message",
+    [
+        ([], "empty.*falling"),
+        ([1.0, 2.0, 0.0], r"must fall.*\[1, 2, 0\].*sort"),
+        ([2.0, 1.0, 0.0, 0.5], r"must fall.*0\.5"),
+        ([2.0, float("nan"), 0.0], r"finite.*\[2, nan, 0\]"),
+        ([float("inf"), 1.0, 0.0], r"finite.*inf"),
+        ([2.0, -1.0], r"not negative.*\[2, -1\]"),
+        (list(range(20)), r"must fall.*\[0, 1, 2, 3, .*, \.\.\.\]"),
+    ],
+)
+def test_sigmas_that_make_no_sense_are_refused(sigmas, message):
+    for form in (sigmas, torch.tensor(sigmas)):
+        with pytest.raises(ValueError, match=message):
+            run(None, torch.zeros(1, 1, 2, 2), form)
+
+
+def test_flow_ends_at_one(rational):
+    for start in (1.0001, 14.6):
+        with pytest.raises(ValueError, match=r"start at 1.*flow path ends at 1.*give a flow schedule"):
+            run(rational, torch.zeros(1, 1, 2, 2), [start, 0.5, 0.0], Settings(path="flow"))
+    assert run(rational, torch.zeros(1, 1, 2, 2), [1.0, 0.5, 0.0], Settings(path="flow")).isfinite().all()
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 4), (3, 4, 4), (1, 2, 3, 4, 5, 6), (0, 3, 4, 4), (1, 3, 0, 4)])
+def test_x_of_a_wrong_rank_or_with_nothing_in_it_is_refused(shape):
+    with pytest.raises(ValueError, match=r"x has the shape \(.*give \(B, C, H, W\) or \(B, C, T, H, W\)"):
+        run(None, torch.zeros(shape), [1.0, 0.0])
+
+
+@pytest.mark.parametrize("x", [torch.zeros(1, 1, 2, 2, dtype=torch.long), [[1.0]], None])
+def test_x_that_is_no_tensor_of_numbers_is_refused(x):
+    with pytest.raises(ValueError, match="x must be a tensor of floating point numbers, and is"):
+        run(None, x, [1.0, 0.0])
+
+
+@pytest.mark.parametrize("settings", [{"order": 2}, "order=2", Settings])
+def test_settings_of_another_kind_are_refused(settings):
+    with pytest.raises(ValueError, match=r"settings is a \w+: give isdo.Settings"):
+        run(None, torch.zeros(1, 1, 2, 2), [1.0, 0.0], settings)
+
+
+class Interrupted(BaseException):
+    """As the WebUIs raise when one presses the button."""
+
+
+@pytest.mark.parametrize("error", [Interrupted, KeyboardInterrupt, KeyError, RuntimeError, ValueError])
+@pytest.mark.parametrize("where", ["model", "callback"])
+def test_exceptions_of_the_host_pass_through_untouched(error, where, rational):
+    raised = error("as it was")
+
+    def stop(*_):
+        raise raised
+
+    with pytest.raises(error) as info:
+        if where == "model":
+            run(stop, torch.zeros(1, 1, 2, 2), grid(3))
+        else:
+            run(rational, torch.zeros(1, 1, 2, 2), grid(3), callback=stop)
+    assert info.value is raised and raised.__cause__ is None and raised.__context__ is None
+
+
+# The model changes under way
+
+
+@all_variants
+@pytest.mark.parametrize("swap", [1, 3, 5])
+def test_another_inner_model_starts_anew(settings, swap, gaussian, normal):
+    """From the swap on, the run is a fresh one from the x at which the new model was asked first."""
+    parts = [gaussian("ve", (2, 4, 6)) for _ in range(2)]
+    sigmas, states = grid(7), []
+
+    class Wrapper:
+        inner_model = parts[0]
+
+        def __call__(self, x, sigma):
+            if len(states) == swap:  # the refiner of the WebUIs takes over inside the call
+                self.inner_model = parts[1]
+            states.append(x)
+            return self.inner_model(x, sigma)
+
+    out = run(Wrapper(), 3 * normal(2, 2, 4, 6), sigmas, settings)
+    fresh = run(parts[1], states[swap], sigmas[swap:], settings)
+    torch.testing.assert_close(out, fresh, rtol=0, atol=1e-11)
+
+
+def test_a_model_that_stays_keeps_its_history(gaussian, normal):
+    model = gaussian("ve", (2, 4, 6))
+    holder = SimpleNamespace(inner_model=model)
+
+    class Wrapper:
+        inner_model = property(lambda self: holder.inner_model)
+
+        def __call__(self, x, sigma):
+            return model(x, sigma)
+
+    x = 3 * normal(2, 2, 4, 6)
+    assert torch.equal(run(Wrapper(), x, grid(5)), run(model, x, grid(5)))
+
+
+# No waiting for the device
+
+WAITING = ("item", "tolist", "cpu", "numpy", "nonzero", "__bool__", "__int__", "__float__", "__index__", "__array__")
+
+
+@pytest.fixture
+def waiting(monkeypatch):
+    """waiting.forbid() makes everything raise that would wait for a GPU; waiting.allow() takes it back."""
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("this waits for the device")
+
+    def forbid():
+        for name in WAITING:
+            monkeypatch.setattr(torch.Tensor, name, refuse)
+        for name in ("equal", "allclose", "is_nonzero", "nonzero"):
+            monkeypatch.setattr(torch, name, refuse)
+
+    return SimpleNamespace(forbid=forbid, allow=monkeypatch.undo)
+
+
+def test_the_patches_bite(waiting):
+    waiting.forbid()
+    ways = (bool, int, float, torch.Tensor.item, torch.Tensor.tolist, lambda t: [0][t], lambda t: 1 if t > 0 else 0)
+    try:
+        for way in ways:
+            with pytest.raises(AssertionError, match="waits"):
+                way(torch.tensor(1))
+    finally:
+        waiting.allow()
+
+
+@all_variants
+@both_paths
+def test_no_step_waits_for_the_device(settings, path, waiting, rational, normal):
+    settings = Settings(**settings.changed(), path=path)
+    steps, calls = 8, itertools.count(1)
+
+    def model(x, sigma):
+        waiting.forbid()
+        return rational(x, sigma)
+
+    def callback(info):
+        if next(calls) == steps:  # what follows the last step may look, once
+            waiting.allow()
+
+    x = normal(2, 3, 6, 5)
+    out = run(model, x, grid(steps, start=1.0), settings, callback=callback)
+    assert out.isfinite().all()

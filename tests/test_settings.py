@@ -1,0 +1,86 @@
+"""The settings: declared once, checked at birth."""
+
+import dataclasses
+import inspect
+
+import pytest
+
+from isdo.settings import FIELDS, Settings
+
+BY_KEY = {field.key: field for field in FIELDS}
+NUMBERS = [field for field in FIELDS if not field.choices and field.kind is not bool]
+
+
+def test_fields_and_settings_agree():
+    attributes = {field.name: field.default for field in dataclasses.fields(Settings)}
+    assert attributes == {field.key: field.default for field in FIELDS}
+    assert list(attributes) == list(BY_KEY) and len(BY_KEY) == len(FIELDS)
+
+
+@pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.key)
+def test_every_field_says_what_it_is(field):
+    assert field.check(field.default) == field.default and type(field.default) is field.kind
+    assert field.label and field.help and field.infotext.startswith("ISDO ")
+    # infotext is "key: value, key: value"
+    assert not set(field.infotext) & set(":,\n") and not any(set(choice) & set(':,"\n') for choice in field.choices)
+
+
+def test_labels_and_infotext_keys_are_told_apart():
+    assert len({field.label for field in FIELDS}) == len({field.infotext for field in FIELDS}) == len(FIELDS)
+
+
+def test_settings_are_frozen_and_comparable():
+    settings = Settings()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        settings.order = 1
+    assert settings == Settings() != Settings(order=1) and hash(settings) == hash(Settings())
+    assert list(inspect.signature(Settings).parameters) == list(BY_KEY)
+
+
+def test_dictionaries_there_and_back():
+    given = {"order": 2, "basis": "cosine", "response": 0.5}
+    settings = Settings.from_dict(given)
+    assert settings == Settings(**given)
+    assert settings.changed() == given and Settings().changed() == {}
+    assert Settings.from_dict(settings.changed()) == settings and Settings.from_dict({}) == Settings()
+    assert Settings.from_dict({"order": Settings().order}).changed() == {}
+
+
+def test_unknown_settings_are_refused_by_name_with_those_that_exist():
+    with pytest.raises(ValueError, match=r"unknown setting banana, ordre.*solver.*order"):
+        Settings.from_dict({"ordre": 2, "order": 2, "banana": 1})
+
+
+@pytest.mark.parametrize("field", [field for field in FIELDS if field.choices], ids=lambda field: field.key)
+def test_every_choice_is_taken_and_no_other(field):
+    for choice in field.choices:
+        assert getattr(Settings(**{field.key: choice}), field.key) == choice
+    for wrong in ("nothing", "", None, 1, field.choices[0].upper()):
+        with pytest.raises(ValueError) as info:
+            Settings(**{field.key: wrong})
+        assert all(word in str(info.value) for word in (field.key, repr(wrong), *field.choices))
+
+
+@pytest.mark.parametrize("field", NUMBERS, ids=lambda field: field.key)
+def test_ranges_are_inclusive_and_closed(field):
+    for value in (field.low, field.high):
+        assert getattr(Settings(**{field.key: value}), field.key) == value
+    for wrong in (field.low - 1, field.high + 1, float("nan"), float("inf"), -float("inf")):
+        with pytest.raises(ValueError) as info:
+            Settings(**{field.key: wrong})
+        assert all(word in str(info.value) for word in (field.key, repr(wrong), f"{field.low:g}", f"{field.high:g}"))
+
+
+@pytest.mark.parametrize("field", NUMBERS, ids=lambda field: field.key)
+def test_what_is_no_number_is_refused(field):
+    for wrong in ("2", None, True, [1]):
+        with pytest.raises(ValueError, match=field.key):
+            Settings(**{field.key: wrong})
+
+
+@pytest.mark.parametrize("field", [field for field in NUMBERS if field.kind is int], ids=lambda field: field.key)
+def test_whole_numbers(field):
+    value = getattr(Settings(**{field.key: float(field.low)}), field.key)  # JSON and sliders say 2.0
+    assert value == field.low and type(value) is int
+    with pytest.raises(ValueError, match="whole number"):
+        Settings(**{field.key: field.low + 0.5})
