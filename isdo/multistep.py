@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .quadrature import TAUS, step_shares, step_total
+from .quadrature import TAUS, extrapolation_weights, step_shares, step_total
 
 # Shares of explained variance from which a fit is believed; trust grows linearly from there to one. What falls short is
 # stepped with S = 0 and ends on D itself, as every host expects: on trained nets a half-believed fit costs accuracy.
@@ -26,7 +26,7 @@ class Evaluation:
     """One call of the model, in modes (B, channels, K).
 
     ``state`` is where the model was called (the predicted x), ``denoised`` what it said, ``noise`` = minus the score there;
-    ``corrected`` is the best x known for this sigma by now.
+    ``corrected`` is the best x known for this sigma by now. ``early`` marks the first two calls of a run.
     """
 
     sigma: float
@@ -35,6 +35,7 @@ class Evaluation:
     denoised: torch.Tensor
     noise: torch.Tensor
     corrected: torch.Tensor
+    early: bool
 
 
 def trust(coherence, threshold):
@@ -105,7 +106,8 @@ class Multistep:
 
     def reset(self):
         """Forget everything: the model is another one, or the run begins."""
-        self.history = []
+        self.history, self.orders = [], {1: 1}
+        self.count = 0
         self.band_power = self.power = self.trust = None
 
     def observe(self, sigma, state, denoised):
@@ -119,7 +121,8 @@ class Multistep:
         noise = (state - signal * denoised) * (signal / sigma**2)
         if is_twin([sigma, *(e.sigma for e in self.history)]):
             del self.history[0]
-        self.history.insert(0, Evaluation(sigma, signal, state, denoised, noise, state))
+        self.history.insert(0, Evaluation(sigma, signal, state, denoised, noise, state, early=self.count < 2))
+        self.count += 1
         if self.power is None:
             self.band_power = state.new_zeros(len(state), self.spectrum.count, dtype=self.spectrum.precision)
             self.power = self.trust = self.spectrum.spread(self.band_power, state)
@@ -150,38 +153,67 @@ class Multistep:
 
         D there is taken to be D + g (corrected - state). Where the fit is trusted, the gain g is S's own a S/psi^2; else
         the response, if that is more: the correction is picture-like and the model follows it further than it follows the
-        noise that S is measured on.
+        noise that S is measured on. Not so in the first correction: under strong guidance it is so large that following it
+        leaves the basin.
         """
         sigma, a = evaluation.sigma, evaluation.signal
         denoised, corrected = evaluation.denoised, evaluation.corrected
         if corrected is not evaluation.state:
             own = a * self.power / (a**2 * self.power + sigma**2)
-            gain = torch.lerp(torch.maximum(own, self.response), own, self.trust)
+            gain = own if evaluation.early else torch.lerp(torch.maximum(own, self.response), own, self.trust)
             denoised = denoised + gain * (corrected - evaluation.state)
         return denoised - self.power * (a / sigma**2) * (corrected - a * denoised)
 
-    def step(self, start, end, residuals):
+    def step(self, start, end, residuals, orders=None):
         """Return x (modes) at sigma ``end`` from the corrected x of ``start``; residuals are (sigma, m), newest first.
+
+        ``orders`` is {number of nodes: weight (B, 1)} where several orders are blended; None for all nodes.
 
         How the total is shared among the nodes depends little on S: it is computed once a band. Where tau has no value at
         ``end``, the first node has it all.
         """
         ratio, total = step_total(self.path, start.sigma, end, self.power)
         nodes = [sigma for sigma, _ in residuals]
-        shares = step_shares(self.path, start.sigma, end, nodes, self.band_power, self.tau)
-        mean = sum(self.spectrum.spread(share, m) * m for share, (_, m) in zip(shares, residuals, strict=False))
+        shares = torch.zeros(len(nodes), *self.band_power.shape, dtype=self.band_power.dtype, device=self.band_power.device)
+        for count, weight in (orders or {len(nodes): 1}).items():
+            some = step_shares(self.path, start.sigma, end, nodes[:count], self.band_power, self.tau)
+            shares[: len(some)] += weight * some
+        mean = sum(self.spectrum.spread(share, m) * m for share, (_, m) in zip(shares, residuals, strict=True))
         return ratio * start.corrected + total * mean
 
     def correct(self):
         """Do the last steps again, oldest first, with the newest evaluation in the interpolation: one order more."""
         residuals = [(e.sigma, self.residual(e)) for e in self.history[: self.settings.order + 1]]
+        self.orders = self.weigh_orders(residuals)
         first, steps = self.history[-1], len(self.history) - 1
-        if self.settings.corrector == 0 or first.signal > BLIND * first.sigma:
+        blind = first.signal <= BLIND * first.sigma and steps < len(residuals)  # else the first node is none any more
+        if self.settings.corrector == 0 or not blind:
             steps = min(steps, self.settings.corrector)
         for i in range(steps, 0, -1):
             self.history[i - 1].corrected = self.step(self.history[i], self.history[i - 1].sigma, residuals)
 
+    def weigh_orders(self, residuals):
+        """Return {order: weight (B, 1)} of the next prediction, by how well each order foretold the newest m.
+
+        Order 2 needs no proof. A higher one counts by the inverse square of its miss in the last step, per image: long first
+        steps and strong guidance make high orders wild, and smooth stretches make them best.
+        """
+        (sigma, newest), earlier = residuals[0], residuals[1:]
+        misses = {}
+        for order in range(2, min(self.settings.order, len(earlier)) + 1):
+            weights = extrapolation_weights([node for node, _ in earlier[:order]], sigma, self.tau)
+            miss = newest - sum(weight * m for weight, (_, m) in zip(weights, earlier, strict=False))
+            misses[order] = self.spectrum.inner(miss, miss).sum(1, keepdim=True)
+        if len(misses) < 2:
+            return {min(2, self.settings.order): 1}
+        floor = torch.finfo(self.spectrum.precision).tiny ** 0.25
+        trusts = {order: (miss + floor) ** -2.0 for order, miss in misses.items()}
+        total = sum(trusts.values())
+        return {order: trust / total for order, trust in trusts.items()}
+
     def predict(self, end):
         """Return x (modes) at the next sigma. The step to 0 is of first order: no m is extrapolated to where no call was."""
-        nodes = self.history[: self.settings.order if end > 0 else 1]
-        return self.step(self.history[0], end, [(e.sigma, self.residual(e)) for e in nodes])
+        orders = self.orders if end > 0 else {1: 1}
+        orders = {min(order, len(self.history)): weight for order, weight in orders.items()}
+        nodes = self.history[: max(orders)]
+        return self.step(self.history[0], end, [(e.sigma, self.residual(e)) for e in nodes], orders)

@@ -128,3 +128,9 @@ def _lagrange(at, knots):
             if k != j:
                 basis = basis * ((at - other) / (own - other))
         yield basis
+
+
+def extrapolation_weights(nodes, sigma, tau):
+    """Return the Lagrange weights (0-d tensors) that carry values at the nodes to ``sigma``, in tau."""
+    at, *knots = (tau.difference(sigma, torch.tensor(s - sigma, dtype=torch.float64)) for s in (sigma, *nodes))
+    return list(_lagrange(at, knots))

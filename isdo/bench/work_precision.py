@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from ..denoiser import CallCounter
 from .peers import PEERS, Peer
 from .problems import rms, suite
 
@@ -88,22 +89,16 @@ def run(
 
 def measure(problem, sampler, grid, calls):
     """Return the row of numbers of one sampler on ``grid(steps) -> sigmas`` with at most ``calls`` model calls."""
-    made = 0
-
-    def model(x, sigma, **extra_args):
-        nonlocal made
-        made += 1
-        return problem.model(x, sigma, **extra_args)
-
+    model = CallCounter(problem.model)  # keeps the model's other faces: ISDO asks it for its path
     with torch.no_grad():
         x = sampler.run(model, problem.x, grid(sampler.steps(calls)), problem.extra_args, disable=True)
-    if made > calls:
-        raise RuntimeError(f"{sampler.label} made {made} model calls where {calls} were allowed")
+    if model.calls > calls:
+        raise RuntimeError(f"{sampler.label} made {model.calls} model calls where {calls} were allowed")
     error = rms(x - problem.reference()).nan_to_num(nan=LARGEST, posinf=LARGEST).clamp(max=LARGEST).cpu()
     lower, median, upper = error.quantile(torch.tensor([0.25, 0.5, 0.75], dtype=error.dtype)).tolist()
     return {
         "label": sampler.label,
-        "made": made,
+        "made": model.calls,
         "median": median,
         "lower": lower,
         "upper": upper,
