@@ -15,6 +15,8 @@ MODE_COHERENT = 0.95
 # Signal-to-noise ratio a/s below which the model has seen nothing of the picture: what it said there is so far from what it
 # says next that the steps from there are done again as long as the history reaches back to them.
 BLIND = 0.02
+# The response is learned from that many evaluations back, against a prior worth that many steps.
+MEMORY, PRIOR = 3, 8.0
 
 
 # A step in log sigma that is shorter than this share of the one before it, or than this, is none: see `is_twin`.
@@ -26,7 +28,8 @@ class Evaluation:
     """One call of the model, in modes (B, channels, K).
 
     ``state`` is where the model was called (the predicted x), ``denoised`` what it said, ``noise`` = minus the score there;
-    ``corrected`` is the best x known for this sigma by now. ``early`` marks the first two calls of a run.
+    ``corrected`` is the best x known for this sigma by now. ``early`` marks the first two calls of a run;
+    ``settled`` is the trust (B, 1, K) with which it was corrected last.
     """
 
     sigma: float
@@ -36,6 +39,7 @@ class Evaluation:
     noise: torch.Tensor
     corrected: torch.Tensor
     early: bool
+    settled: torch.Tensor | None = None
 
 
 def trust(coherence, threshold):
@@ -107,7 +111,7 @@ class Multistep:
     def reset(self):
         """Forget everything: the model is another one, or the run begins."""
         self.history, self.orders = [], {1: 1}
-        self.count = 0
+        self.count, self.along, self.size, self.follow = 0, 0.0, 0.0, 1.0
         self.band_power = self.power = self.trust = None
 
     def observe(self, sigma, state, denoised):
@@ -129,7 +133,7 @@ class Multistep:
         if len(self.history) > 1:
             self.fit()
             self.correct()
-        del self.history[max(self.settings.order, self.settings.corrector) + 1 :]
+        del self.history[max(self.settings.order, self.settings.corrector, MEMORY) + 1 :]
 
     def fit(self):
         """Measure the power from the change since the last evaluation.
@@ -144,25 +148,52 @@ class Multistep:
         (power, band_coherence), (own, mode_coherence) = fit_bands(*change), fit_modes(*change)
         band_trust, mode_trust = trust(band_coherence, BAND_COHERENT), trust(mode_coherence, MODE_COHERENT)
         spread = self.spectrum.spread
+        if self.spectrum.count > 1:  # the mean is one number a channel, which any S explains: its neighbours speak for it
+            mode_trust = torch.cat([mode_trust[:, 1:2], mode_trust[:, 1:]], 1)
         self.band_power = power * band_trust * self.fitted
         self.power = torch.lerp(spread(self.band_power, own), own, spread(mode_trust * self.fitted, own))
         self.trust = spread(torch.maximum(band_trust, mode_trust) * self.fitted, own)
 
     def residual(self, evaluation):
-        """Return m = D - S e at the corrected x, the quantity that a Gaussian leaves constant.
+        """Return (m, lift): m = D - S e where the model was called, and what the correction of x since then adds to it.
 
-        D there is taken to be D + g (corrected - state). Where the fit is trusted, the gain g is S's own a S/psi^2; else
-        the response, if that is more: the correction is picture-like and the model follows it further than it follows the
-        noise that S is measured on. Not so in the first correction: under strong guidance it is so large that following it
-        leaves the basin.
+        D at the corrected x is taken to be D + g (corrected - state). The gain that S implies leaves m as it is; where the
+        fit is not trusted the response is taken if it is more: the correction is picture-like, and the model follows it
+        further than it follows the noise that S is measured on. Not so in the first correction: under strong guidance it is
+        so large that following it leaves the basin. Theory page, section 5.
         """
-        sigma, a = evaluation.sigma, evaluation.signal
-        denoised, corrected = evaluation.denoised, evaluation.corrected
-        if corrected is not evaluation.state:
-            own = a * self.power / (a**2 * self.power + sigma**2)
-            gain = own if evaluation.early else torch.lerp(torch.maximum(own, self.response), own, self.trust)
-            denoised = denoised + gain * (corrected - evaluation.state)
-        return denoised - self.power * (a / sigma**2) * (corrected - a * denoised)
+        m = torch.addcmul(evaluation.denoised, self.power, evaluation.noise, value=-1)
+        if evaluation.early or evaluation.corrected is evaluation.state:
+            return m, None
+        slope = self.power * (evaluation.signal / evaluation.sigma**2)
+        gain = (self.response * (1 + evaluation.signal * slope) - slope).clamp(min=0) * (1 - self.trust)
+        return m, gain * (evaluation.corrected - evaluation.state)
+
+    def residuals(self, count):
+        """Return [(sigma, m)] at the corrected x of the ``count`` newest evaluations, newest first."""
+        found = [(e.sigma, *self.residual(e)) for e in self.history[:count]]
+        return [(sigma, m if lift is None else m + self.follow * lift) for sigma, m, lift in found]
+
+    def learn_response(self):
+        """Measure in the newest m how far the earlier answers should have been lifted: least squares, with a prior of 1.
+
+        Where the model is sure of the picture - a data set once it has settled - it does not answer at all.
+        """
+        newest, *earlier = self.history[: MEMORY + 1]
+        if len(earlier) < 2 or all(e.early for e in earlier):
+            return
+        weights = extrapolation_weights([e.sigma for e in earlier], newest.sigma, self.tau)
+        miss, lifted = self.residual(newest)[0], torch.zeros_like(newest.denoised)
+        for weight, (m, lift) in zip(weights, map(self.residual, earlier), strict=True):
+            miss = miss - weight * m
+            lifted = lifted if lift is None else lifted + weight * lift
+        tiny = torch.finfo(self.spectrum.precision).tiny ** 0.5
+        scale = self.spectrum.inner(miss, miss).sum(1) + tiny
+        along = self.spectrum.inner(miss, lifted).sum(1) / scale
+        size = self.spectrum.inner(lifted, lifted).sum(1) / scale
+        self.along, self.size = self.along + along, self.size + size
+        follow = (self.along + PRIOR * size) / (self.size + PRIOR * size + tiny)
+        self.follow = follow.clamp(0, 1)[:, None, None].to(miss.dtype)
 
     def step(self, start, end, residuals, orders=None):
         """Return x (modes) at sigma ``end`` from the corrected x of ``start``; residuals are (sigma, m), newest first.
@@ -183,14 +214,19 @@ class Multistep:
 
     def correct(self):
         """Do the last steps again, oldest first, with the newest evaluation in the interpolation: one order more."""
-        residuals = [(e.sigma, self.residual(e)) for e in self.history[: self.settings.order + 1]]
+        self.learn_response()
+        residuals = self.residuals(self.settings.order + 1)
         self.orders = self.weigh_orders(residuals)
         first, steps = self.history[-1], len(self.history) - 1
         blind = first.signal <= BLIND * first.sigma and steps < len(residuals)  # else the first node is none any more
         if self.settings.corrector == 0 or not blind:
             steps = min(steps, self.settings.corrector)
         for i in range(steps, 0, -1):
-            self.history[i - 1].corrected = self.step(self.history[i], self.history[i - 1].sigma, residuals)
+            done = self.history[i - 1]
+            x = self.step(self.history[i], done.sigma, residuals)
+            # what a trusted fit has settled stays: later fits of a large S, from changes of e that vanish, are rounding
+            done.corrected = x if done.settled is None else torch.lerp(x, done.corrected, done.settled)
+            done.settled = self.trust
 
     def weigh_orders(self, residuals):
         """Return {order: weight (B, 1)} of the next prediction, by how well each order foretold the newest m.
@@ -215,5 +251,4 @@ class Multistep:
         """Return x (modes) at the next sigma. The step to 0 is of first order: no m is extrapolated to where no call was."""
         orders = self.orders if end > 0 else {1: 1}
         orders = {min(order, len(self.history)): weight for order, weight in orders.items()}
-        nodes = self.history[: max(orders)]
-        return self.step(self.history[0], end, [(e.sigma, self.residual(e)) for e in nodes], orders)
+        return self.step(self.history[0], end, self.residuals(max(orders)), orders)
