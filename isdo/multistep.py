@@ -15,6 +15,8 @@ MODE_COHERENT = 0.95
 # Signal-to-noise ratio a/s below which the model has seen nothing of the picture: what it said there is so far from what it
 # says next that the steps from there are done again as long as the history reaches back to them.
 BLIND = 0.02
+# The variables of interpolation that "auto" lets compete: cautious in long first steps and under guidance, and bold.
+AUTO = (TAUS["sigma"], TAUS["log1p"])
 # The response is learned from that many evaluations back, against a prior worth that many steps.
 MEMORY, PRIOR = 3, 8.0
 
@@ -103,14 +105,14 @@ class Multistep:
 
     def __init__(self, path, spectrum, settings, like):
         self.path, self.spectrum, self.settings = path, spectrum, settings
-        self.tau = TAUS[settings.tau]
+        self.taus = AUTO if settings.tau == "auto" else (TAUS[settings.tau],)
         self.fitted = spectrum.lowest(settings.modes) if settings.power == "fitted" else None
         self.response = spectrum.spread((settings.response * (1 - 0.75 * spectrum.height_of))[None], like)
         self.reset()
 
     def reset(self):
         """Forget everything: the model is another one, or the run begins."""
-        self.history, self.orders = [], {1: 1}
+        self.history, self.rules = [], {(1, self.taus[0]): 1}
         self.count, self.along, self.size, self.follow = 0, 0.0, 0.0, 1.0
         self.band_power = self.power = self.trust = None
 
@@ -182,7 +184,7 @@ class Multistep:
         newest, *earlier = self.history[: MEMORY + 1]
         if len(earlier) < 2 or all(e.early for e in earlier):
             return
-        weights = extrapolation_weights([e.sigma for e in earlier], newest.sigma, self.tau)
+        weights = extrapolation_weights([e.sigma for e in earlier], newest.sigma, self.taus[0])
         miss, lifted = self.residual(newest)[0], torch.zeros_like(newest.denoised)
         for weight, (m, lift) in zip(weights, map(self.residual, earlier), strict=True):
             miss = miss - weight * m
@@ -195,19 +197,17 @@ class Multistep:
         follow = (self.along + PRIOR * size) / (self.size + PRIOR * size + tiny)
         self.follow = follow.clamp(0, 1)[:, None, None].to(miss.dtype)
 
-    def step(self, start, end, residuals, orders=None):
+    def step(self, start, end, residuals, rules):
         """Return x (modes) at sigma ``end`` from the corrected x of ``start``; residuals are (sigma, m), newest first.
 
-        ``orders`` is {number of nodes: weight (B, 1)} where several orders are blended; None for all nodes.
-
-        How the total is shared among the nodes depends little on S: it is computed once a band. Where tau has no value at
-        ``end``, the first node has it all.
+        ``rules`` is {(number of nodes, tau): weight}, the interpolations that are blended; weights are (B, 1) or numbers and
+        sum to one. How the total is shared among the nodes depends little on S: it is computed once a band.
         """
         ratio, total = step_total(self.path, start.sigma, end, self.power)
         nodes = [sigma for sigma, _ in residuals]
-        shares = torch.zeros(len(nodes), *self.band_power.shape, dtype=self.band_power.dtype, device=self.band_power.device)
-        for count, weight in (orders or {len(nodes): 1}).items():
-            some = step_shares(self.path, start.sigma, end, nodes[:count], self.band_power, self.tau)
+        shares = self.band_power.new_zeros(len(nodes), *self.band_power.shape)
+        for (count, tau), weight in rules.items():
+            some = step_shares(self.path, start.sigma, end, nodes[:count], self.band_power, tau)
             shares[: len(some)] += weight * some
         mean = sum(self.spectrum.spread(share, m) * m for share, (_, m) in zip(shares, residuals, strict=True))
         return ratio * start.corrected + total * mean
@@ -216,39 +216,43 @@ class Multistep:
         """Do the last steps again, oldest first, with the newest evaluation in the interpolation: one order more."""
         self.learn_response()
         residuals = self.residuals(self.settings.order + 1)
-        self.orders = self.weigh_orders(residuals)
+        self.rules = self.weigh_rules(residuals)
+        rules = {}
+        for (_, tau), weight in self.rules.items():
+            rules[len(residuals), tau] = rules.get((len(residuals), tau), 0) + weight
         first, steps = self.history[-1], len(self.history) - 1
         blind = first.signal <= BLIND * first.sigma and steps < len(residuals)  # else the first node is none any more
         if self.settings.corrector == 0 or not blind:
             steps = min(steps, self.settings.corrector)
         for i in range(steps, 0, -1):
             done = self.history[i - 1]
-            x = self.step(self.history[i], done.sigma, residuals)
+            x = self.step(self.history[i], done.sigma, residuals, rules)
             # what a trusted fit has settled stays: later fits of a large S, from changes of e that vanish, are rounding
             done.corrected = x if done.settled is None else torch.lerp(x, done.corrected, done.settled)
             done.settled = self.trust
 
-    def weigh_orders(self, residuals):
-        """Return {order: weight (B, 1)} of the next prediction, by how well each order foretold the newest m.
+    def weigh_rules(self, residuals):
+        """Return {(order, tau): weight (B, 1)} for the next prediction, by how well each rule foretold the newest m.
 
-        Order 2 needs no proof. A higher one counts by the inverse square of its miss in the last step, per image: long first
-        steps and strong guidance make high orders wild, and smooth stretches make them best.
+        Order 2 in the first tau needs no proof. Others count by the inverse square of their miss in the last step, per
+        image: long first steps and strong guidance make bold rules wild, and smooth stretches make them best.
         """
         (sigma, newest), earlier = residuals[0], residuals[1:]
         misses = {}
         for order in range(2, min(self.settings.order, len(earlier)) + 1):
-            weights = extrapolation_weights([node for node, _ in earlier[:order]], sigma, self.tau)
-            miss = newest - sum(weight * m for weight, (_, m) in zip(weights, earlier, strict=False))
-            misses[order] = self.spectrum.inner(miss, miss).sum(1, keepdim=True)
-        if len(misses) < 2:
-            return {min(2, self.settings.order): 1}
+            for tau in self.taus:
+                weights = extrapolation_weights([node for node, _ in earlier[:order]], sigma, tau)
+                miss = newest - sum(weight * m for weight, (_, m) in zip(weights, earlier, strict=False))
+                misses[order, tau] = self.spectrum.inner(miss, miss).sum(1, keepdim=True)
+        if not misses:
+            return {(min(2, self.settings.order), self.taus[0]): 1}
         floor = torch.finfo(self.spectrum.precision).tiny ** 0.25
-        trusts = {order: (miss + floor) ** -2.0 for order, miss in misses.items()}
+        trusts = {rule: (miss + floor) ** -2.0 for rule, miss in misses.items()}
         total = sum(trusts.values())
-        return {order: trust / total for order, trust in trusts.items()}
+        return {rule: trust / total for rule, trust in trusts.items()}
 
     def predict(self, end):
         """Return x (modes) at the next sigma. The step to 0 is of first order: no m is extrapolated to where no call was."""
-        orders = self.orders if end > 0 else {1: 1}
-        orders = {min(order, len(self.history)): weight for order, weight in orders.items()}
-        return self.step(self.history[0], end, self.residuals(max(orders)), orders)
+        rules = self.rules if end > 0 else {(1, self.taus[0]): 1}
+        rules = {(min(order, len(self.history)), tau): weight for (order, tau), weight in rules.items()}
+        return self.step(self.history[0], end, self.residuals(max(order for order, _ in rules)), rules)

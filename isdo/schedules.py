@@ -44,9 +44,7 @@ def _to_zero(sigmas):
     """Round to float32 and append the 0; grids so fine that two levels become one are refused."""
     sigmas = torch.cat([sigmas.float(), torch.zeros(1)])
     if not (sigmas.diff() < 0).all():
-        raise ValueError(
-            f"{len(sigmas) - 1} steps are too many for this range of sigma: take fewer, or widen the range"
-        )
+        raise ValueError(f"{len(sigmas) - 1} steps are too many for this range of sigma: take fewer, or widen the range")
     return sigmas
 
 
@@ -174,9 +172,7 @@ def curvature_sigmas(steps, sigma_min, sigma_max, curvature=TYPICAL, path=VE):
 
 def _flow_of(steps, model):
     if model.sigma_max != 1:
-        raise ValueError(
-            f"the schedule 'flow' is for models that start at sigma 1, not {model.sigma_max:g}: try karras"
-        )
+        raise ValueError(f"the schedule 'flow' is for models that start at sigma 1, not {model.sigma_max:g}: try karras")
     return flow(steps)
 
 
@@ -188,9 +184,7 @@ SCHEDULES = {
     "uniform": lambda steps, model: uniform(steps, model.sigmas),
     "sgm_uniform": lambda steps, model: sgm_uniform(steps, model.sigmas),
     "flow": _flow_of,
-    "curvature": lambda steps, model: curvature_sigmas(
-        steps, model.sigma_min, model.sigma_max, path=detect_path(model)
-    ),
+    "curvature": lambda steps, model: curvature_sigmas(steps, model.sigma_min, model.sigma_max, path=detect_path(model)),
 }
 
 

@@ -52,9 +52,9 @@ FIELDS = (
         "of the predictor; the corrector has one more. 2 is calmer at very few steps", low=1, high=4,
     ),
     Field(
-        "tau", "sigma", str, "Interpolation", "ISDO tau",
-        "the variable in which earlier steps are interpolated",
-        choices=("sigma", "root", "cube root", "log1p", "log"),
+        "tau", "auto", str, "Interpolation", "ISDO tau",
+        "the variable in which earlier steps are interpolated; auto lets sigma and log1p compete in each picture",
+        choices=("auto", "sigma", "root", "cube root", "log1p", "log"),
     ),
     Field(
         "power", "fitted", str, "Power", "ISDO power",

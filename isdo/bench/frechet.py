@@ -203,5 +203,3 @@ def _key(row):
 def _name(tensor):
     """Return a number that tells one tensor from another and survives rounding, as text."""
     return f"{tensor.double().square().mean().item():.4e}"
-
-

@@ -340,9 +340,7 @@ def zoo_problem(model, guidance, seed=0, count=IMAGES, device="cpu"):
     x = net.sigma_max * torch.randn(count, 3, 32, 32, generator=generator)
     labels = torch.randint(len(zoo.net.CLASSES), (count,), generator=generator)
     extra_args = {} if scale is None else {"labels": labels.to(device), "guidance": scale}
-    return Problem(
-        f"{model}, {guidance}", net.path.name, net, x.to(device), net.sigmas.cpu(), by_runge_kutta, extra_args
-    )
+    return Problem(f"{model}, {guidance}", net.path.name, net, x.to(device), net.sigmas.cpu(), by_runge_kutta, extra_args)
 
 
 def _analytic_suite(seed=0, **_):
