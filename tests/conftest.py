@@ -93,9 +93,7 @@ class PixelMixture:
     def __call__(self, x, sigma):
         sigma = per_image(sigma, x)
         a = self.path.signal(sigma)
-        rows = [
-            (mean, v, a**2 * v + sigma**2, x - a * mean) for mean, v in zip(self.means, self.variances, strict=True)
-        ]
+        rows = [(mean, v, a**2 * v + sigma**2, x - a * mean) for mean, v in zip(self.means, self.variances, strict=True)]
         first, second = (-miss.square() / (2 * total) - total.log() / 2 for _, _, total, miss in rows)
         own, other = (mean + a * v / total * miss for mean, v, total, miss in rows)
         return (own + torch.sigmoid(second - first) * (other - own)).to(x.dtype)

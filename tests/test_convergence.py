@@ -12,7 +12,13 @@ from isdo.bench.peers import k_diffusion
 from isdo.bench.problems import GAUSSIAN, problem, rms
 from isdo.path import PATHS
 
-torch.set_grad_enabled(False)
+
+@pytest.fixture(autouse=True)
+def no_grad():
+    with torch.no_grad():
+        yield
+
+
 both_paths = pytest.mark.parametrize("path", PATHS)
 STARTS = {"ve": 14.6, "flow": 0.97}
 PURE_NOISE = {"ve": 14.6, "flow": 1.0}

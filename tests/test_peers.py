@@ -4,7 +4,13 @@ import torch
 
 from isdo.bench.peers import PEERS, deis, ipndm, k_diffusion, multistep, phi, res, unipc
 
-torch.set_grad_enabled(False)
+
+@pytest.fixture(autouse=True)
+def no_grad():
+    with torch.no_grad():
+        yield
+
+
 UNIFORM = 1.0
 ORDERS = {  # sampler, order, power of the grid (1: equal steps in sigma)
     "euler": (PEERS["euler"].run, 1, 3.0),

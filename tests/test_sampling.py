@@ -9,7 +9,13 @@ import torch
 from isdo import Settings, sample_isdo, sampling, schedules
 from isdo.path import PATHS
 
-torch.set_grad_enabled(False)
+
+@pytest.fixture(autouse=True)
+def no_grad():
+    with torch.no_grad():
+        yield
+
+
 VARIANTS = [
     Settings(),
     Settings(power="zero", order=1, corrector=0),

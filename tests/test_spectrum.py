@@ -136,8 +136,6 @@ def test_basis_is_fourier_where_it_works_and_the_setting_decides():
 def test_a_device_without_complex_fft_samples_with_cosines(no_complex_fft, rational, normal):
     x = normal(2, 3, 4, 6)
     out = sample_isdo(rational, x, [1.0, 0.5, 0.2, 0.0], disable=True)
-    assert torch.equal(
-        out, sample_isdo(rational, x, [1.0, 0.5, 0.2, 0.0], disable=True, settings=Settings(basis="cosine"))
-    )
+    assert torch.equal(out, sample_isdo(rational, x, [1.0, 0.5, 0.2, 0.0], disable=True, settings=Settings(basis="cosine")))
     with pytest.raises(RuntimeError, match="not implemented"):
         sample_isdo(rational, x, [1.0, 0.0], disable=True, settings=Settings(basis="fourier"))
