@@ -13,14 +13,12 @@ BAND_COHERENT = 0.9
 # One number a mode explains half of anything, so a fit of each mode by itself has to be all but perfect.
 MODE_COHERENT = 0.95
 # Signal-to-noise ratio a/s below which the model has seen nothing of the picture: what it said there is so far from what it
-# says next that the steps from there are done again as long as the history reaches back to them.
+# says next that the steps from there are done again as long as it is among the nodes.
 BLIND = 0.02
 # The variables of interpolation that "auto" lets compete: cautious in long first steps and under guidance, and bold.
 AUTO = (TAUS["sigma"], TAUS["log1p"])
 # The response is learned from that many evaluations back, against a prior worth that many steps.
 MEMORY, PRIOR = 3, 8.0
-
-
 # A step in log sigma that is shorter than this share of the one before it, or than this, is none: see `is_twin`.
 TWIN_SHARE, TWIN_STEP = 0.05, 1e-5
 
@@ -171,22 +169,24 @@ class Multistep:
         gain = (self.response * (1 + evaluation.signal * slope) - slope).clamp(min=0) * (1 - self.trust)
         return m, gain * (evaluation.corrected - evaluation.state)
 
-    def residuals(self, count):
-        """Return [(sigma, m)] at the corrected x of the ``count`` newest evaluations, newest first."""
-        found = [(e.sigma, *self.residual(e)) for e in self.history[:count]]
-        return [(sigma, m if lift is None else m + self.follow * lift) for sigma, m, lift in found]
+    def lifted(self, evaluations, found):
+        """Return [(sigma, m)] at the corrected x of the evaluations, of which ``found`` are the `residual` pairs."""
+        return [
+            (e.sigma, m if lift is None else m + self.follow * lift) for e, (m, lift) in zip(evaluations, found, strict=False)
+        ]
 
-    def learn_response(self):
+    def learn_response(self, found):
         """Measure in the newest m how far the earlier answers should have been lifted: least squares, with a prior of 1.
 
-        Where the model is sure of the picture - a data set once it has settled - it does not answer at all.
+        ``found`` are the `residual` pairs of the history. Where the model is sure of the picture - a data set once it has
+        settled - it does not answer at all.
         """
         newest, *earlier = self.history[: MEMORY + 1]
         if len(earlier) < 2 or all(e.early for e in earlier):
             return
         weights = extrapolation_weights([e.sigma for e in earlier], newest.sigma, self.taus[0])
-        miss, lifted = self.residual(newest)[0], torch.zeros_like(newest.denoised)
-        for weight, (m, lift) in zip(weights, map(self.residual, earlier), strict=True):
+        miss, lifted = found[0][0], torch.zeros_like(newest.denoised)
+        for weight, (m, lift) in zip(weights, found[1:], strict=False):
             miss = miss - weight * m
             lifted = lifted if lift is None else lifted + weight * lift
         tiny = torch.finfo(self.spectrum.precision).tiny ** 0.5
@@ -214,8 +214,9 @@ class Multistep:
 
     def correct(self):
         """Do the last steps again, oldest first, with the newest evaluation in the interpolation: one order more."""
-        self.learn_response()
-        residuals = self.residuals(self.settings.order + 1)
+        found = [self.residual(e) for e in self.history]
+        self.learn_response(found)
+        residuals = self.lifted(self.history[: self.settings.order + 1], found)
         self.rules = self.weigh_rules(residuals)
         rules = {}
         for (_, tau), weight in self.rules.items():
@@ -255,4 +256,5 @@ class Multistep:
         """Return x (modes) at the next sigma. The step to 0 is of first order: no m is extrapolated to where no call was."""
         rules = self.rules if end > 0 else {(1, self.taus[0]): 1}
         rules = {(min(order, len(self.history)), tau): weight for (order, tau), weight in rules.items()}
-        return self.step(self.history[0], end, self.residuals(max(order for order, _ in rules)), rules)
+        nodes = self.history[: max(order for order, _ in rules)]
+        return self.step(self.history[0], end, self.lifted(nodes, map(self.residual, nodes)), rules)

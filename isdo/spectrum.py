@@ -100,8 +100,8 @@ def _has_complex_fft(device):
 def _radial_bands(basis, height, width, device):
     """Return index (K,), multiplicity (K,) and size (bands,) of the radial bands; nothing of them depends on the data.
 
-    A band is one step of the coarsest frequency that the longer side resolves, so a wide picture and a square one of the
-    same height share their bands: frequency is physical, in cycles per pixel.
+    A band is one step of the coarsest frequency that the longer side resolves, so pictures whose longer sides are
+    equal share their bands: frequency is physical, in cycles per pixel.
     """
     radius, multiplicity = BASES[basis].modes(height, width)
     index = (radius * max(height, width)).round().long()

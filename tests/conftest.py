@@ -56,6 +56,13 @@ class Gaussian:
 
 
 @pytest.fixture
+def no_grad():
+    """Hold gradients off for one test: a module that switched them off for good would break the training's tests."""
+    with torch.no_grad():
+        yield
+
+
+@pytest.fixture
 def generator():
     return torch.Generator().manual_seed(0)
 

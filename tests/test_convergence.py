@@ -12,12 +12,7 @@ from isdo.bench.peers import k_diffusion
 from isdo.bench.problems import GAUSSIAN, problem, rms
 from isdo.path import PATHS
 
-
-@pytest.fixture(autouse=True)
-def no_grad():
-    with torch.no_grad():
-        yield
-
+pytestmark = pytest.mark.usefixtures("no_grad")
 
 both_paths = pytest.mark.parametrize("path", PATHS)
 STARTS = {"ve": 14.6, "flow": 0.97}

@@ -4,12 +4,7 @@ import torch
 
 from isdo.bench.peers import PEERS, deis, ipndm, k_diffusion, multistep, phi, res, unipc
 
-
-@pytest.fixture(autouse=True)
-def no_grad():
-    with torch.no_grad():
-        yield
-
+pytestmark = pytest.mark.usefixtures("no_grad")
 
 UNIFORM = 1.0
 ORDERS = {  # sampler, order, power of the grid (1: equal steps in sigma)

@@ -9,12 +9,7 @@ from isdo.bench.problems import GAUSSIAN, SUITES, Problem, hartley, problem, rms
 from isdo.bench.work_precision import HEADLINE, SAMPLERS, measure, run, summary
 from isdo.path import PATHS
 
-
-@pytest.fixture(autouse=True)
-def no_grad():
-    with torch.no_grad():
-        yield
-
+pytestmark = pytest.mark.usefixtures("no_grad")
 
 FAST = [name for name in problems.ANALYTIC if name != "data set"]
 both_paths = pytest.mark.parametrize("path", PATHS)

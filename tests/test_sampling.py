@@ -9,12 +9,7 @@ import torch
 from isdo import Settings, sample_isdo, sampling, schedules
 from isdo.path import PATHS
 
-
-@pytest.fixture(autouse=True)
-def no_grad():
-    with torch.no_grad():
-        yield
-
+pytestmark = pytest.mark.usefixtures("no_grad")
 
 VARIANTS = [
     Settings(),

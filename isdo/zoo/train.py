@@ -198,22 +198,22 @@ class Trainer:
         return validation(self.average, pictures, self.held_out.labels.to(self.device), self.tables)
 
     def run(self, out, progress, every=500, seconds=math.inf):
-        """Train to the end (or for ``seconds``), saving every ``every`` steps; an interrupt saves and stops."""
+        """Train to the end (or for ``seconds``), saving every ``every`` steps; an interrupt loses what came since."""
         start, stop = time.monotonic(), False
-        total = 0.0
+        total, count = 0.0, 0
         while self.step < self.config.steps and not stop:
-            total += float(self.advance())
+            total, count = total + float(self.advance()), count + 1
             progress.update()
             stop = self.agree(time.monotonic() - start > seconds)
             if self.step % every == 0 or self.step == self.config.steps or stop:
                 if self.rank == 0:
                     losses = self.validate()
-                    self.history.append([self.step, total / every, *losses])
+                    self.history.append([self.step, total / count, *losses])
                     text = " ".join(f"{loss:.4f}" for loss in losses)
-                    log.info("step %d train %.4f validation %s", self.step, total / every, text)
+                    log.info("step %d train %.4f validation %s", self.step, total / count, text)
                     self.save()
                     write_model(out, self.average, self.config, losses)
-                total = 0.0
+                total, count = 0.0, 0
 
     def agree(self, flag):
         """Return whether any process wants to stop."""
