@@ -1,9 +1,10 @@
 """Pictures as a person sees them: noise per image, pages of pictures, PNG files that say how they were made."""
 
-import os
 from pathlib import Path
 
 import torch
+
+from .files import replacing
 
 GAP, FONT = 6, 15  # pixels
 
@@ -80,9 +81,5 @@ def write_png(image, path, parameters=None):
     path, text = check_target(path), PngInfo()
     if parameters is not None:
         text.add_text("parameters", parameters)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        image.save(partial, "PNG", pnginfo=text)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as part:
+        image.save(part, "PNG", pnginfo=text)

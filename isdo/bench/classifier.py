@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
+from ..files import replacing
 from ..zoo import data
 from ..zoo.net import CLASSES, group_norm
 from .moments import Moments, frechet, moments
@@ -198,7 +198,6 @@ def train(config, out, progress=iter, font=data.FONT, groups=data.GROUPS):
         "accuracy_per_class": json.dumps([round(value, 4) for value in per_class]),
         "floor": json.dumps(round(floor, 4)),
     }
-    partial = Path(f"{out}.part")
     tensors = state | {"real.mean": real.mean, "real.covariance": real.covariance, "class_odds": odds}
-    save_file({name: value.contiguous() for name, value in tensors.items()}, partial, metadata)
-    os.replace(partial, out)
+    with replacing(out) as part:
+        save_file({name: value.contiguous() for name, value in tensors.items()}, part, metadata)

@@ -5,6 +5,7 @@ import math
 from collections import defaultdict
 from pathlib import Path
 
+from ..files import replacing
 from .work_precision import HEADLINE, cells
 
 # Okabe and Ito's colours, safe for the colour-blind; relatives share a colour and differ by dash
@@ -30,10 +31,8 @@ def write_json(rows, path):
 
 def write_text(text, path):
     """Write a text file; it appears only when it is whole."""
-    path = Path(path)
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def read_json(path):

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 
+from ..files import replacing
 from . import data
 from .net import CLASSES, NULL, Net, scaled_linear, zero_terminal_snr
 
@@ -23,7 +24,8 @@ log = logging.getLogger(__name__)
 class Config:
     """What reproduces a model: ``python -m isdo train --model <model>``.
 
-    The learning rate rises over ``warmup`` steps, stays, and falls to zero over the last third of ``steps``.
+    The learning rate rises over ``warmup`` steps, stays, and falls to zero over the last third; from ``restart`` on it does
+    so a second time, which goes on where a shorter run had ended.
     """
 
     model: str
@@ -31,6 +33,7 @@ class Config:
     start: str | None = None  # the zoo model whose trunk is fine-tuned
     batch: int = 64
     rate: float = 1.5e-3
+    restart: int = 0
     warmup: int = 200
     ema: float = 0.999
     label_dropout: float = 0.15
@@ -42,7 +45,7 @@ class Config:
 CONFIGS = {
     config.model: config
     for config in (
-        Config("eps", steps=4_600),
+        Config("eps", steps=9_000, restart=4_600),
         Config("v", steps=1_000, start="eps", rate=7e-4),
         Config("flow", steps=1_000, start="eps", rate=7e-4),
     )
@@ -96,7 +99,8 @@ def validation(net, pictures, labels, tables, bands=10, repeats=4):
 
 def rate_at(config, step):
     """Return the learning rate at a step."""
-    rise, fall = step / config.warmup, (config.steps - step) / (config.steps / 3)
+    start, end = (0, config.restart) if step < config.restart else (config.restart, config.steps)
+    rise, fall = (step - start) / config.warmup, (end - step) / ((end - start) / 3)
     return config.rate * max(0.0, min(1.0, rise, fall))
 
 
@@ -110,9 +114,8 @@ def write_model(path, net, config, losses):
         "loss_per_band": json.dumps([round(v, 6) for v in losses]),
         "classes": json.dumps(CLASSES),
     }
-    partial = Path(f"{path}.part")
-    save_file(tensors, partial, metadata)
-    os.replace(partial, path)
+    with replacing(path) as part:
+        save_file(tensors, part, metadata)
 
 
 class Trainer:
@@ -146,11 +149,10 @@ class Trainer:
 
     def save(self):
         """Write the resumable state; a half-written file never takes the place of a whole one."""
-        partial = self.checkpoint.with_suffix(".part")
         state = {"net": self.net, "average": self.average, "optimizer": self.optimizer}
         state = {name: part.state_dict() for name, part in state.items()}
-        torch.save({"step": self.step, "history": self.history} | state, partial)
-        os.replace(partial, self.checkpoint)
+        with replacing(self.checkpoint) as part:
+            torch.save({"step": self.step, "history": self.history} | state, part)
 
     def batch(self):
         """Return this process's (pictures, t, noise, labels) of the current step, seeded by it: resuming is exact."""
@@ -198,22 +200,27 @@ class Trainer:
         return validation(self.average, pictures, self.held_out.labels.to(self.device), self.tables)
 
     def run(self, out, progress, every=500, seconds=math.inf):
-        """Train to the end (or for ``seconds``), saving every ``every`` steps; an interrupt loses what came since."""
+        """Train to the end (or for ``seconds``, or until interrupted), saving every ``every`` steps and at the end.
+
+        Raises:
+            KeyboardInterrupt: after saving, when the first process was interrupted.
+        """
         start, stop = time.monotonic(), False
         total, count = 0.0, 0
-        while self.step < self.config.steps and not stop:
-            total, count = total + float(self.advance()), count + 1
-            progress.update()
-            stop = self.agree(time.monotonic() - start > seconds)
-            if self.step % every == 0 or self.step == self.config.steps or stop:
-                if self.rank == 0:
-                    losses = self.validate()
-                    self.history.append([self.step, total / count, *losses])
-                    text = " ".join(f"{loss:.4f}" for loss in losses)
-                    log.info("step %d train %.4f validation %s", self.step, total / count, text)
-                    self.save()
-                    write_model(out, self.average, self.config, losses)
-                total, count = 0.0, 0
+        with Interrupt() as interrupt:
+            while self.step < self.config.steps and not stop:
+                total, count = total + float(self.advance()), count + 1
+                progress.update()
+                stop = self.agree(interrupt.seen or time.monotonic() - start > seconds)
+                if self.step % every == 0 or self.step == self.config.steps or stop:
+                    if self.rank == 0:
+                        losses = self.validate()
+                        self.history.append([self.step, total / count, *losses])
+                        text = " ".join(f"{loss:.4f}" for loss in losses)
+                        log.info("step %d train %.4f validation %s", self.step, total / count, text)
+                        self.save()
+                        write_model(out, self.average, self.config, losses)
+                    total, count = 0.0, 0
 
     def agree(self, flag):
         """Return whether any process wants to stop."""
@@ -224,12 +231,30 @@ class Trainer:
         return bool(votes)
 
 
+class Interrupt:
+    """Ctrl-C, noted while the block runs and raised at its end: every process of a training hears it, the first decides."""
+
+    def __init__(self):
+        self.seen = False
+
+    def __enter__(self):
+        self.before = signal.signal(signal.SIGINT, self.note)
+        return self
+
+    def note(self, *_):
+        """Take note."""
+        self.seen = True
+
+    def __exit__(self, *_):
+        signal.signal(signal.SIGINT, self.before)
+        if self.seen:
+            raise KeyboardInterrupt
+
+
 def _work(rank, world, config, emoji, checkpoint, out, port, seconds):
     from tqdm import tqdm
 
     logging.basicConfig(level=logging.INFO if rank == 0 else logging.WARNING, format="%(asctime)s %(message)s")
-    if rank:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process decides
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if world > 1:
         torch.set_num_threads(1)
@@ -253,4 +278,5 @@ def train(config, out, checkpoint, processes=None, seconds=math.inf, font=data.F
     if world == 1:
         _work(0, *arguments)
     else:
-        mp.spawn(_work, arguments, nprocs=world)
+        with Interrupt():  # the processes save and end by themselves
+            mp.spawn(_work, arguments, nprocs=world)
