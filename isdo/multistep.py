@@ -91,6 +91,42 @@ def is_twin(sigmas):
     return bool(steps) and steps[0] < max([TWIN_STEP, *(TWIN_SHARE * step for step in steps[1:])])
 
 
+class Whole:
+    """The whole picture is painted: what is measured is all of it."""
+
+    def painted(self, modes):
+        """Return the part of a change that counts."""
+        return modes
+
+    def keep(self, stepped, start, shrink, rise):
+        """Return the step."""
+        return stepped
+
+
+class Masked:
+    """Part of the picture is painted; the host holds the rest to a picture that it knows.
+
+    Args:
+        spectrum: a Spectrum.
+        shape: of the state x.
+        mask: broadcasts to the shape, 1 where it is painted, 0 where it is kept, or between.
+    """
+
+    def __init__(self, spectrum, shape, mask):
+        self.spectrum, self.shape, self.mask, self.kept = spectrum, shape, mask, (mask == 0).to(mask.dtype)
+
+    def painted(self, modes):
+        """Return the part of a change that counts: what the host does to the kept pixels says nothing of the model."""
+        return self._times(self.mask, modes)
+
+    def keep(self, stepped, start, shrink, rise):
+        """Return the step; kept pixels, whose D is what the host says, go from ``start`` where a constant D leads."""
+        return stepped + self._times(self.kept, shrink * start.corrected + rise * start.denoised - stepped)
+
+    def _times(self, weight, modes):
+        return self.spectrum.forward(weight * self.spectrum.inverse(modes, self.shape))
+
+
 class Multistep:
     """Predictor and corrector with an integrating factor per band; theory page, sections 2 to 5.
 
@@ -99,10 +135,11 @@ class Multistep:
         spectrum: a Spectrum.
         settings: Settings.
         like: a tensor of the state's dtype, on its device.
+        window: Whole or Masked.
     """
 
-    def __init__(self, path, spectrum, settings, like):
-        self.path, self.spectrum, self.settings = path, spectrum, settings
+    def __init__(self, path, spectrum, settings, like, window):
+        self.path, self.spectrum, self.settings, self.window = path, spectrum, settings, window
         self.taus = AUTO if settings.tau == "auto" else (TAUS[settings.tau],)
         self.fitted = spectrum.lowest(settings.modes) if settings.power == "fitted" else None
         self.response = spectrum.spread((settings.response * (1 - 0.75 * spectrum.height_of))[None], like)
@@ -144,7 +181,8 @@ class Multistep:
         if self.fitted is None:
             return
         new, old = self.history[:2]
-        change = new.denoised - old.denoised, new.noise - old.noise, self.spectrum
+        painted = self.window.painted
+        change = painted(new.denoised - old.denoised), painted(new.noise - old.noise), self.spectrum
         (power, band_coherence), (own, mode_coherence) = fit_bands(*change), fit_modes(*change)
         band_trust, mode_trust = trust(band_coherence, BAND_COHERENT), trust(mode_coherence, MODE_COHERENT)
         spread = self.spectrum.spread
@@ -190,6 +228,7 @@ class Multistep:
             miss = miss - weight * m
             lifted = lifted if lift is None else lifted + weight * lift
         tiny = torch.finfo(self.spectrum.precision).tiny ** 0.5
+        miss, lifted = self.window.painted(miss), self.window.painted(lifted)
         scale = self.spectrum.inner(miss, miss).sum(1) + tiny
         along = self.spectrum.inner(miss, lifted).sum(1) / scale
         size = self.spectrum.inner(lifted, lifted).sum(1) / scale
@@ -210,7 +249,9 @@ class Multistep:
             some = step_shares(self.path, start.sigma, end, nodes[:count], self.band_power, tau)
             shares[: len(some)] += weight * some
         mean = sum(self.spectrum.spread(share, m) * m for share, (_, m) in zip(shares, residuals, strict=True))
-        return ratio * start.corrected + total * mean
+        shrink = end / start.sigma
+        x = ratio * start.corrected + total * mean
+        return self.window.keep(x, start, shrink, self.path.signal(end) - start.signal * shrink)
 
     def correct(self):
         """Do the last steps again, oldest first, with the newest evaluation in the interpolation: one order more."""
@@ -244,6 +285,7 @@ class Multistep:
             for tau in self.taus:
                 weights = extrapolation_weights([node for node, _ in earlier[:order]], sigma, tau)
                 miss = newest - sum(weight * m for weight, (_, m) in zip(weights, earlier, strict=False))
+                miss = self.window.painted(miss)
                 misses[order, tau] = self.spectrum.inner(miss, miss).sum(1, keepdim=True)
         if not misses:
             return {(min(2, self.settings.order), self.taus[0]): 1}

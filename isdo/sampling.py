@@ -5,7 +5,7 @@ from itertools import pairwise
 import torch
 from tqdm.auto import trange
 
-from .multistep import Multistep
+from .multistep import Masked, Multistep, Whole
 from .path import PATHS, detect_path
 from .settings import Settings
 from .spectrum import Spectrum
@@ -44,8 +44,21 @@ def _check_x(x):
         raise ValueError(f"x has the shape {tuple(x.shape)}: give (B, C, H, W) or (B, C, T, H, W), none of them 0")
 
 
+def _check_mask(mask, x):
+    """Return the mask in the shape of x."""
+    if not torch.is_tensor(mask):
+        raise ValueError(f"mask must be a tensor, and is a {type(mask).__name__}")
+    try:
+        mask = mask.detach().expand(x.shape)
+    except RuntimeError:
+        raise ValueError(f"mask {tuple(mask.shape)} does not fit x {tuple(x.shape)}: give a shape that broadcasts") from None
+    if not ((mask >= 0) & (mask <= 1)).all():  # false for NaN too
+        raise ValueError("mask must lie between 0 (kept) and 1 (painted): scale it")
+    return mask
+
+
 @torch.no_grad()
-def sample_isdo(model, x, sigmas, extra_args=None, callback=None, disable=None, *, settings=None):
+def sample_isdo(model, x, sigmas, extra_args=None, callback=None, disable=None, *, settings=None, mask=None):
     """Solve the probability-flow ODE from sigmas[0] to sigmas[-1] with one model call per step.
 
     Args:
@@ -56,12 +69,14 @@ def sample_isdo(model, x, sigmas, extra_args=None, callback=None, disable=None, 
         callback: called once a step with {"x", "i", "sigma", "sigma_hat", "denoised"}.
         disable: hide the progress bar.
         settings: a Settings.
+        mask: broadcasts to x, 1 where the picture is painted and 0 where the model's wrapper holds it to a known picture,
+            or between. Fits and norms look at the painted part only; kept pixels go straight to what the model says there.
 
     Returns:
         x at the last sigma, in the shape, dtype and on the device of x.
 
     Raises:
-        ValueError: x, sigmas or settings that make no sense; the message says what, what was given, what to do.
+        ValueError: x, sigmas, settings or a mask that make no sense; the message says what, what was given, what to do.
         RuntimeError: the model returned NaN or infinity; the message names the step and the sigma.
 
     Exceptions of the model or the callback pass through. Theory page, sections 2 to 5.
@@ -75,7 +90,8 @@ def sample_isdo(model, x, sigmas, extra_args=None, callback=None, disable=None, 
     extra_args = {} if extra_args is None else extra_args
     working = x.dtype if x.dtype == torch.float64 else torch.float32
     spectrum = Spectrum(*x.shape[-2:], x.device, settings.basis)
-    solver = SOLVERS[settings.solver](path, spectrum, settings, x.new_empty(0, dtype=working))
+    window = Whole() if mask is None else Masked(spectrum, x.shape, _check_mask(mask, x).to(x.device, working))
+    solver = SOLVERS[settings.solver](path, spectrum, settings, x.new_empty(0, dtype=working), window)
     state, inner, sound = x.to(working), None, []
     modes = spectrum.forward(state)
     for i in trange(len(levels) - 1, disable=disable):

@@ -467,3 +467,90 @@ def test_no_step_waits_for_the_device(settings, path, waiting, rational, normal)
     x = normal(2, 3, 6, 5)
     out = run(model, x, grid(steps, start=1.0), settings, callback=callback)
     assert out.isfinite().all()
+
+
+class Inpainting:
+    """What the WebUIs wrap round a model: kept pixels are set to a known picture, in Forge with fresh noise each call.
+
+    The model is the Gaussian N(mean, power) of every pixel by itself, so that the painted pixels have an exact answer.
+    """
+
+    def __init__(self, path, picture, painted, power=0.3, mean=0.2, fresh=False):
+        self.path, self.picture, self.painted, self.power, self.mean = path, picture, painted, power, mean
+        self.noise = torch.Generator().manual_seed(5) if fresh else None
+
+    def __call__(self, x, sigma):
+        level = sigma.double()[:, None, None, None]
+        signal = self.path.signal(level)
+        if self.noise is not None:
+            noise = torch.randn(x.shape, generator=self.noise, dtype=x.dtype)
+            x = x * self.painted + (signal * self.picture + level * noise) * (1 - self.painted)
+        own = self.mean + signal * self.power / (signal**2 * self.power + level**2) * (x - signal * self.mean)
+        return own * self.painted + self.picture * (1 - self.painted)
+
+    def exact(self, x, start, end):
+        before, after = self.path.signal(start), self.path.signal(end)
+        shrink = ((after**2 * self.power + end**2) / (before**2 * self.power + start**2)) ** 0.5
+        return after * self.mean + shrink * (x - before * self.mean)
+
+
+@pytest.fixture
+def half(normal):
+    """A known picture (1, 1, 12, 16) and a mask that is 1 in a part of it."""
+    painted = torch.zeros(1, 1, 12, 16, dtype=torch.float64)
+    painted[..., 3:9, 2:13] = 1
+    return normal(2, 4, 12, 16), painted
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+@pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
+def test_under_a_mask_only_painted_pixels_are_measured(path, fresh, half, normal):
+    picture, painted = half
+    model = Inpainting(path, picture, painted, fresh=fresh)
+    start, end = 0.95, 0.05
+    x = path.signal(start) * picture + start * normal(2, 4, 12, 16)
+    sigmas = grid(6, start, end, end=())
+    exact = model.exact(x, start, end)
+    inside = painted.expand(x.shape) == 1
+    found = run(model, x, sigmas, mask=painted)
+    torch.testing.assert_close(found[inside], exact[inside], rtol=0, atol=1e-10)
+    blind = run(model, x, sigmas)
+    assert (blind - exact)[inside].abs().max() > 1e-3  # the kept pixels spoil the fit
+    # the kept ones are the known picture at every level of noise, as after Euler's steps
+    kept = path.signal(end) * picture + end / start * (x - path.signal(start) * picture)
+    torch.testing.assert_close(found[~inside], kept[~inside], rtol=0, atol=1e-12)
+    last = run(model, x, [*sigmas, 0.0], mask=painted)
+    torch.testing.assert_close(last[~inside], picture[~inside], rtol=0, atol=1e-12)
+
+
+def test_a_mask_of_ones_is_no_mask_and_soft_masks_are_finite(rational, normal):
+    x, sigmas = 3 * normal(2, 4, 9, 12), grid(7)
+    free = run(rational, x, sigmas)
+    torch.testing.assert_close(run(rational, x, sigmas, mask=torch.ones(1)), free, rtol=1e-9, atol=1e-9)
+    soft = run(rational, x, sigmas, mask=torch.linspace(0, 1, 12, dtype=torch.float64))
+    assert soft.isfinite().all() and (soft - free).abs().mean() < 0.02 * free.abs().mean()
+    alone = run(rational, x[1:], sigmas, mask=torch.linspace(0, 1, 12, dtype=torch.float64))
+    assert torch.equal(soft[1:], alone)
+
+
+def test_a_mask_of_zeros_is_euler(rational, normal):
+    x, sigmas = 3 * normal(1, 4, 8, 8), grid(5)
+    euler = x
+    for before, after in zip(sigmas, sigmas[1:], strict=False):
+        denoised = rational(euler, torch.full((1,), before, dtype=x.dtype))
+        euler = denoised + after / before * (euler - denoised)
+    torch.testing.assert_close(run(rational, x, sigmas, mask=torch.zeros(1)), euler, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (torch.ones(1, 3, 8, 8), r"mask \(1, 3, 8, 8\) does not fit x \(1, 4, 8, 8\).*broadcasts"),
+        (torch.tensor(1.5), "between 0 .kept. and 1 .painted."),
+        (torch.tensor(float("nan")), "between 0"),
+        (1, "mask must be a tensor, and is a int"),
+    ],
+)
+def test_a_mask_that_does_not_fit_is_refused(mask, message, rational):
+    with pytest.raises(ValueError, match=message):
+        run(rational, torch.zeros(1, 4, 8, 8), grid(2), mask=mask)
