@@ -35,6 +35,19 @@ class Field:
             raise ValueError(f"{self.key} is {value!r}: give {number} from {self.low:g} to {self.high:g}")
         return self.kind(value)
 
+    def read(self, text):
+        """Return the value that was written as text, in an infotext for instance.
+
+        Raises:
+            ValueError: as ``check``.
+        """
+        if self.choices:
+            return self.check(text)
+        try:
+            return self.check({"True": True, "False": False}[text] if self.kind is bool else float(text))
+        except (KeyError, ValueError):
+            raise ValueError(f"{self.key} is {text!r}: {self.help}") from None
+
 
 FIELDS = (
     Field("solver", "multistep", str, "Solver", "ISDO solver", "how the equation is solved", choices=("multistep",)),
@@ -74,6 +87,15 @@ FIELDS = (
         "basis", "auto", str, "Basis", "ISDO basis",
         "fourier, or cosine (two real matrix products, for devices without complex FFT)",
         choices=("auto", "fourier", "cosine"),
+    ),
+)  # fmt: skip
+# What the WebUIs' plugin asks besides: choices about the host's part of a run, of which the solver knows nothing.
+HOST_FIELDS = (
+    Field(
+        "strength", "steps", str, "Denoising strength counts", "ISDO strength",
+        "steps: whole steps of the schedule, as with every sampler; noise level: strength 0.5 starts where half is noise, "
+        "without jumps, which Flux and SD3 need",
+        choices=("steps", "noise level"),
     ),
 )  # fmt: skip
 _BY_KEY = {field.key: field for field in FIELDS}
