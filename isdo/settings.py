@@ -44,9 +44,10 @@ class Field:
         if self.choices:
             return self.check(text)
         try:
-            return self.check({"True": True, "False": False}[text] if self.kind is bool else float(text))
+            value = {"True": True, "False": False}[text] if self.kind is bool else float(text)
         except (KeyError, ValueError):
-            raise ValueError(f"{self.key} is {text!r}: {self.help}") from None
+            value = text
+        return self.check(value)
 
 
 FIELDS = (

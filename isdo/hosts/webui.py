@@ -286,7 +286,7 @@ def add_options():
 
 def add_axes():
     """Give every setting an axis in the X/Y/Z plot, once."""
-    for plot in {data.module for data in scripts.scripts_data if hasattr(data.module, "axis_options")}:
+    for plot in (data.module for data in scripts.scripts_data if hasattr(data.module, "axis_options")):
         known = {axis.label for axis in plot.axis_options}
         for field in CONTROLS:
             label = f"[{NAME}] {field.label}"
