@@ -337,16 +337,16 @@ class Host:
     @contextmanager
     def running(self):
         """Let the plugin import this host; afterwards nothing of it is left."""
-        ours = ("modules", "gradio", "fastapi", "isdo.hosts.webui", "isdo.ui")
-        gone = {name: sys.modules.pop(name) for name in list(sys.modules) if name in ours or name.startswith("modules.")}
+        ours = [name for name in sys.modules if name.startswith("isdo.hosts") or name == "isdo.ui"]
+        hosts = [name for name in sys.modules if name.split(".")[0] in ("modules", "gradio", "fastapi")]
+        gone = {name: sys.modules.pop(name) for name in (*ours, *hosts)}
         sys.modules.update(self.modules)
         try:
             yield self
         finally:
-            for name in {*self.modules, *ours}:
-                sys.modules.pop(name, None)
-            for parent, name in (("isdo.hosts", "webui"), ("isdo", "ui")):  # `from isdo.hosts import webui` looks here first
-                vars(sys.modules[parent]).pop(name, None)
+            for name in list(sys.modules):
+                if name in self.modules or name.startswith("isdo.hosts") or name == "isdo.ui":
+                    del sys.modules[name]
             sys.modules.update(gone)
 
     def load(self, path=SCRIPT):

@@ -15,7 +15,8 @@ from isdo.hosts.request import CONTROLS
 from isdo.settings import Settings
 
 KINDS = {
-    "a1111": {}, "a1111 1.8": {"schedules": False}, "forge": {"forge": True}, "forge flow": {"forge": True, "prediction": "const"},
+    "a1111": {}, "a1111 1.8": {"schedules": False}, "forge": {"forge": True},
+    "forge flow": {"forge": True, "prediction": "const"},
 }  # fmt: skip
 
 
@@ -43,8 +44,8 @@ def forge_flow():
         yield host
 
 
-def webui():
-    return sys.modules["isdo.hosts.webui"]
+def sampler_module():
+    return sys.modules["isdo.hosts.sampler"]
 
 
 # -------------------------------------------------------------------------------------------------------- registration
@@ -222,7 +223,7 @@ def test_a_solver_of_two_calls_keeps_the_host_s_counter_and_tells_the_calls(a111
             callback({"x": x, "i": i, "sigma": sigmas[i], "sigma_hat": sigmas[i], "denoised": denoised})
         return denoised
 
-    monkeypatch.setattr(webui(), "sample_isdo", twice)
+    monkeypatch.setattr(sampler_module(), "sample_isdo", twice)
     p = picture(steps=3)
     a1111.generate(p)
     assert [call.step for call in a1111.seen] == [0, 0, 1, 1, 2, 2] and p.extra_generation_params == {"ISDO calls": 6}
@@ -252,7 +253,7 @@ def test_a_grid_that_somebody_gave_stays(forge_flow):
 
 
 def test_a_schedule_that_starts_above_the_flow_path_is_refused_in_words(forge_flow):
-    with pytest.raises(webui().Refused, match="starts at sigma 14.6.*choose the schedule") as said:
+    with pytest.raises(HTTPException, match="starts at sigma 14.6.*choose the schedule") as said:
         forge_flow.generate(picture(scheduler="Align Your Steps"))
     assert said.value.status_code == 422 and not forge_flow.seen
 
@@ -421,7 +422,8 @@ class App:
     """FastAPI's routes as the host has them when the application has started."""
 
     def __init__(self, endpoint):
-        self.routes = [SimpleNamespace(path="/"), SimpleNamespace(path="/sdapi/v1/txt2img", dependant=SimpleNamespace(call=endpoint))]
+        host_s = SimpleNamespace(path="/sdapi/v1/txt2img", dependant=SimpleNamespace(call=endpoint))
+        self.routes = [SimpleNamespace(path="/"), host_s]
 
     def add_api_route(self, path, endpoint, methods):
         self.routes.append(SimpleNamespace(path=path, endpoint=endpoint, methods=methods))
