@@ -88,10 +88,10 @@ class Predictor:
 class Linked(Wrapped):
     """Forge's schedule linker round the predictor."""
 
-    def __init__(self, checkpoint, prediction_type):
+    def __init__(self, checkpoint, predictor):
         super().__init__(checkpoint)
-        self.predictor = Predictor(prediction_type)
-        if prediction_type == "const":
+        self.predictor = predictor
+        if predictor.prediction_type == "const":
             self.sigmas = torch.arange(1, 1001) / 1000
 
     def get_sigmas(self, n):
@@ -213,7 +213,7 @@ class Host:
     """A WebUI in a test: ``forge`` chooses the family, ``prediction`` the model, ``schedules`` whether there is a list."""
 
     def __init__(self, forge=False, prediction="epsilon", schedules=True):
-        self.forge, self.prediction = forge, prediction
+        self.forge, self.prediction, self.predictor = forge, prediction, Predictor(prediction)
         self.seen, self.interrupt_at, self.refine_at, self.scripts_data = [], None, None, []
         self.callbacks = {"on_app_started": [], "on_before_ui": [], "on_ui_settings": []}
         self.opts = Options(labels={}, always_discard_next_to_last_sigma=False, sgm_noise_multiplier=False)
@@ -221,7 +221,7 @@ class Host:
 
     def wrap(self):
         checkpoint = SimpleNamespace()
-        return Linked(checkpoint, self.prediction) if self.forge else Wrapped(checkpoint)
+        return Linked(checkpoint, self.predictor) if self.forge else Wrapped(checkpoint)
 
     def make_modules(self, schedules):
         host, module = self, {}

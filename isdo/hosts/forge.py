@@ -1,40 +1,33 @@
 """What Forge and Forge Neo do differently."""
 
-from contextlib import nullcontext
-
-import torch
+from contextlib import contextmanager
 
 
-def has_predictor(denoiser):
-    """Say whether the host's denoiser is of Forge's kind, whose inner model carries a predictor."""
-    return hasattr(denoiser.inner_model, "predictor")
-
-
-class _SameNoise:
-    """Let everything inside draw the same global random numbers each time, and leave no trace outside."""
-
-    SEED = 0
-
-    def __init__(self, device):
-        self.fork = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-
-    def __enter__(self):
-        self.fork.__enter__()
-        torch.manual_seed(self.SEED)
-
-    def __exit__(self, *error):
-        return self.fork.__exit__(*error)
-
-
+@contextmanager
 def steady_mask(denoiser, x):
-    """Return a context for one model call, in which the kept area of an inpainting is noised as in the call before.
+    """Keep the noise of an inpainting's kept area for one model call, as AUTOMATIC1111 does.
 
-    Forge draws new global noise for it at each call. The model sees it, and D of the repainted area moves by 12 to 64 %
-    of |x - D| without x having moved: a multistep sampler would take that for a slope.
+    Forge noises that area anew at each call, from the global generator. The model sees it, and D of the painted area moves
+    by 12 to 64 % of |x - D| without x having moved: a multistep sampler would take that for a slope, and the picture would
+    depend on its neighbours in the batch. x has the right noise there already: it is what the kept area's own ODE says.
+
+    Args:
+        denoiser: the host's; on hosts without a predictor, or without a mask, nothing happens.
+        x: (B, C, ...) what the call is made with.
     """
-    if denoiser.mask is None or not has_predictor(denoiser):
-        return nullcontext()
-    return _SameNoise(x.device)
+    predictor = getattr(denoiser.inner_model, "predictor", None)
+    if denoiser.mask is None or predictor is None:
+        yield
+        return
+    kept = vars(predictor).get("noise_scaling")
+    predictor.noise_scaling = lambda *args, **kwargs: x
+    try:
+        yield
+    finally:
+        if kept is None:
+            del predictor.noise_scaling
+        else:
+            predictor.noise_scaling = kept
 
 
 def has_own_flow_grid():
