@@ -126,7 +126,9 @@ def test_prompts_change_when_they_do_with_euler(eps, prompt):
     assert len({str(call["cond"]) for call in ours_.calls}) > 1 or "[" not in prompt
 
 
-@pytest.mark.parametrize("options", [{"s_min_uncond": 4.0}, {"skip_early_cond": 0.5}, {"s_min_uncond_all": True, "s_min_uncond": 3.0}])
+@pytest.mark.parametrize(
+    "options", [{"s_min_uncond": 4.0}, {"skip_early_cond": 0.5}, {"s_min_uncond_all": True, "s_min_uncond": 3.0}]
+)
 def test_savings_of_the_negative_prompt_act_when_they_do_with_euler(eps, options):
     if unknown := set(options) - set(eps.get("/sdapi/v1/options")):
         pytest.skip(f"this WebUI has no {', '.join(unknown)}")
@@ -179,13 +181,13 @@ def test_batch_count_and_seeds(eps):
         assert np.abs(picture.astype(int) - eps.picture(**ISDO, seed=5 + i).image).max() <= 1
 
 
-def test_variation_seed_and_tiling(eps):
-    plain = eps.picture(**ISDO)
-    for ask in ({"subseed": 3, "subseed_strength": 0.4}, {"tiling": True}):
-        got = eps.picture(**ISDO, **ask)
-        assert got.values["Sampler"] == "ISDO" and rms(got.image, plain.image) > 0
-        fine = eps.picture(**EULER, **ask, steps=120)
-        assert rms(got.image, fine.image) < rms(eps.picture(**EULER, **ask).image, fine.image)
+@pytest.mark.parametrize("ask", [{"subseed": 3, "subseed_strength": 0.4}, {"tiling": True}])
+def test_variation_seed_and_tiling_act_as_with_euler(eps, ask):
+    size = {"steps": 20, "width": 64, "height": 64}
+    got, plain, euler = eps.picture(**ISDO, **size, **ask), eps.picture(**ISDO, **size), eps.picture(**EULER, **size, **ask)
+    print(rms(got.image, plain.image), rms(got.image, euler.image))
+    assert got.values["Sampler"] == "ISDO"
+    assert rms(got.image, plain.image) > 2 * rms(got.image, euler.image)
 
 
 # ------------------------------------------------------------------------------------------------------ arguments, leaks
@@ -274,14 +276,17 @@ def test_hires_alone(eps):
     assert ours(asked.values) == {"ISDO order": "1"} and rms(asked.image, got.image) > 0
 
 
-@pytest.mark.parametrize("strength", [0.05, 0.3, 0.75, 1.0])
-def test_img2img(eps, strength):
-    ask = {"init_images": [encode(scene())], "denoising_strength": strength, "steps": 12, "scheduler": "Karras"}
-    got, eulers = eps.picture("img2img", **ISDO, **ask), eps.picture("img2img", **EULER, **ask)
+@pytest.mark.parametrize(("strength", "calls"), [(0.05, 1), (0.275, 4), (0.815, 10), (1.0, 12)])
+def test_img2img(webui, strength, calls):
+    webui.model("tiny-gauss")
+    ask = {"init_images": [encode(scene())], "denoising_strength": strength, "scheduler": "Karras", "steps": 12}
+    got, eulers = webui.picture("img2img", **ISDO, **ask), webui.picture("img2img", **EULER, **ask)
     assert got.values["Sampler"] == "ISDO"
-    assert steps_of(got.calls) == steps_of(eulers.calls)
-    fine = eps.picture("img2img", **EULER, **ask | {"steps": 240})
-    assert rms(got.image, fine.image) < max(rms(eulers.image, fine.image), 2)
+    assert steps_of(got.calls) == steps_of(eulers.calls) and len(got.calls) == calls
+    if calls in (4, 10):  # of 111 steps, these two strengths begin at the very noise level they begin at of 12
+        fine = webui.picture("img2img", **EULER, **ask | {"steps": 111})
+        assert fine.calls[0]["sigma"] == pytest.approx(got.calls[0]["sigma"], rel=1e-4)
+        assert rms(got.image, fine.image) < rms(eulers.image, fine.image) / 2
 
 
 def test_strength_as_noise_level_has_no_jumps(eps):
@@ -329,11 +334,13 @@ def test_inpaint_of_the_latent_keeps_what_euler_keeps(eps):
 
 def test_inpaint_comes_close_to_the_solution(eps):
     ask = {
-        "init_images": [encode(scene())], "mask": encode(mask()), "denoising_strength": 0.9, "mask_blur": 0,
+        "init_images": [encode(scene())], "mask": encode(mask()), "denoising_strength": 0.85, "mask_blur": 0,
         "inpainting_fill": 1, "inpaint_full_res": False, "scheduler": "Karras",
     }  # fmt: skip
     got, eulers = eps.picture("img2img", **ISDO, **ask), eps.picture("img2img", **EULER, **ask)
-    fine = eps.picture("img2img", **EULER, **ask | {"steps": 200})
+    fine = eps.picture("img2img", **EULER, **ask | {"steps": 106})
+    assert fine.calls[0]["sigma"] == pytest.approx(got.calls[0]["sigma"], rel=1e-4)  # else the limits would differ
+    print(rms(got.image, fine.image), rms(eulers.image, fine.image))
     assert rms(got.image, fine.image) < rms(eulers.image, fine.image)
 
 
@@ -476,11 +483,25 @@ def test_grid_refuses_wrong_values(eps):
 # ---------------------------------------------------------------------------------------------- against what is known
 
 
-def exact_gauss(seed, size=256, sigma=None):
-    """Return the picture at the end of the ODE for tiny-gauss: latents N(0, 0.5^2) apart from each channel's mean, which stays."""
-    x = torch.randn(4, size // 8, size // 8, generator=torch.Generator().manual_seed(seed)).double() * sigma
+def noise(seed, size):
+    """Return the noise that the WebUIs draw on the CPU for a seed."""
+    return torch.randn(4, size // 8, size // 8, generator=torch.Generator().manual_seed(seed)).double()
+
+
+def centred(size):
+    """Return the seed whose noise has the smallest means: 14.6 times a mean drives a small picture into white or black."""
+    return min(range(1, 400), key=lambda seed: noise(seed, size).mean((-2, -1)).abs().max())
+
+
+def exact_gauss(seed, size, sigma):
+    """Return the picture at the end of the ODE for tiny-gauss: each channel is N(0, 0.5^2).
+
+    A channel's mean is another matter: each of three group normalisations, over four channels, takes a quarter of it away.
+    """
+    x = noise(seed, size) * sigma
     mean = x.mean((-2, -1), keepdim=True)
-    z = mean + (x - mean) * 0.5 / (0.25 + sigma**2) ** 0.5
+    shrink = 0.5 / (0.25 + sigma**2) ** 0.5
+    z = mean * shrink ** (0.75**3) + (x - mean) * shrink
     rgb = z[:3] * 0.9 + z[3:] * 0.1
     big = torch.nn.functional.interpolate(rgb[None], scale_factor=8, mode="bicubic", align_corners=False)[0]
     return (big.clamp(-1, 1).add(1).mul(127.5)).permute(1, 2, 0).numpy()
@@ -488,35 +509,34 @@ def exact_gauss(seed, size=256, sigma=None):
 
 def test_eight_steps_against_the_known_solution(webui):
     webui.model("tiny-gauss")
-    # the seed whose noise is the best centred: a mean drawn from 14.6 times noise drives a small picture into white
-    seed = min(range(1, 60), key=lambda s: exact_gauss(s, sigma=14.6146).__sub__(127.5).mean((0, 1)).__abs__().max())
+    seed = centred(256)
     ask = {"seed": seed, "width": 256, "height": 256, "cfg_scale": 1, "scheduler": "Karras"}
     got, euler = webui.picture(**ISDO, **ask), webui.picture(**EULER, **ask)
     fine = webui.picture(**EULER, **ask | {"steps": 200})
-    known = exact_gauss(seed, sigma=got.calls[0]["sigma"][0])
+    known = exact_gauss(seed, 256, got.calls[0]["sigma"][0])
     errors = {name: rms(r.image, known) for name, r in (("isdo", got), ("euler", euler), ("fine", fine))}
     print(errors, rms(got.image, fine.image), rms(euler.image, fine.image))
     assert known.std() > 20
-    assert errors["isdo"] < errors["euler"] / 2
-    assert rms(got.image, fine.image) < rms(euler.image, fine.image) / 2
+    assert errors["isdo"] < errors["euler"] / 2 and errors["isdo"] < 1.1 * errors["fine"]
+    assert rms(got.image, fine.image) < rms(euler.image, fine.image) / 5
 
 
 @pytest.mark.parametrize("checkpoint", ["tiny-eps", "tiny-v"])
 def test_twelve_steps_are_nearer_to_the_limit_than_eulers(webui, checkpoint):
     webui.model(checkpoint)
-    ask = {"width": 256, "height": 256, "scheduler": "Karras", "steps": 12}
+    ask = {"seed": centred(128), "scheduler": "Karras", "steps": 12}
     got, euler = webui.picture(**ISDO, **ask), webui.picture(**EULER, **ask)
-    fine = webui.picture(**EULER, **ask | {"steps": 200})
+    fine = webui.picture(**EULER, **ask | {"steps": 150})
     print(checkpoint, rms(got.image, fine.image), rms(euler.image, fine.image))
     assert fine.image.std() > 20
-    assert rms(got.image, fine.image) < rms(euler.image, fine.image) / 2
+    assert rms(got.image, fine.image) < 0.8 * rms(euler.image, fine.image)
 
 
 def test_zero_terminal_snr(webui):
     if "sd_noise_schedule" not in webui.get("/sdapi/v1/options"):
         pytest.skip("this WebUI has no noise schedule to choose")
     webui.model("tiny-v")
-    ask = {"width": 256, "height": 256, "steps": 12, "override_settings": {"sd_noise_schedule": "Zero Terminal SNR"}}
+    ask = {"steps": 12, "override_settings": {"sd_noise_schedule": "Zero Terminal SNR"}}
     got, euler = webui.picture(**ISDO, **ask), webui.picture(**EULER, **ask)
     assert got.calls[0]["sigma"][0] > 1000 and len(got.calls) == 12 and all(call["finite"] for call in got.calls)
     fine = webui.picture(**EULER, **ask | {"steps": 200})

@@ -1,9 +1,9 @@
 """A real WebUI on a CPU for the live tests: started in a data folder of its own, driven over HTTP, watched by a probe.
 
-WEBUI_DIR names the WebUI; WEBUI_PYTHON its interpreter (default: WEBUI_DIR/venv/bin/python); WEBUI_ARGS further flags, WEBUI_CKPT
-a folder of checkpoints if they lie elsewhere than in models/Stable-diffusion. The rest of the environment is handed on as it is.
-The tests want the checkpoints tiny-eps, tiny-v and tiny-gauss (SD1-shaped denoisers of latents N(0, 0.5^2), the first two
-disturbed by the prompt) and on Forge tiny-flux and tiny-sd3; a test whose checkpoint is missing is skipped.
+WEBUI_DIR names the WebUI; WEBUI_PYTHON its interpreter (default: WEBUI_DIR/venv/bin/python); WEBUI_ARGS further flags. The rest
+of the environment is handed on as it is. The tests want the checkpoints tiny-eps, tiny-v and tiny-gauss (SD1-shaped denoisers
+of latents N(0, 0.5^2), the first two disturbed by the prompt), and tiny-flux, tiny-sd3 and tiny-chroma (flow) where the WebUI
+has such models; a test whose checkpoint is missing is skipped.
 """
 
 import base64
@@ -39,9 +39,9 @@ QUIET = {
     "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "8589934592",
 }  # fmt: skip
-# All options are saved once: A1111 gives back after an override only those that were. "Original" emphasis divides by the mean of
-# the conditioning, which is 0 to rounding in an untrained text model.
-OPTIONS = {"emphasis": "No norm"}
+# All options are saved once: A1111 gives back after an override only those that were. "Original" emphasis divides by the mean
+# of the conditioning, which is 0 in an untrained text model. The noise is then the same in every WebUI.
+OPTIONS = {"emphasis": "No norm", "randn_source": "CPU"}
 NOT_SAVED = ("sd_model_checkpoint", "sd_checkpoint_hash", "disabled_extensions", "disable_all_extensions", "forge_preset")
 
 

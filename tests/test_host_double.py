@@ -14,6 +14,9 @@ from isdo.hosts import NEEDS
 WEBUI = os.environ.get("WEBUI_DIR")
 pytestmark = pytest.mark.skipif(not WEBUI, reason="WEBUI_DIR is not set: name a WebUI's folder to compare the double with it")
 
+XYZ = "scripts/xyz_grid.py:AxisOption.__init__"
+if WEBUI and Path(WEBUI, "extensions-builtin/xyz/lib_xyz/classes.py").is_file():  # Forge Classic
+    XYZ = "extensions-builtin/xyz/lib_xyz/classes.py:AxisOption.__init__"
 MODULES = Host().modules
 SAMPLER = MODULES["modules.sd_samplers_kdiffusion"].KDiffusionSampler
 # where in the host, and what stands for it in the double
@@ -32,16 +35,15 @@ SIGNATURES = {
     "modules/options.py:OptionInfo.info": OptionInfo.info,
     "modules/options.py:Options.add_option": type(Host().opts).add_option,
     "modules/scripts.py:Script.elem_id": Script.elem_id,
-    "scripts/xyz_grid.py:AxisOption.__init__": AxisOption.__init__,
+    XYZ: AxisOption.__init__,
     "backend/modules/k_prediction.py:AbstractPrediction.noise_scaling": Predictor.noise_scaling,
 }
 NEWER = {"sd_schedulers.py", "k_prediction.py", "get_sampler_and_scheduler"}  # what some of the family do not have
 
 
 def tree(file):
-    """Return the syntax of a file, also where a built-in extension has taken it over; or None."""
-    places = [Path(WEBUI, file), *Path(WEBUI, "extensions-builtin").rglob(Path(file).name)]
-    return next((ast.parse(path.read_text(encoding="utf-8")) for path in places if path.is_file()), None)
+    path = Path(WEBUI, file)
+    return ast.parse(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def find(file, dotted):

@@ -1,4 +1,4 @@
-"""An extension for the live tests only: lists every call of the WebUI's denoiser at /live-probe/calls, which also empties the list."""
+"""An extension for the live tests only: lists the calls of the WebUI's denoiser at /live-probe/calls and forgets them then."""
 
 import hashlib
 
