@@ -4,7 +4,7 @@ import shutil
 import subprocess
 import sys
 import time
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -242,6 +242,16 @@ def test_automatic_is_a_grid_of_our_own_on_flow_models(forge_flow, steps):
     sigmas = [call.sigma for call in forge_flow.seen]
     assert sigmas[0] == 1 and len(sigmas) == steps and sigmas == sorted(sigmas, reverse=True) and sigmas[-1] > 0
     assert p.sampler_noise_scheduler_override is None
+
+
+@pytest.mark.parametrize("klein", [False, True])
+def test_forge_neo_s_grid_for_klein_stays(forge_flow, monkeypatch, klein):
+    monkeypatch.setitem(sys.modules, "backend", ModuleType("backend"))
+    monkeypatch.setitem(sys.modules, "backend.args", SimpleNamespace(dynamic_args=SimpleNamespace(klein=klein)))
+    forge_flow.generate(picture(steps=4))
+    host_s = [call.sigma for call in forge_flow.seen]
+    forge_flow.generate(picture(steps=4, scheduler="Karras"))
+    assert (host_s == [call.sigma for call in forge_flow.seen]) is klein
 
 
 def test_a_grid_that_somebody_gave_stays(forge_flow):

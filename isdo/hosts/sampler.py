@@ -108,7 +108,7 @@ class IsdoSampler(sd_samplers_kdiffusion.KDiffusionSampler):
 
         The hosts build theirs from time steps that the predictor has on another scale: sigmas of 9999, or all the same.
         """
-        name = (getattr(p, "hr_scheduler", None) if p.is_hr_pass else getattr(p, "scheduler", None)) or "Automatic"
+        name = getattr(p, "hr_scheduler" if p.is_hr_pass else "scheduler", None) or "Automatic"
         given = p.sampler_noise_scheduler_override
         if self.path.fade and name == "Automatic" and not given and not forge.has_own_flow_grid():
             p.sampler_noise_scheduler_override = lambda steps: sgm_uniform(steps, self.model_wrap.sigmas)
