@@ -1,11 +1,14 @@
 """What a picture asks of ISDO, and its way through the infotext."""
 
+from pathlib import Path
+
 import pytest
 
 from isdo.hosts import request
 from isdo.hosts.request import CONTROLS
 from isdo.settings import FIELDS, Settings
 
+ROOT = Path(__file__).parents[1]
 DEFAULTS = {field.key: field.default for field in CONTROLS}
 OTHER = {"solver": "multistep", "path": "flow", "modes": 8, "order": 2, "tau": "root", "power": "zero", "corrector": 0,
          "response": 0.25, "basis": "cosine", "strength": "noise level"}  # fmt: skip
@@ -100,3 +103,11 @@ def test_the_schema_describes_every_setting():
     for key, value in OTHER.items():
         what = schema["settings"][key]
         assert value in what["choices"] if "choices" in what else what["minimum"] <= value <= what["maximum"]
+
+
+def test_the_documentation_lists_every_setting():
+    rows = [line for line in (ROOT / "docs" / "webui.md").read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
+    for field in CONTROLS:
+        allowed = ", ".join(field.choices) if field.choices else f"{field.low} to {field.high}".replace(".0", "")
+        assert f"| {field.label} | `{field.key}` | {field.default} | {allowed} | {field.help} |" in rows
+    assert len(rows) == len(CONTROLS) + 1
