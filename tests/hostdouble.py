@@ -259,6 +259,7 @@ class Host:
                     inner = {"inner_model": self.model_wrap} if scheduler.need_inner_model else {}
                     low, high = table[0].item(), table[-1].item()
                     sigmas = scheduler.function(n=steps, sigma_min=low, sigma_max=high, device="cpu", **inner)
+                    p.extra_generation_params["Schedule type"] = scheduler.label
                 return torch.cat([sigmas[:-2], sigmas[-1:]]) if discard else sigmas
 
             def noised(self, image, noise, sigma):

@@ -135,6 +135,11 @@ def test_install_is_quick_and_quiet():
 # ------------------------------------------------------------------------------------------------------------ sampling
 
 
+def told(p):
+    """Return what the infotext says, but for the host's own."""
+    return {key: value for key, value in p.extra_generation_params.items() if key != "Schedule type"}
+
+
 def test_it_samples_by_itself_with_one_call_a_step(host):
     samples = host.generate(picture(steps=8, seeds=range(64)))
     assert [call.step for call in host.seen] == list(range(8)) == [done["i"] for done in host.steps_done]
@@ -177,7 +182,7 @@ def test_hires_uses_isdo_for_the_pass_that_names_it(a1111):
     first = a1111.generate(picture(sampler_name="Euler"))
     p = picture(sampler_name="Euler", enable_hr=True, hr_sampler_name="isdo")
     a1111.generate(p, [{"order": 2}])
-    assert p.extra_generation_params == {"ISDO order": 2}
+    assert told(p) == {"ISDO order": 2}
     # eight steps of Euler and eight of ISDO, at the strength that was asked for
     assert len(a1111.seen) == 16 and [call.step for call in a1111.seen] == [*range(8), *range(8)]
     assert not torch.equal(first, a1111.generate(picture()))
@@ -195,7 +200,7 @@ def test_interrupt_passes_through_and_leaves_an_infotext(host):
     host.interrupt_at = 3
     p = picture()
     host.generate(p, [{"order": 2}])
-    assert len(host.seen) == 4 and p.extra_generation_params == {"ISDO order": 2}
+    assert len(host.seen) == 4 and told(p) == {"ISDO order": 2}
 
 
 def test_discarding_the_next_to_last_sigma_is_the_host_s(host):
@@ -226,10 +231,10 @@ def test_a_solver_of_two_calls_keeps_the_host_s_counter_and_tells_the_calls(a111
     monkeypatch.setattr(sampler_module(), "sample_isdo", twice)
     p = picture(steps=3)
     a1111.generate(p)
-    assert [call.step for call in a1111.seen] == [0, 0, 1, 1, 2, 2] and p.extra_generation_params == {"ISDO calls": 6}
+    assert [call.step for call in a1111.seen] == [0, 0, 1, 1, 2, 2] and told(p) == {"ISDO calls": 6}
     monkeypatch.undo()
     a1111.generate(p)
-    assert p.extra_generation_params == {}
+    assert told(p) == {}
 
 
 # ---------------------------------------------------------------------------------------------------------------- flow
@@ -283,7 +288,7 @@ def test_strength_as_noise_level_has_no_jumps(kind):
             host.generate(p, [{"strength": "noise level"}])
             sigmas = [call.sigma for call in host.seen]
             assert sigmas == sorted(sigmas, reverse=True) and len(sigmas) == int(min(strength, 0.999) * 8) + 1
-            assert p.extra_generation_params == {"ISDO strength": "noise level"}
+            assert told(p) == {"ISDO strength": "noise level"}
             starts[strength] = sigmas[0]
         share = {s: sigma if host.prediction == "const" else sigma / (1 + sigma) for s, sigma in starts.items()}
         for strength in (0.3, 0.49, 0.5, 0.51):
@@ -350,10 +355,22 @@ def test_what_another_extension_put_there_is_there_again():
 def test_infotext_only_where_isdo_runs(host):
     p = picture(extra_generation_params={"ISDO order": 4, "Other": 1})
     host.generate(p, [{"order": 2, "tau": "auto"}])
-    assert p.extra_generation_params == {"ISDO order": 2, "Other": 1}
+    assert told(p) == {"ISDO order": 2, "Other": 1}
     p.sampler_name = "Euler"
     host.generate(p, [{"order": 2}])
-    assert p.extra_generation_params == {"Other": 1}
+    assert told(p) == {"Other": 1}
+
+
+def test_what_automatic_was_for_isdo_is_not_told_of_the_next_cell(a1111):
+    p = picture()
+    a1111.generate(p)
+    assert p.extra_generation_params == {"Schedule type": "Karras"}
+    p.sampler_name = "Euler"
+    a1111.generate(p)
+    assert p.extra_generation_params == {}
+    p.scheduler = "Karras"
+    a1111.generate(p)
+    assert p.extra_generation_params == {"Schedule type": "Karras"}
 
 
 def test_the_settings_page_counts_where_the_accordion_is_closed(a1111):
@@ -361,9 +378,9 @@ def test_the_settings_page_counts_where_the_accordion_is_closed(a1111):
     a1111.opts.isdo_order = 2
     p = picture()
     a1111.generate(p, [False])
-    assert p.extra_generation_params == {"ISDO order": 2}
+    assert told(p) == {"ISDO order": 2}
     a1111.generate(p, [True, None, None, None, 3])
-    assert p.extra_generation_params == {}
+    assert told(p) == {}
 
 
 def test_wrong_settings_are_refused_when_the_sampler_starts(host):
@@ -430,9 +447,9 @@ def test_every_setting_has_an_axis(a1111):
     for cell, value in zip(cells, (2, 3), strict=True):
         axis.apply(cell, axis.type(value), [2, 3])
     a1111.generate(cells[0])
-    assert p.extra_generation_params == {"ISDO order": 2}
+    assert told(p) == {"ISDO order": 2}
     a1111.generate(cells[1])
-    assert p.extra_generation_params == {} and not hasattr(p, "isdo_axes")
+    assert told(p) == {} and not hasattr(p, "isdo_axes")
     axes["[ISDO] Path"].confirm(p, axes["[ISDO] Path"].choices())
     with pytest.raises(HTTPException, match="order is 9"):
         axis.confirm(p, [2, 9])

@@ -63,6 +63,9 @@ def before_picture(p, args):
     """
     p.isdo_args = args
     request.clear(p.extra_generation_params)
+    if getattr(p, "scheduler", None) in (None, "Automatic"):
+        # what "Automatic" was for the X/Y/Z cell before: the host leaves it there, and Euler's cell would say Karras
+        p.extra_generation_params.pop("Schedule type", None)
     if runs_in(p):
         try:
             request.write(p.extra_generation_params, values_of(p))
