@@ -33,7 +33,6 @@ def panel(script):
     script.infotext_fields += [
         (control, functools.partial(paste_value, field.key)) for field, control in zip(CONTROLS, made, strict=True)
     ]
-    script.paste_field_names = list(request.INFOTEXT_KEYS)
     return [enabled, *made]
 
 
