@@ -97,23 +97,25 @@ def ours_on(page, key, tab="txt2img"):
 
 
 def tick(page, tab="txt2img"):
-    page.click(f"#{ours_on(page, 'enable', tab)} > .label-wrap input[type=checkbox]")
+    """Open the accordion, which ticks it, or close it again; a click on its box would untie the two."""
+    page.click(f"#{ours_on(page, 'enable', tab)} > .label-wrap > .icon")
 
 
 def open_accordion(page, tab="txt2img"):
-    """Tick the accordion ISDO, which opens it."""
     tick(page, tab)
     page.wait_for_selector(f"#{ours_on(page, 'order', tab)} input[type=number]", state="visible")
 
 
 def generate(page, tab="txt2img"):
     """Press Generate; return the picture and its infotext."""
-    page.evaluate(f"() => document.querySelectorAll('#html_info_{tab} .infotext, #html_info_{tab} p').forEach(e => e.remove())")
+    find = f"() => (document.querySelector('#{tab}_gallery img') || {{}}).src"
+    before = page.evaluate(find)
     page.click(f"#{tab}_generate")
-    page.wait_for_selector(f"#html_info_{tab}:has-text('Sampler:')", timeout=120_000)
-    page.wait_for_timeout(800)
-    source = page.eval_on_selector(f"#{tab}_gallery img", "e => e.src")
-    picture = Image.open(io.BytesIO(page.request.get(source).body()))
+    page.wait_for_function(f"before => {{ const now = ({find})(); return now && now !== before }}", arg=before, timeout=120_000)
+    page.wait_for_function(f"() => document.querySelector('#{tab}_interrupt').style.display !== 'block'", timeout=120_000)
+    page.wait_for_selector(f"#html_info_{tab}:has-text('Sampler:')")
+    page.wait_for_timeout(500)
+    picture = Image.open(io.BytesIO(page.request.get(page.evaluate(find)).body()))
     return np.asarray(picture.convert("RGB")), picture.info["parameters"]
 
 
