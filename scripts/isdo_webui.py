@@ -4,9 +4,9 @@ from pathlib import Path
 
 import isdo
 
-ROOT = Path(__file__).resolve().parents[1]
-LOADED = Path(isdo.__file__).resolve().parents[1]
-if LOADED != ROOT:
+ROOT = Path(__file__).absolute().parents[1]
+LOADED = Path(isdo.__file__).absolute().parents[1]
+if not LOADED.samefile(ROOT):
     raise ImportError(f"ISDO is here twice, in {LOADED} and in {ROOT}: delete one of the two folders and restart the WebUI")
 
 from isdo.hosts import UnsupportedHost, check_host  # noqa: E402  only once it is clear whose they are

@@ -102,7 +102,7 @@ def test_a_second_copy_is_refused_by_both_names(a1111, tmp_path):
     shutil.copy(SCRIPT, copy)
     with pytest.raises(ImportError) as said:
         a1111.load(copy)
-    assert str(ROOT) in str(said.value) and str(copy.parents[1].resolve()) in str(said.value)
+    assert str(ROOT) in str(said.value) and str(copy.parents[1]) in str(said.value)
 
 
 def test_a_strange_host_gets_one_line_and_goes_on(capsys):
