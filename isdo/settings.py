@@ -32,7 +32,7 @@ class Field:
             raise ValueError(f"{self.key} is {value!r}: give {'true or false' if self.kind is bool else 'a number'}")
         if not (self.low <= value <= self.high) or self.kind(value) != value:
             number = "a whole number" if self.kind is int else "a number"
-            raise ValueError(f"{self.key} is {value!r}: give {number} from {self.low:g} to {self.high:g}")
+            raise ValueError(f"{self.key} is {value!r}: give {number} from {self.low} to {self.high}")
         return self.kind(value)
 
     def read(self, text):
