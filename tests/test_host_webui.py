@@ -182,7 +182,7 @@ def test_hires_uses_isdo_for_the_pass_that_names_it(a1111):
     first = a1111.generate(picture(sampler_name="Euler"))
     p = picture(sampler_name="Euler", enable_hr=True, hr_sampler_name="isdo")
     a1111.generate(p, [{"order": 2}])
-    assert told(p) == {"ISDO order": 2}
+    assert told(p) == {"ISDO order": 2} and p.hr_sampler_name == "ISDO"  # which the infotext tells and the page has
     # eight steps of Euler and eight of ISDO, at the strength that was asked for
     assert len(a1111.seen) == 16 and [call.step for call in a1111.seen] == [*range(8), *range(8)]
     assert not torch.equal(first, a1111.generate(picture()))

@@ -3,10 +3,10 @@
 from contextlib import contextmanager
 
 from fastapi import HTTPException
-from modules import sd_samplers, shared
+from modules import shared
 
 from . import request
-from .request import CONTROLS, NAME
+from .request import ALIASES, CONTROLS, NAME
 
 
 class Refused(HTTPException):
@@ -39,12 +39,12 @@ def stored_defaults():
 
 
 def runs_in(p):
-    """Say whether ISDO makes any pass of a picture."""
-    names = [p.sampler_name]
-    if getattr(p, "enable_hr", False):
-        names.append(getattr(p, "hr_sampler_name", None) or p.sampler_name)
-    found = [sd_samplers.find_sampler_config(name) for name in names]
-    return any(config is not None and config.name == NAME for config in found)
+    """Say whether ISDO makes any pass of a picture; from here on p calls it by its name, as infotext and page do."""
+    for attribute in ("sampler_name", "hr_sampler_name"):
+        if getattr(p, attribute, None) in ALIASES:
+            setattr(p, attribute, NAME)
+    hires = getattr(p, "hr_sampler_name", None) if getattr(p, "enable_hr", False) else None
+    return NAME in (p.sampler_name, hires)
 
 
 def values_of(p):

@@ -2,7 +2,7 @@
 
 from ..settings import FIELDS, HOST_FIELDS, Settings
 
-NAME = "ISDO"
+NAME, ALIASES = "ISDO", ("isdo", "k_isdo")
 CONTROLS = (*FIELDS, *HOST_FIELDS)
 CALLS = "ISDO calls"  # infotext key: the model calls of a run that made more than one a step
 INFOTEXT_KEYS = (*(field.infotext for field in CONTROLS), CALLS)

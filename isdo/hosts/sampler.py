@@ -11,14 +11,13 @@ from ..sampling import sample_isdo
 from ..schedules import curvature_sigmas, rest, sgm_uniform
 from . import forge, request
 from .picture import Refused, refusing, values_of
-from .request import NAME
+from .request import ALIASES, NAME
 
 try:
     from modules import sd_schedulers
 except ImportError:  # AUTOMATIC1111 before 1.9 and Forge Classic: schedules are a global setting there
     sd_schedulers = None
 
-ALIASES = ["isdo", "k_isdo"]
 # What "Automatic" means, as for the hosts' other multistep samplers; flow models get a grid of their own below.
 OPTIONS = {"scheduler": "karras"}
 SCHEDULE_NAME, SCHEDULE_LABEL = "isdo_curvature", "ISDO curvature"
@@ -146,7 +145,7 @@ def curvature_schedule(n, sigma_min, sigma_max, inner_model, device):
 
 def register():
     """Put the sampler and the schedule into the host's lists, in place: others hold them. Doing it twice is harmless."""
-    sampler = sd_samplers_common.SamplerData(NAME, IsdoSampler, ALIASES, dict(OPTIONS))
+    sampler = sd_samplers_common.SamplerData(NAME, IsdoSampler, list(ALIASES), dict(OPTIONS))
     put(sd_samplers.all_samplers, NAME, sampler)
     for name in (NAME, *ALIASES):  # the API asks this map, and answers an unknown name with another sampler's picture
         sd_samplers.all_samplers_map[name] = sampler
