@@ -1,5 +1,6 @@
 """One ISDO step: fit the power, correct, predict; one model call each."""
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -15,6 +16,9 @@ MODE_COHERENT = 0.95
 # Signal-to-noise ratio a/s below which the model has seen nothing of the picture: what it said there is so far from what it
 # says next that the steps from there are done again as long as it is among the nodes.
 BLIND = 0.02
+# A step that was so much longer than the next one is not done again: the slope between later nodes would be stretched over
+# it, and from zero terminal SNR (sigma 4518) a schedule may go to 15 at once.
+STRETCH = 8
 # The variables of interpolation that "auto" lets compete: cautious in long first steps and under guidance, and bold.
 AUTO = (TAUS["sigma"], TAUS["log1p"])
 # The response is learned from that many evaluations back, against a prior worth that many steps.
@@ -266,6 +270,9 @@ class Multistep:
         blind = first.signal <= BLIND * first.sigma and steps < len(residuals)  # else the first node is none any more
         if self.settings.corrector == 0 or not blind:
             steps = min(steps, self.settings.corrector)
+        lengths = [old.sigma - new.sigma for new, old in itertools.pairwise(self.history)]
+        while steps > 1 and lengths[steps - 1] > STRETCH * lengths[steps - 2]:
+            steps -= 1
         for i in range(steps, 0, -1):
             done = self.history[i - 1]
             x = self.step(self.history[i], done.sigma, residuals, rules)

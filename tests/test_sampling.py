@@ -360,6 +360,19 @@ def test_settings_of_another_kind_are_refused(settings):
         run(None, torch.zeros(1, 1, 2, 2), [1.0, 0.0], settings)
 
 
+@pytest.mark.parametrize("settings", [{}, {"power": "zero"}, {"corrector": 3}, {"tau": "sigma"}, {"tau": "log"}], ids=str)
+def test_one_giant_step_out_of_the_dark_is_not_bent_by_what_follows(settings, pixel_mixture, solve, normal):
+    sigmas = [4518.8, 15.05, 9.14, 5.84, 3.708, 2.256, 1.342, 0.763, 0.406, 0.199, 0.088, 0.034]
+    model, x = pixel_mixture("ve"), sigmas[0] * normal(2, 1, 4, 4)
+    exact = solve(model, x, sigmas[0], sigmas[-1])
+    error = (run(model, x, sigmas, Settings(**settings)) - exact).square().mean().sqrt()
+    euler = x
+    for before, after in itertools.pairwise(sigmas):
+        denoised = model(euler, torch.full((2,), before, dtype=x.dtype))
+        euler = denoised + after / before * (euler - denoised)
+    assert error < (euler - exact).square().mean().sqrt()
+
+
 class Interrupted(BaseException):
     """As the WebUIs raise when one presses the button."""
 

@@ -46,8 +46,8 @@ CONFIGS = {
     config.model: config
     for config in (
         Config("eps", steps=9_000, restart=4_600),
-        Config("v", steps=1_000, start="eps", rate=7e-4),
-        Config("flow", steps=1_000, start="eps", rate=7e-4),
+        Config("v", steps=1_500, start="eps", rate=7e-4),
+        Config("flow", steps=1_500, start="eps", rate=7e-4),
     )
 }
 
