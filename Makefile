@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 RECIPE := pyproject.toml constraints.txt
 
-.PHONY: demo test bench lint
+.PHONY: demo test live bench lint
 
 demo: .venv/installed-bench
 	$(BIN)/python -m isdo demo
@@ -16,6 +16,10 @@ bench: .venv/installed-bench
 
 test: .venv/installed-test
 	$(BIN)/python -m pytest
+
+# in the WebUI that WEBUI_DIR names, started for it on the CPU; see tests/livehost.py
+live: .venv/installed-live
+	$(BIN)/python -m pytest -rs tests/live_*.py
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .

@@ -124,6 +124,25 @@ def flow(steps, shift=1.0):
     return _to_zero(shift * ramp / (1 + (shift - 1) * ramp))
 
 
+def rest(sigmas, start, steps):
+    """Return steps + 1 sigmas that go from ``start`` down to the end of a schedule in that schedule's own pace.
+
+    Args:
+        sigmas: a falling schedule (N + 1,), which ends in 0 or above; what follows its first 0 is left out.
+        start: the noise level to begin at; within the schedule's positive range, else the nearest end of it.
+        steps: model calls, at least 1.
+    """
+    levels = torch.as_tensor(sigmas).detach().double().cpu()
+    positive = levels[levels > 0]
+    end = levels[len(positive) : len(positive) + 1]
+    last = len(positive) - 1
+    ascending, index = positive.flip(0), torch.arange(last, -1, -1, dtype=torch.float64)
+    first = interpolate(torch.as_tensor(start, dtype=torch.float64).clamp(positive[-1], positive[0]), ascending, index)
+    # the last level before 0 stays the schedule's: between it and 0 no model was trained
+    at = _ramp(float(first), last, _count(steps) + 1 - len(end))
+    return torch.cat([interpolate(at, index.flip(0), positive), end]).float()
+
+
 # Measured on the zoo's eps model, mean of guidance 1 and 3. A Gaussian with the 1/f^2 spectrum of pictures has a curve
 # of the same shape, so it is no bad guess for other models; `python -m isdo bench --suite grids` says how it does.
 TYPICAL = Curvature(

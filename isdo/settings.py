@@ -32,8 +32,22 @@ class Field:
             raise ValueError(f"{self.key} is {value!r}: give {'true or false' if self.kind is bool else 'a number'}")
         if not (self.low <= value <= self.high) or self.kind(value) != value:
             number = "a whole number" if self.kind is int else "a number"
-            raise ValueError(f"{self.key} is {value!r}: give {number} from {self.low:g} to {self.high:g}")
+            raise ValueError(f"{self.key} is {value!r}: give {number} from {self.low} to {self.high}")
         return self.kind(value)
+
+    def read(self, text):
+        """Return the value that was written as text, in an infotext for instance.
+
+        Raises:
+            ValueError: as ``check``.
+        """
+        if self.choices:
+            return self.check(text)
+        try:
+            value = {"True": True, "False": False}[text] if self.kind is bool else float(text)
+        except (KeyError, ValueError):
+            value = text
+        return self.check(value)
 
 
 FIELDS = (
@@ -74,6 +88,15 @@ FIELDS = (
         "basis", "auto", str, "Basis", "ISDO basis",
         "fourier, or cosine (two real matrix products, for devices without complex FFT)",
         choices=("auto", "fourier", "cosine"),
+    ),
+)  # fmt: skip
+# What the WebUIs' plugin asks besides: choices about the host's part of a run, of which the solver knows nothing.
+HOST_FIELDS = (
+    Field(
+        "strength", "steps", str, "Denoising strength counts", "ISDO strength",
+        "steps: whole steps of the schedule, as with every sampler; noise level: strength 0.5 starts where half is noise, "
+        "without jumps, which Flux and SD3 need",
+        choices=("steps", "noise level"),
     ),
 )  # fmt: skip
 _BY_KEY = {field.key: field for field in FIELDS}

@@ -139,3 +139,13 @@ def rational():
         return 2 * y / (1 + y * y)
 
     return model
+
+
+@pytest.fixture(scope="session")
+def webui(tmp_path_factory):
+    """A real WebUI with this checkout among its extensions; see livehost.py."""
+    from livehost import Host  # live tests only
+
+    host = Host(tmp_path_factory.mktemp("webui") / "data")
+    yield host
+    host.stop()

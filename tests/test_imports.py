@@ -14,11 +14,12 @@ EDGES = (
     "isdo/ui.py", "isdo/hosts/", "isdo/zoo/", "isdo/bench/", "isdo/lab", "isdo/gallery.py", "isdo/__main__.py",
     "isdo/__init__.py",
 )  # fmt: skip
-HOST = ("isdo/hosts/", "scripts/")
+HOST = ("isdo/hosts/", "scripts/", "tests/live_probe/")
 MAY_IMPORT = {  # top-level package: where
     "modules": HOST,
     "modules_forge": HOST,
     "backend": HOST,
+    "fastapi": HOST,
     "gradio": ("isdo/ui.py", "isdo/lab", *HOST),
     "k_diffusion": ("isdo/bench/peers.py", "isdo/hosts/", "tests/"),
 }

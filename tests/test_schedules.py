@@ -186,3 +186,23 @@ def test_a_model_that_always_says_the_same_has_no_curvature():
 
 def test_counts_of_other_integer_types_are_counts():
     assert len(schedules.karras(np.int64(3), 0.1, 1.0)) == 4
+
+
+@pytest.mark.parametrize("name", ["karras", "ends above 0", "two zeros"])
+@pytest.mark.parametrize("steps", [1, 2, 7, 40])
+def test_the_rest_of_a_schedule_starts_where_told_and_ends_where_it_ends(name, steps):
+    karras = schedules.karras(20, 0.03, 14.6)
+    whole = {"karras": karras, "ends above 0": karras[:-1], "two zeros": torch.cat([karras, torch.zeros(1)])}[name]
+    got = schedules.rest(whole, 3.0, steps)
+    assert len(got) == steps + 1 and got[0] == 3 and got[-1] == whole[-1] and (got.diff() < 0).all()
+    if steps > 1:
+        assert got[-2] == karras[-2] if name != "ends above 0" else got[-2] > karras[-2]
+
+
+def test_the_rest_keeps_the_schedule_s_own_levels_and_its_range():
+    karras = schedules.karras(20, 0.03, 14.6)
+    assert torch.allclose(schedules.rest(karras, karras[5], 15), karras[5:], rtol=1e-5)
+    assert torch.equal(schedules.rest(karras, 99.0, 20), karras)
+    assert schedules.rest(karras, 0.0, 1).tolist() == karras[-2:].tolist()
+    with pytest.raises(ValueError, match="at least 1"):
+        schedules.rest(karras, 1.0, 0)

@@ -5,7 +5,7 @@ import inspect
 
 import pytest
 
-from isdo.settings import FIELDS, Settings
+from isdo.settings import FIELDS, HOST_FIELDS, Field, Settings
 
 BY_KEY = {field.key: field for field in FIELDS}
 NUMBERS = [field for field in FIELDS if not field.choices and field.kind is not bool]
@@ -17,7 +17,7 @@ def test_fields_and_settings_agree():
     assert list(attributes) == list(BY_KEY) and len(BY_KEY) == len(FIELDS)
 
 
-@pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.key)
+@pytest.mark.parametrize("field", FIELDS + HOST_FIELDS, ids=lambda field: field.key)
 def test_every_field_says_what_it_is(field):
     assert field.check(field.default) == field.default and type(field.default) is field.kind
     assert field.label and field.help and field.infotext.startswith("ISDO ")
@@ -68,7 +68,7 @@ def test_ranges_are_inclusive_and_closed(field):
     for wrong in (field.low - 1, field.high + 1, float("nan"), float("inf"), -float("inf")):
         with pytest.raises(ValueError) as info:
             Settings(**{field.key: wrong})
-        assert all(word in str(info.value) for word in (field.key, repr(wrong), f"{field.low:g}", f"{field.high:g}"))
+        assert all(word in str(info.value) for word in (field.key, repr(wrong), str(field.low), str(field.high)))
 
 
 @pytest.mark.parametrize("field", NUMBERS, ids=lambda field: field.key)
@@ -84,3 +84,14 @@ def test_whole_numbers(field):
     assert value == field.low and type(value) is int
     with pytest.raises(ValueError, match="whole number"):
         Settings(**{field.key: field.low + 0.5})
+
+
+def test_values_are_read_back_from_text():
+    switch = Field("switch", False, bool, "Switch", "ISDO switch", "on or off")
+    for field in (*FIELDS, *HOST_FIELDS, switch):
+        for value in (field.default, *field.choices):
+            assert field.read(str(value)) == value and type(field.read(str(value))) is field.kind
+    assert switch.read("True") is True
+    for field, wrong in ((BY_KEY["order"], "two"), (BY_KEY["order"], "9"), (BY_KEY["tau"], "linear"), (switch, "1")):
+        with pytest.raises(ValueError, match=f"{field.key} is '?{wrong}"):
+            field.read(wrong)

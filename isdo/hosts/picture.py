@@ -1,0 +1,73 @@
+"""What p, the host's object for one picture, asks of ISDO."""
+
+from contextlib import contextmanager
+
+from fastapi import HTTPException
+from modules import shared
+
+from . import request
+from .request import ALIASES, CONTROLS, NAME
+
+
+class Refused(HTTPException):
+    """A request that asks ISDO for something it does not have; the API answers 422, the page shows the message."""
+
+    def __init__(self, message):
+        super().__init__(status_code=422, detail=str(message))
+
+    def __str__(self):
+        return self.detail
+
+
+@contextmanager
+def refusing():
+    """Turn the package's ValueError into an answer that says whose fault it is."""
+    try:
+        yield
+    except ValueError as error:
+        raise Refused(error) from error
+
+
+def option(field):
+    """Return the name of a field's default in the host's settings."""
+    return f"isdo_{field.key}"
+
+
+def stored_defaults():
+    """Return {key: value} of Settings > ISDO."""
+    return {field.key: getattr(shared.opts, option(field), field.default) for field in CONTROLS}
+
+
+def runs_in(p):
+    """Say whether ISDO makes any pass of a picture; from here on p calls it by its name, as infotext and page do."""
+    for attribute in ("sampler_name", "hr_sampler_name"):
+        if getattr(p, attribute, None) in ALIASES:
+            setattr(p, attribute, NAME)
+    hires = getattr(p, "hr_sampler_name", None) if getattr(p, "enable_hr", False) else None
+    return NAME in (p.sampler_name, hires)
+
+
+def values_of(p):
+    """Return every value {key: value} for a picture.
+
+    Raises:
+        ValueError: what is wrong with them.
+    """
+    return request.resolve(stored_defaults(), getattr(p, "isdo_args", ()), getattr(p, "isdo_axes", None))
+
+
+def before_picture(p, args):
+    """Take in the script's arguments and write the infotext, which the host keeps before the first step as well.
+
+    What is wrong with the arguments is said when the sampler starts: the host would swallow it here.
+    """
+    p.isdo_args = args
+    request.clear(p.extra_generation_params)
+    if getattr(p, "scheduler", None) in (None, "Automatic"):
+        # what "Automatic" was for the X/Y/Z cell before: the host leaves it there, and Euler's cell would say Karras
+        p.extra_generation_params.pop("Schedule type", None)
+    if runs_in(p):
+        try:
+            request.write(p.extra_generation_params, values_of(p))
+        except ValueError:
+            pass

@@ -1,0 +1,161 @@
+"""The sampler and the schedule in the host's lists."""
+
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import torch
+from modules import sd_samplers, sd_samplers_common, sd_samplers_kdiffusion
+
+from ..path import PATHS, detect_path
+from ..sampling import sample_isdo
+from ..schedules import curvature_sigmas, rest, sgm_uniform
+from . import forge, request
+from .picture import Refused, refusing, values_of
+from .request import ALIASES, NAME
+
+try:
+    from modules import sd_schedulers
+except ImportError:  # AUTOMATIC1111 before 1.9 and Forge Classic: schedules are a global setting there
+    sd_schedulers = None
+
+# What "Automatic" means, as for the hosts' other multistep samplers; flow models get a grid of their own below.
+OPTIONS = {"scheduler": "karras"}
+SCHEDULE_NAME, SCHEDULE_LABEL = "isdo_curvature", "ISDO curvature"
+
+
+class Stepped:
+    """The host's denoiser with its step counter held at the sampler's step, however many calls a step takes.
+
+    That counter drives prompt editing, NGMS, the refiner and other extensions, by Euler's one call a step.
+    """
+
+    def __init__(self, denoiser, callback):
+        self.denoiser, self.host_callback = denoiser, callback
+        self.step, self.calls = 0, 0
+
+    @property
+    def inner_model(self):
+        return self.denoiser.inner_model
+
+    def __call__(self, x, sigma, **extra_args):
+        self.denoiser.step = self.step
+        with forge.steady_mask(self.denoiser, x):
+            denoised = self.denoiser(x, sigma, **extra_args)
+        self.calls += 1
+        return denoised
+
+    def callback(self, state):
+        self.step = state["i"] + 1
+        if self.host_callback is not None:
+            self.host_callback(state)
+
+
+class IsdoSampler(sd_samplers_kdiffusion.KDiffusionSampler):
+    """The host's own k-diffusion sampler, with ISDO as its function and the settings of one picture."""
+
+    def __init__(self, sd_model):
+        super().__init__(self.solve, sd_model)
+        self.values = self.solver_settings = self.path = self.steps_from_image = None
+
+    def sample(self, p, *args, **kwargs):
+        self.begin(p)
+        return super().sample(p, *args, **kwargs)
+
+    def sample_img2img(self, p, x, noise, conditioning, unconditional_conditioning, steps=None, image_conditioning=None):
+        self.begin(p)
+        self.steps_from_image = sd_samplers_common.setup_img2img_steps(p, steps)[1] + 1
+        return super().sample_img2img(
+            p, x, noise, conditioning, unconditional_conditioning, steps=steps, image_conditioning=image_conditioning
+        )
+
+    def begin(self, p):
+        """Read what the picture asks for, before anything of it is computed.
+
+        Raises:
+            Refused: settings that make no sense.
+        """
+        with refusing():
+            self.values = values_of(p)
+            self.solver_settings = request.solver_settings(self.values)
+        request.write(p.extra_generation_params, self.values)  # some extensions make a p without scripts
+        named = PATHS.get(self.solver_settings.path)
+        self.path = detect_path(self.model_wrap_cfg) if named is None else named
+
+    def get_sigmas(self, p, steps):
+        """Return the noise levels of the host's schedule, or ISDO's own where the host's does not suit the model.
+
+        Raises:
+            Refused: a schedule that starts where the model's path has ended.
+        """
+        with self.own_grid(p):
+            sigmas = super().get_sigmas(p, steps)
+        if float(sigmas[0]) > self.path.sigma_limit:
+            raise Refused(
+                f"the schedule starts at sigma {float(sigmas[0]):g} and this flow model ends at {self.path.sigma_limit:g}: "
+                "choose the schedule Automatic, Simple or ISDO curvature"
+            )
+        if self.steps_from_image is not None and self.values["strength"] == "noise level":
+            before = sigmas[: steps - self.steps_from_image]
+            strength = min(float(p.denoising_strength), 0.999)
+            start = self.path.from_noise_to_signal(strength / (1 - strength))
+            sigmas = torch.cat([before, rest(sigmas, start, self.steps_from_image).to(sigmas)])
+        return sigmas
+
+    @contextmanager
+    def own_grid(self, p):
+        """On flow models, let "Automatic" be even steps through the model's own table.
+
+        The hosts build theirs from time steps that the predictor has on another scale: sigmas of 9999, or all the same.
+        """
+        name = getattr(p, "hr_scheduler" if p.is_hr_pass else "scheduler", None) or "Automatic"
+        given = p.sampler_noise_scheduler_override
+        if self.path.fade and name == "Automatic" and not given and not forge.has_own_flow_grid():
+            p.sampler_noise_scheduler_override = lambda steps: sgm_uniform(steps, self.model_wrap.sigmas)
+        try:
+            yield
+        finally:
+            p.sampler_noise_scheduler_override = given
+
+    def solve(self, model, x, sigmas, extra_args=None, callback=None, disable=None):
+        """Run ISDO; called by the host, which reads from these names what to hand over."""
+        stepped = Stepped(model, callback)
+        try:
+            return sample_isdo(
+                stepped, x, sigmas, extra_args, stepped.callback, disable, settings=self.solver_settings, mask=model.nmask
+            )
+        finally:  # an interrupted picture has an infotext too
+            if stepped.calls > stepped.step:
+                self.p.extra_generation_params[request.CALLS] = stepped.calls
+
+
+def put(items, name, item):
+    """Replace the item of that name in a list, in place; append it where there is none."""
+    for i, other in enumerate(items):
+        if other.name == name:
+            items[i] = item
+            return
+    items.append(item)
+
+
+def curvature_schedule(n, sigma_min, sigma_max, inner_model, device):
+    """Return ISDO's curvature schedule for the host: n steps, on the device."""
+    path = detect_path(SimpleNamespace(inner_model=inner_model))
+    return curvature_sigmas(n, sigma_min, sigma_max, path=path).to(device)
+
+
+def register():
+    """Put the sampler and the schedule into the host's lists, in place: others hold them. Doing it twice is harmless."""
+    sampler = sd_samplers_common.SamplerData(NAME, IsdoSampler, list(ALIASES), dict(OPTIONS))
+    put(sd_samplers.all_samplers, NAME, sampler)
+    for name in (NAME, *ALIASES):  # the API asks this map, and answers an unknown name with another sampler's picture
+        sd_samplers.all_samplers_map[name] = sampler
+    k_diffusion_map = getattr(sd_samplers_kdiffusion, "k_diffusion_samplers_map", {})
+    k_diffusion_map[NAME] = sampler
+    sd_samplers.set_samplers()
+    if sd_schedulers is not None:
+        schedule = sd_schedulers.Scheduler(SCHEDULE_NAME, SCHEDULE_LABEL, curvature_schedule, need_inner_model=True)
+        put(sd_schedulers.schedulers, SCHEDULE_NAME, schedule)
+        sd_schedulers.schedulers_map.update({SCHEDULE_NAME: schedule, SCHEDULE_LABEL: schedule})
+    forget = getattr(getattr(sd_samplers, "get_sampler_and_scheduler", None), "cache_clear", None)
+    if forget is not None:
+        forget()

@@ -1,0 +1,406 @@
+"""A small double of AUTOMATIC1111 and of Forge: the names, signatures and habits that the plugin depends on.
+
+`test_host_double.py` compares it with a real WebUI whenever WEBUI_DIR names one.
+"""
+
+import functools
+import importlib.util
+import inspect
+import sys
+from collections import namedtuple
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import torch
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "scripts" / "isdo_webui.py"
+SIGMA_MIN, SIGMA_MAX = 0.03, 14.6
+MEAN, POWER = 0.3, 0.25  # of the Gaussian latents that the double's model knows
+
+
+class Interrupted(BaseException):
+    pass
+
+
+# ------------------------------------------------------------------------------------------------ gradio and fastapi
+
+
+class Component:
+    """Stands for any gradio component; remembers what it was given."""
+
+    def __init__(self, *args, **kwargs):
+        self.value = args[0] if args else kwargs.get("value")
+        self.label, self.elem_id = kwargs.get("label"), kwargs.get("elem_id")
+        self.given = kwargs
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        return None
+
+
+def gradio():
+    names = ("Accordion", "Checkbox", "Dropdown", "Number", "Row", "Slider")
+    return {name: type(name, (Component,), {}) for name in names}
+
+
+class HTTPException(Exception):
+    def __init__(self, status_code, detail=None):
+        super().__init__(status_code, detail)
+        self.status_code, self.detail = status_code, detail
+
+
+# ----------------------------------------------------------------------------------------------------------- the model
+
+
+class Wrapped:
+    """The k-diffusion wrapper round the checkpoint; AUTOMATIC1111's kind."""
+
+    def __init__(self, checkpoint):
+        self.inner_model = checkpoint
+        self.sigmas = torch.linspace(SIGMA_MIN**0.25, SIGMA_MAX**0.25, 1000, dtype=torch.float64).pow(4).float()
+
+    def get_sigmas(self, n):
+        at = torch.linspace(len(self.sigmas) - 1, 0, n).long()
+        return torch.cat([self.sigmas[at], torch.zeros(1)])
+
+    def denoise(self, x, sigma):
+        sigma = sigma.reshape(-1, *[1] * (x.ndim - 1)).to(x)
+        return MEAN + POWER / (POWER + sigma**2) * (x - MEAN)
+
+
+class Predictor:
+    """Forge's predictor: prediction_type says "const" for flow models."""
+
+    def __init__(self, prediction_type):
+        self.prediction_type = prediction_type
+
+    def noise_scaling(self, sigma, noise, latent_image, max_denoise=False):
+        if self.prediction_type == "const":
+            return sigma * noise + (1 - sigma) * latent_image
+        return noise * sigma + latent_image
+
+
+class Linked(Wrapped):
+    """Forge's schedule linker round the predictor."""
+
+    def __init__(self, checkpoint, predictor):
+        super().__init__(checkpoint)
+        self.predictor = predictor
+        if predictor.prediction_type == "const":
+            self.sigmas = torch.arange(1, 1001) / 1000
+
+    def get_sigmas(self, n):
+        if self.predictor.prediction_type == "const":
+            return torch.linspace(9999, 0, n + 1)  # what Flux gives on Forge
+        return super().get_sigmas(n)
+
+    def denoise(self, x, sigma):
+        if self.predictor.prediction_type != "const":
+            return super().denoise(x, sigma)
+        sigma = sigma.reshape(-1, *[1] * (x.ndim - 1)).to(x)
+        signal = 1 - sigma
+        return MEAN + POWER * signal / (POWER * signal**2 + sigma**2) * (x - signal * MEAN)
+
+
+class CFGDenoiser:
+    """Counts its calls in ``step``, keeps the masked area, stops when asked to."""
+
+    def __init__(self, sampler):
+        self.sampler, self.p, self.model_wrap = sampler, None, None
+        self.mask = self.nmask = self.init_latent = self.steps = self.total_steps = None
+        self.step = 0
+
+    @property
+    def inner_model(self):
+        if self.model_wrap is None:
+            self.model_wrap = self.sampler.host.wrap()
+        return self.model_wrap
+
+    def __call__(self, x, sigma, uncond, cond, cond_scale, s_min_uncond, image_cond):
+        host = self.sampler.host
+        host.seen.append(SimpleNamespace(step=self.step, sigma=float(sigma[0]), x=x.clone()))
+        if host.interrupt_at is not None and len(host.seen) > host.interrupt_at:
+            raise Interrupted
+        if host.refine_at == self.step:
+            self.model_wrap = None
+        if self.mask is not None and host.forge:
+            noise = torch.randn_like(self.init_latent)
+            noised = self.inner_model.predictor.noise_scaling(sigma.view(-1, 1, 1, 1), noise, self.init_latent)
+            x = x * self.nmask + noised * self.mask
+        denoised = self.inner_model.denoise(x, sigma)
+        if host.forge and self.mask is not None:  # a network mixes its pixels: what is kept shows in what is painted
+            denoised = denoised + 0.3 * x.mean((-2, -1), keepdim=True)
+        if self.mask is not None:
+            denoised = denoised * self.nmask + self.init_latent * self.mask
+        self.step += 1
+        return denoised
+
+
+# ---------------------------------------------------------------------------------------------------------- the modules
+
+SamplerDataTuple = namedtuple("SamplerData", ["name", "constructor", "aliases", "options"])
+
+
+class SamplerData(SamplerDataTuple):
+    def total_steps(self, steps):
+        return steps * 2 if self.options.get("second_order", False) else steps
+
+
+@dataclass
+class Scheduler:
+    name: str
+    label: str
+    function: object
+    default_rho: float = -1
+    need_inner_model: bool = False
+    aliases: list = None
+
+
+class OptionInfo:
+    def __init__(self, default=None, label="", component=None, component_args=None, onchange=None, section=None):
+        self.default, self.label, self.component, self.component_args = default, label, component, component_args
+        self.section, self.comment_after = section, ""
+
+    def info(self, info):
+        self.comment_after += info
+        return self
+
+
+class Options(SimpleNamespace):
+    def add_option(self, key, info):
+        self.labels[key] = info
+        if not hasattr(self, key):
+            setattr(self, key, info.default)
+
+
+class Script:
+    is_img2img = False
+
+    def elem_id(self, item_id):
+        return f"script_{'img2img' if self.is_img2img else 'txt2img'}_{self.title().lower()}_{item_id}"
+
+
+class AxisOption:
+    def __init__(self, label, type, apply, format_value=None, confirm=None, cost=0.0, choices=None, prepare=None):
+        self.label, self.type, self.apply, self.confirm, self.choices = label, type, apply, confirm, choices
+
+
+def setup_img2img_steps(p, steps=None):
+    if steps is not None:
+        return (int(steps / min(p.denoising_strength, 0.999)) if p.denoising_strength > 0 else 0), steps - 1
+    return p.steps, int(min(p.denoising_strength, 0.999) * p.steps)
+
+
+def karras(n, sigma_min, sigma_max, device):
+    ramp = torch.linspace(sigma_max ** (1 / 7), sigma_min ** (1 / 7), n).pow(7)
+    return torch.cat([ramp, torch.zeros(1)])
+
+
+def stops_above_zero(n, sigma_min, sigma_max, device):
+    return torch.linspace(sigma_max, sigma_min, n + 1)  # KL Optimal's habit
+
+
+def too_high(n, sigma_min, sigma_max, device):
+    return karras(n, 0.03, 14.6, device)  # Align Your Steps' habit on flow models
+
+
+class Host:
+    """A WebUI in a test: ``forge`` chooses the family, ``prediction`` the model, ``schedules`` whether there is a list."""
+
+    def __init__(self, forge=False, prediction="epsilon", schedules=True):
+        self.forge, self.prediction, self.predictor = forge, prediction, Predictor(prediction)
+        self.seen, self.interrupt_at, self.refine_at, self.scripts_data = [], None, None, []
+        self.callbacks = {"on_app_started": [], "on_before_ui": [], "on_ui_settings": []}
+        self.opts = Options(labels={}, always_discard_next_to_last_sigma=False, sgm_noise_multiplier=False)
+        self.modules = self.make_modules(schedules)
+
+    def wrap(self):
+        checkpoint = SimpleNamespace()
+        return Linked(checkpoint, self.predictor) if self.forge else Wrapped(checkpoint)
+
+    def make_modules(self, schedules):
+        host, module = self, {}
+
+        def new(name, **content):
+            module[name] = made = ModuleType(name)
+            vars(made).update(content)
+            return made
+
+        euler = SamplerData("Euler", lambda model: KDiffusionSampler(sample_euler, model), ["k_euler"], {})
+        all_samplers = [euler]
+        listed = [Scheduler("automatic", "Automatic", None), Scheduler("karras", "Karras", karras)]
+        listed += [Scheduler("kl", "KL Optimal", stops_above_zero), Scheduler("ays", "Align Your Steps", too_high)]
+        schedulers_map = {key: each for each in listed for key in (each.name, each.label)}
+
+        class KDiffusionSampler:
+            def __init__(self, funcname, sd_model, options=None):
+                self.host, self.funcname, self.func, self.config, self.p = host, funcname, funcname, None, None
+                self.model_wrap_cfg = CFGDenoiser(self)
+                self.model_wrap = self.model_wrap_cfg.inner_model
+                self.last_latent = None
+
+            def get_sigmas(self, p, steps):
+                discard = host.opts.always_discard_next_to_last_sigma
+                steps += discard
+                name = p.hr_scheduler if p.is_hr_pass else p.scheduler
+                name = self.config.options.get("scheduler") if name in (None, "Automatic") else name
+                scheduler = schedulers_map.get(name)
+                if p.sampler_noise_scheduler_override:
+                    sigmas = p.sampler_noise_scheduler_override(steps)
+                elif scheduler is None or scheduler.function is None:
+                    sigmas = self.model_wrap.get_sigmas(steps)
+                else:
+                    table = self.model_wrap.sigmas
+                    inner = {"inner_model": self.model_wrap} if scheduler.need_inner_model else {}
+                    low, high = table[0].item(), table[-1].item()
+                    sigmas = scheduler.function(n=steps, sigma_min=low, sigma_max=high, device="cpu", **inner)
+                    p.extra_generation_params["Schedule type"] = scheduler.label
+                return torch.cat([sigmas[:-2], sigmas[-1:]]) if discard else sigmas
+
+            def noised(self, image, noise, sigma):
+                if host.forge:
+                    return self.model_wrap.predictor.noise_scaling(sigma, noise, image)
+                return image + noise * sigma
+
+            def sample_img2img(
+                self, p, x, noise, conditioning, unconditional_conditioning, steps=None, image_conditioning=None
+            ):
+                steps, t_enc = setup_img2img_steps(p, steps)
+                sigmas = self.get_sigmas(p, steps)[steps - t_enc - 1 :]
+                self.model_wrap_cfg.init_latent = x
+                return self.run(p, self.noised(x, noise, sigmas[0]), sigmas, t_enc + 1)
+
+            def sample(self, p, x, conditioning, unconditional_conditioning, steps=None, image_conditioning=None):
+                steps = steps or p.steps
+                sigmas = self.get_sigmas(p, steps)
+                scale = (1 + sigmas[0] ** 2).sqrt() if host.opts.sgm_noise_multiplier else sigmas[0]
+                return self.run(p, x * scale, sigmas, steps)
+
+            def run(self, p, x, sigmas, steps):
+                denoiser = self.model_wrap_cfg
+                self.p = denoiser.p = p
+                denoiser.mask, denoiser.nmask, denoiser.step = p.mask, p.nmask, 0
+                denoiser.steps, denoiser.total_steps = steps, self.config.total_steps(steps)
+                self.last_latent = x
+                names = {"uncond": None, "cond": None, "cond_scale": 7.0, "s_min_uncond": 0.0, "image_cond": None}
+                given = {"sigmas": sigmas} if "sigmas" in inspect.signature(self.func).parameters else {}
+                try:
+                    return self.func(
+                        denoiser, x, extra_args=names, disable=True, callback=host.steps_done.append, **given
+                    )
+                except Interrupted:
+                    return self.last_latent
+
+        new("modules.scripts", Script=Script, AlwaysVisible=object(), scripts_data=self.scripts_data)
+        new("modules.script_callbacks", **{name: found.append for name, found in self.callbacks.items()})
+        new("modules.shared", opts=self.opts, OptionInfo=OptionInfo, options_section=None)
+        new("modules.sd_samplers_common", SamplerData=SamplerData, setup_img2img_steps=setup_img2img_steps)
+        new("modules.sd_samplers_kdiffusion", KDiffusionSampler=KDiffusionSampler, k_diffusion_samplers_map={"Euler": euler})
+        samplers = new("modules.sd_samplers", all_samplers=all_samplers, all_samplers_map={"Euler": euler}, samplers_map={})
+
+        def find_sampler_config(name):
+            return all_samplers[0] if name is None else samplers.all_samplers_map.get(name)
+
+        def set_samplers():
+            samplers.samplers_map.clear()
+            for sampler in all_samplers:
+                samplers.samplers_map.update({name.lower(): sampler.name for name in (sampler.name, *sampler.aliases)})
+
+        @functools.cache
+        def get_sampler_and_scheduler(sampler_name, scheduler_name):
+            name = sampler_name
+            for scheduler in listed:
+                for ending in (scheduler.label, scheduler.name, *(scheduler.aliases or [])):
+                    name = name.removesuffix(f" {ending}")
+            return samplers.all_samplers_map.get(name, all_samplers[0]).name
+
+        vars(samplers).update(
+            find_sampler_config=find_sampler_config, set_samplers=set_samplers,
+            get_sampler_and_scheduler=get_sampler_and_scheduler,
+        )  # fmt: skip
+        if schedules:
+            new("modules.sd_schedulers", Scheduler=Scheduler, schedulers=listed, schedulers_map=schedulers_map)
+        accordion = type("InputAccordion", (Component,), {})
+        new("modules.ui_components", InputAccordion=accordion)
+        parent = new("modules", __path__=[])
+        for name in [name for name in module if name != "modules"]:
+            setattr(parent, name.removeprefix("modules."), module[name])
+        new("gradio", **gradio())
+        new("fastapi", HTTPException=HTTPException)
+        self.steps_done = []
+        return module
+
+    @contextmanager
+    def running(self):
+        """Let the plugin import this host; afterwards nothing of it is left."""
+        ours = [name for name in sys.modules if name.startswith("isdo.hosts") or name == "isdo.ui"]
+        hosts = [name for name in sys.modules if name.split(".")[0] in ("modules", "gradio", "fastapi")]
+        gone = {name: sys.modules.pop(name) for name in (*ours, *hosts)}
+        sys.modules.update(self.modules)
+        try:
+            yield self
+        finally:
+            for name in list(sys.modules):
+                if name in self.modules or name.startswith("isdo.hosts") or name == "isdo.ui":
+                    del sys.modules[name]
+            sys.modules.update(gone)
+
+    def load(self, path=SCRIPT):
+        """Run the script as the host does: under the name of its file, not in sys.modules."""
+        spec = importlib.util.spec_from_file_location(path.name, path)
+        self.script = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(self.script)
+        return self.script
+
+    def ui(self):
+        """Do what the host does when it builds the page."""
+        for name in ("on_ui_settings", "on_before_ui"):
+            for callback in self.callbacks[name]:
+                callback()
+
+    def generate(self, p, args=()):
+        """Make the latents of one picture, first pass and hires, and leave the infotext's parameters on p."""
+        script = self.script.IsdoScript()
+        script.process(p, *args)
+        x = torch.stack([torch.randn(p.shape, generator=torch.Generator().manual_seed(seed)) for seed in p.seeds])
+        self.seen.clear()
+        self.steps_done.clear()
+        sampler = self.create(p.sampler_name)
+        if p.init_latent is not None:
+            return sampler.sample_img2img(p, p.init_latent, x, None, None)
+        samples = sampler.sample(p, x, None, None)
+        if p.enable_hr:
+            p.is_hr_pass = True
+            sampler = self.create(p.hr_sampler_name or p.sampler_name)
+            samples = sampler.sample_img2img(p, samples, x, None, None, steps=p.steps)
+        return samples
+
+    def create(self, name):
+        config = self.modules["modules.sd_samplers"].find_sampler_config(name)
+        sampler = config.constructor(None)
+        sampler.config = config
+        return sampler
+
+
+def sample_euler(model, x, sigmas, extra_args=None, callback=None, disable=None):
+    for i in range(len(sigmas) - 1):
+        denoised = model(x, sigmas[i].expand(len(x)), **extra_args)
+        callback({"x": x, "i": i, "sigma": sigmas[i], "sigma_hat": sigmas[i], "denoised": denoised})
+        x = x + (x - denoised) / sigmas[i] * (sigmas[i + 1] - sigmas[i])
+    return x
+
+
+def picture(**changes):
+    """Return what the host calls p."""
+    p = SimpleNamespace(
+        sampler_name="ISDO", scheduler="Automatic", hr_scheduler=None, hr_sampler_name=None, enable_hr=False, is_hr_pass=False,
+        steps=8, denoising_strength=0.75, seeds=[1], shape=(4, 8, 8), init_latent=None, mask=None, nmask=None,
+        sampler_noise_scheduler_override=None, extra_generation_params={},
+    )  # fmt: skip
+    vars(p).update(changes)
+    return p

@@ -1,0 +1,243 @@
+"""The plugin on a real WebUI's page, in headless Chromium: run as live_webui.py; CHROMIUM names the browser if it is not found.
+
+LIVE_SHOTS names a folder for pictures of the page.
+"""
+
+import io
+import os
+import shutil
+from pathlib import Path
+
+import livehost
+import numpy as np
+import pytest
+from live_webui import CONTROLS, SCHEDULE
+from livehost import Host, ours, rms
+from PIL import Image
+
+BROWSER = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+pytestmark = [
+    pytest.mark.live,
+    pytest.mark.skipif(livehost.missing() is not None, reason=str(livehost.missing())),
+    pytest.mark.skipif(BROWSER is None, reason="no Chromium found: set CHROMIUM to one"),
+]
+SWITCHES = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update "
+    "--disable-sync"
+).split()
+PROMPT = "a red circle on a blue background"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with sync_api.sync_playwright() as player:
+        browser = player.chromium.launch(executable_path=BROWSER, headless=True, args=SWITCHES)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(webui, browser):
+    """The WebUI's page, freshly loaded, with the eps checkpoint; the test fails if a script of ours caused an error on it."""
+    webui.model("tiny-eps")
+    page = browser.new_page(viewport={"width": 1400, "height": 1100})
+    page.route("**/*", lambda r: r.continue_() if r.request.url.startswith((webui.url, "data:", "blob:")) else r.abort())
+    errors = []
+    page.on("pageerror", lambda error: errors.append(f"{error}\n{error.stack}"))
+    page.on("console", lambda m: errors.append(f"{m.text} {m.location}") if m.type == "error" else None)
+    page.webui = webui
+    load(page)
+    yield page
+    page.close()
+    assert [error for error in errors if "isdo" in error.lower()] == []
+
+
+def load(page):
+    page.goto(page.webui.url)
+    ready(page)
+
+
+def ready(page):
+    page.wait_for_selector("#txt2img_sampling input", timeout=90_000)
+    page.wait_for_selector(".isdo-calls", state="attached", timeout=30_000)  # our script has run, so have the host's
+    page.wait_for_timeout(1500)
+
+
+def choices(page, element):
+    """Return what a dropdown offers; its list stays open."""
+    page.click(f"#{element} input")
+    page.wait_for_selector(f"#{element} ul.options li")
+    return page.eval_on_selector_all(f"#{element} ul.options li", "e => e.map(x => x.getAttribute('aria-label'))")
+
+
+def pick(page, element, value):
+    assert choices(page, element).count(value) == 1
+    page.click(f'#{element} ul.options li[aria-label="{value}"]')
+
+
+def number(page, element, value):
+    page.fill(f"#{element} input[type=number]", str(value))
+    page.press(f"#{element} input[type=number]", "Tab")
+
+
+def small(page, tab="txt2img", seed=3):
+    """Ask for a small picture with ISDO."""
+    page.fill(f"#{tab}_prompt textarea", PROMPT)
+    pick(page, f"{tab}_sampling", "ISDO")
+    for name, value in (("steps", 7), ("width", 128), ("height", 128)):
+        number(page, f"{tab}_{name}", value)
+    page.fill(f"#{tab}_seed input", str(seed))
+    page.press(f"#{tab}_seed input", "Tab")
+
+
+def ours_on(page, key, tab="txt2img"):
+    """Return the id of one of our controls."""
+    return f"script_{tab}_isdo_{key}"
+
+
+def tick(page, tab="txt2img"):
+    """Open the accordion, which ticks it, or close it again; a click on its box would untie the two."""
+    page.click(f"#{ours_on(page, 'enable', tab)} > .label-wrap > .icon")
+
+
+def open_accordion(page, tab="txt2img"):
+    tick(page, tab)
+    page.wait_for_selector(f"#{ours_on(page, 'order', tab)} input[type=number]", state="visible")
+
+
+def generate(page, tab="txt2img"):
+    """Press Generate; return the picture and its infotext."""
+    find = f"() => (document.querySelector('#{tab}_gallery img') || {{}}).src"
+    before = page.evaluate(find)
+    page.click(f"#{tab}_generate")
+    page.wait_for_function(f"before => {{ const now = ({find})(); return now && now !== before }}", arg=before, timeout=120_000)
+    page.wait_for_function(f"() => document.querySelector('#{tab}_interrupt').style.display !== 'block'", timeout=120_000)
+    page.wait_for_selector(f"#html_info_{tab}:has-text('Sampler:')")
+    page.wait_for_timeout(500)
+    picture = Image.open(io.BytesIO(page.request.get(page.evaluate(find)).body()))
+    return np.asarray(picture.convert("RGB")), picture.info["parameters"]
+
+
+def shown(page, element):
+    """Return what a control shows."""
+    find = "e => (e.querySelector('input[type=number]') || e.querySelector('input')).value"
+    return page.eval_on_selector(f"#{element}", find)
+
+
+def paste(page, infotext, tab="txt2img"):
+    """Put an infotext into the prompt and press the arrow."""
+    page.fill(f"#{tab}_prompt textarea", infotext)
+    page.click(f"#{tab}_tools #paste, #{tab}_tools button[title*='Read generation parameters']")
+    page.wait_for_function(f"() => document.querySelector('#{tab}_prompt textarea').value.indexOf('Steps:') < 0")
+    page.wait_for_timeout(1200)
+
+
+def shoot(page, name):
+    if os.environ.get("LIVE_SHOTS"):
+        page.screenshot(path=str(Path(os.environ["LIVE_SHOTS"]) / name))
+
+
+def test_generate_paste_generate_the_same(page):
+    small(page)
+    open_accordion(page)
+    number(page, ours_on(page, "order"), 2)
+    pick(page, ours_on(page, "power"), "zero")
+    picture, text = generate(page)
+    values = Host.parse(text)
+    assert values["Sampler"] == "ISDO" and ours(values) == {"ISDO order": "2", "ISDO power": "zero"}
+    shoot(page, "isdo.png")
+    load(page)
+    assert shown(page, "txt2img_sampling") != "ISDO"  # else the next lines prove nothing
+    assert shown(page, ours_on(page, "order")) == "3"
+    paste(page, text)
+    assert shown(page, "txt2img_sampling") == "ISDO"
+    assert shown(page, ours_on(page, "order")) == "2" and shown(page, ours_on(page, "power")) == "zero"
+    again, same_text = generate(page)
+    assert same_text == text
+    assert np.array_equal(again, picture)
+
+
+def test_pasting_a_plain_run_takes_our_values_back(page):
+    small(page)
+    plain, text = generate(page)
+    assert ours(Host.parse(text)) == {}
+    open_accordion(page)
+    number(page, ours_on(page, "order"), 1)
+    other, other_text = generate(page)
+    assert ours(Host.parse(other_text)) == {"ISDO order": "1"} and rms(other, plain) > 0
+    paste(page, text)
+    again, same_text = generate(page)
+    assert same_text == text and np.array_equal(again, plain)
+
+
+def test_values_of_a_closed_accordion_do_not_count(page):
+    small(page)
+    plain, text = generate(page)
+    open_accordion(page)
+    number(page, ours_on(page, "order"), 1)
+    tick(page)
+    again, same_text = generate(page)
+    assert same_text == text and np.array_equal(again, plain)
+
+
+def test_pasting_a_hires_run(page):
+    text = (
+        f"{PROMPT}\nSteps: 6, Sampler: Euler, Schedule type: Automatic, CFG scale: 5, Seed: 3, Size: 128x128, Model: tiny-eps, "
+        "Denoising strength: 0.6, Hires upscale: 2, Hires steps: 4, Hires upscaler: Latent, Hires sampler: ISDO, ISDO order: 1"
+    )
+    paste(page, text)
+    assert shown(page, "txt2img_sampling") == "Euler" and shown(page, "hr_sampler") == "ISDO"
+    assert shown(page, ours_on(page, "order")) == "1"
+    picture, got = generate(page)
+    values = Host.parse(got)
+    assert values["Hires sampler"] == "ISDO" and ours(values) == {"ISDO order": "1"}
+    assert picture.shape[:2] == (256, 256)
+
+
+def test_the_accordion_tells_the_calls(page):
+    note = f"#{ours_on(page, 'enable')} .isdo-calls"
+    before = page.inner_text(note)
+    small(page)
+    page.wait_for_function(f"() => document.querySelector('{note}').textContent.includes('7')")
+    assert "7" not in before and page.locator(note).count() == 1
+    pick(page, "txt2img_sampling", "Euler")
+    page.wait_for_function(f"() => !/[0-9]/.test(document.querySelector('{note}').textContent)")
+
+
+def test_img2img_tab_has_it_all(page):
+    page.click("#tabs > .tab-nav button:has-text('img2img')")
+    assert choices(page, "img2img_sampling").count("ISDO") == 1
+    page.keyboard.press("Escape")
+    open_accordion(page, "img2img")
+    for field in CONTROLS:
+        assert page.locator(f"#{ours_on(page, field.key, 'img2img')}").count() == (1 if len(field.choices) != 1 else 0) or (
+            not page.is_visible(f"#{ours_on(page, field.key, 'img2img')}")
+        )
+
+
+def test_reload_ui_twice(page):
+    small(page)
+    first, text = generate(page)
+    for turn in (1, 2):
+        started = page.webui.text().count("Startup time:")
+        page.evaluate(
+            "() => [...gradioApp().querySelectorAll('#footer a, footer a')].find(e => /Reload UI/.test(e.textContent)).click()"
+        )
+        page.webui.wait_started(started + 1)
+        page.wait_for_timeout(3000)
+        load(page)
+        assert choices(page, "txt2img_sampling").count("ISDO") == 1
+        page.keyboard.press("Escape")
+        if page.locator("#txt2img_scheduler").count():
+            assert choices(page, "txt2img_scheduler").count(SCHEDULE) == 1
+            page.keyboard.press("Escape")
+        assert page.locator(f"#{ours_on(page, 'enable')}").count() == 1
+        small(page)
+        again, same_text = generate(page)
+        assert same_text == text and np.array_equal(again, first), f"another picture after reload {turn}"
+    names = [sampler["name"] for sampler in page.webui.get("/sdapi/v1/samplers")]
+    assert names.count("ISDO") == 1
+    assert page.webui.get("/isdo/v1/version")["name"] == "ISDO"
+    labels = [s["name"] for s in page.webui.get("/sdapi/v1/script-info") if s["name"] == "isdo"]
+    assert len(labels) == 2  # txt2img and img2img

@@ -1,0 +1,628 @@
+"""The plugin in a real WebUI, over HTTP: see livehost.py for what to set, and run python -m pytest tests/live_webui.py."""
+
+import threading
+import time
+
+import livehost
+import numpy as np
+import pytest
+import torch
+from livehost import Refused, encode, ours, rms, steps_of
+
+import isdo
+from isdo.settings import FIELDS, HOST_FIELDS
+
+pytestmark = [pytest.mark.live, pytest.mark.skipif(livehost.missing() is not None, reason=str(livehost.missing()))]
+
+CONTROLS = (*FIELDS, *HOST_FIELDS)
+ISDO = {"sampler_name": "ISDO"}
+EULER = {"sampler_name": "Euler"}
+SCHEDULE = "ISDO curvature"
+
+
+def with_args(*args):
+    return ISDO | {"alwayson_scripts": {"ISDO": {"args": list(args)}}}
+
+
+def same(a, b):
+    return np.array_equal(a, b)
+
+
+@pytest.fixture
+def eps(webui):
+    """The WebUI with the eps checkpoint loaded."""
+    webui.model("tiny-eps")
+    return webui
+
+
+# ------------------------------------------------------------------------------------------------------------- the lists
+
+
+def test_one_entry_in_the_samplers_and_not_the_first(webui):
+    samplers = webui.get("/sdapi/v1/samplers")
+    names = [sampler["name"] for sampler in samplers]
+    assert names.count("ISDO") == 1 and names[0] != "ISDO"
+    assert [name for name in names if name.lower().startswith("isdo")] == ["ISDO"]
+    assert "isdo" in samplers[names.index("ISDO")]["aliases"]
+
+
+def test_one_schedule(webui):
+    if "/sdapi/v1/schedulers" not in webui.routes():
+        pytest.skip("this WebUI has no schedules to choose")
+    labels = [schedule["label"] for schedule in webui.get("/sdapi/v1/schedulers")]
+    assert labels.count(SCHEDULE) == 1 and labels[0] != SCHEDULE
+    assert [label for label in labels if "isdo" in label.lower()] == [SCHEDULE]
+
+
+def test_version_and_schema(webui):
+    assert webui.get("/isdo/v1/version")["version"] == isdo.__version__
+    schema = webui.get("/isdo/v1/schema")
+    assert schema["args"] == ["enabled", *(field.key for field in CONTROLS)]
+    assert {key: value["default"] for key, value in schema["settings"].items()} == {f.key: f.default for f in CONTROLS}
+
+
+def test_settings_page_has_each_choice(webui):
+    shown = {part["props"].get("elem_id"): part["props"].get("value") for part in webui.get("/config")["components"]}
+    ours_shown = {key: value for key, value in shown.items() if key and key.startswith("setting_isdo_")}
+    assert ours_shown == {f"setting_isdo_{field.key}": field.default for field in CONTROLS if len(field.choices) != 1}
+
+
+# ----------------------------------------------------------------------------------------------------------- one picture
+
+
+def test_the_name_alone_runs_isdo_and_says_no_more(eps):
+    got = eps.picture(**ISDO)
+    assert got.values["Sampler"] == "ISDO"
+    assert ours(got.values) == {}
+    assert len(got.calls) == 8 and all(call["finite"] for call in got.calls)
+    for other in ("Euler", "DPM++ 2M"):  # an unknown name would silently be the latter
+        assert rms(got.image, eps.picture(sampler_name=other).image) > 0.5
+
+
+@pytest.mark.parametrize("alias", ["isdo", "k_isdo"])
+def test_an_alias_is_never_another_sampler(eps, alias):
+    got = eps.picture(sampler_name=alias)
+    assert got.values["Sampler"] == "ISDO"
+    assert same(got.image, eps.picture(**ISDO).image)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 30])
+def test_any_number_of_steps_is_as_many_calls(eps, steps):
+    got = eps.picture(**ISDO, steps=steps)
+    assert steps_of(got.calls) == steps_of(eps.picture(**EULER, steps=steps, scheduler="Karras").calls)
+    assert len(got.calls) == steps
+
+
+def test_the_same_again_after_other_pictures(eps):
+    first = eps.picture(**ISDO)
+    eps.picture(**with_args(True, "multistep", "auto", 16, 2), seed=9, steps=5)
+    assert same(first.image, eps.picture(**ISDO).image)
+
+
+def test_schedule_by_name(eps):
+    if "/sdapi/v1/schedulers" not in eps.routes():
+        pytest.skip("this WebUI has no schedules to choose")
+    got = eps.picture(**ISDO, scheduler=SCHEDULE)
+    assert got.values["Schedule type"] == SCHEDULE
+    sigmas = [call["sigma"][0] for call in got.calls]
+    assert sigmas == sorted(sigmas, reverse=True) and len(set(sigmas)) == 8
+    euler = eps.picture(**EULER, scheduler=SCHEDULE)
+    assert [call["sigma"][0] for call in euler.calls] == sigmas and euler.values["Schedule type"] == SCHEDULE
+    assert sigmas[1] != eps.picture(**ISDO).calls[1]["sigma"][0]
+
+
+# ---------------------------------------------------------------------------------------------------- steps and prompts
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    ["a [cat:dog:.5]", "a [cat:dog:2] [[moon]:3]", "[cat|dog|sun]", "a red circle AND a blue square :0.7 AND [cat:dog:4]"],
+)
+def test_prompts_change_when_they_do_with_euler(eps, prompt):
+    ask = {"prompt": prompt, "negative_prompt": "[bad:worse:0.3]", "scheduler": "Karras"}
+    ours_, eulers = eps.picture(**ISDO, **ask), eps.picture(**EULER, **ask)
+    assert steps_of(ours_.calls) == steps_of(eulers.calls)
+    assert len({str(call["cond"]) for call in ours_.calls}) > 1 or "[" not in prompt
+
+
+@pytest.mark.parametrize(
+    "options", [{"s_min_uncond": 4.0}, {"skip_early_cond": 0.5}, {"s_min_uncond_all": True, "s_min_uncond": 3.0}]
+)
+def test_savings_of_the_negative_prompt_act_when_they_do_with_euler(eps, options):
+    if unknown := set(options) - set(eps.get("/sdapi/v1/options")):
+        pytest.skip(f"this WebUI has no {', '.join(unknown)}")
+    ask = {"scheduler": "Karras", "steps": 10, "override_settings": options}
+    got, eulers = eps.picture(**ISDO, **ask), eps.picture(**EULER, **ask)
+    assert [call["shape"] for call in got.calls] == [call["shape"] for call in eulers.calls]
+    assert steps_of(got.calls) == steps_of(eulers.calls)
+    assert rms(got.image, eps.picture(**ISDO, steps=10).image) > 0
+
+
+@pytest.mark.parametrize("options", [{"sgm_noise_multiplier": True}, {"always_discard_next_to_last_sigma": True}])
+def test_options_of_the_noise_act_as_with_euler(eps, options):
+    if unknown := set(options) - set(eps.get("/sdapi/v1/options")):
+        pytest.skip(f"this WebUI has no {', '.join(unknown)}")
+    ask = {"scheduler": "Karras", "override_settings": options}
+    got = eps.picture(**ISDO, **ask)
+    assert steps_of(got.calls) == steps_of(eps.picture(**EULER, **ask).calls)
+    assert rms(got.image, eps.picture(**ISDO).image) > 0
+
+
+def test_refiner_takes_over_when_it_does_with_euler(eps):
+    if "tiny-v" not in eps.models:
+        pytest.skip("no checkpoint tiny-v to hand over to")
+    ask = {"refiner_checkpoint": eps.models["tiny-v"], "refiner_switch_at": 0.5, "scheduler": "Karras", "steps": 10}
+    got, eulers = eps.picture(**ISDO, **ask), eps.picture(**EULER, **ask)
+    assert got.values["Refiner"].startswith("tiny-v")
+    assert steps_of(got.calls) == steps_of(eulers.calls)
+    assert rms(got.image, eps.picture(**ISDO, steps=10).image) > 0.5  # it did take over
+    fine = eps.picture(**EULER, **ask | {"steps": 100})
+    assert rms(got.image, fine.image) < rms(eulers.image, fine.image)
+
+
+# --------------------------------------------------------------------------------------------------- batches and seeds
+
+
+def test_a_picture_does_not_know_its_neighbours(eps):
+    """The bit-equality of the sampler itself is proven elsewhere: a host's network may round otherwise in a batch."""
+
+    def worst(ask):
+        batch = eps.picture(**ask, seed=5, batch_size=3).images[-3:]
+        return max(np.abs(one.astype(int) - eps.picture(**ask, seed=5 + i).image).max() for i, one in enumerate(batch))
+
+    assert worst(ISDO) <= max(worst(EULER), 1)
+
+
+def test_batch_count_and_seeds(eps):
+    got = eps.picture(**ISDO, seed=5, n_iter=2, batch_size=2)
+    assert got.seeds == [5, 6, 7, 8]
+    for i, picture in enumerate(got.images[-4:]):
+        assert np.abs(picture.astype(int) - eps.picture(**ISDO, seed=5 + i).image).max() <= 1
+
+
+@pytest.mark.parametrize("ask", [{"subseed": 3, "subseed_strength": 0.4}, {"tiling": True}])
+def test_variation_seed_and_tiling_act_as_with_euler(eps, ask):
+    size = {"steps": 20, "width": 64, "height": 64}
+    euler = eps.picture(**EULER, **size, **ask)
+    if same(euler.image, eps.picture(**EULER, **size).image):
+        pytest.skip("this option has no effect in this WebUI")
+    got, plain = eps.picture(**ISDO, **size, **ask), eps.picture(**ISDO, **size)
+    assert got.values["Sampler"] == "ISDO"
+    assert rms(got.image, plain.image) > 2 * rms(got.image, euler.image)
+
+
+# ------------------------------------------------------------------------------------------------------ arguments, leaks
+
+
+def test_arguments_by_place_and_by_name(eps):
+    plain = eps.picture(**ISDO)
+    place = eps.picture(**with_args(True, "multistep", "auto", 64, 1))
+    name = eps.picture(**with_args({"modes": 64, "order": 1}))
+    mapping = eps.picture(**ISDO, alwayson_scripts={"ISDO": {"args": {"modes": 64, "order": 1}}})
+    assert ours(place.values) == {"ISDO modes": "64", "ISDO order": "1"}
+    assert place.text == name.text == mapping.text
+    assert same(place.image, name.image) and same(place.image, mapping.image)
+    assert rms(place.image, plain.image) > 0
+
+
+def test_nothing_of_ours_is_left_in_the_next_picture(eps):
+    asked = eps.picture(**with_args({"order": 1, "power": "zero"}))
+    assert ours(asked.values) == {"ISDO order": "1", "ISDO power": "zero"}
+    euler = eps.picture(**EULER, alwayson_scripts={"ISDO": {"args": [{"order": 1}]}})
+    assert ours(euler.values) == {} and "ISDO" not in euler.text
+    assert ours(eps.picture(**ISDO).values) == {}
+
+
+def test_settings_page_counts_where_the_picture_says_nothing(eps):
+    asked = eps.picture(**ISDO, override_settings={"isdo_order": 1})
+    assert ours(asked.values) == {"ISDO order": "1"}
+    assert same(asked.image, eps.picture(**with_args({"order": 1})).image)
+    assert ours(eps.picture(**ISDO).values) == {}
+
+
+@pytest.mark.parametrize(
+    ("args", "word"),
+    [
+        ([True, "no such solver"], "solver"),
+        ([{"order": 99}], "order"),
+        ([{"order": "two"}], "order"),
+        ([{"odrer": 2}], "odrer"),
+        ([True, *range(40)], "arguments"),
+        (["yes"], "enabled"),
+        ({"response": 7}, "response"),
+    ],
+)
+def test_wrong_arguments_answer_422_with_a_message(eps, args, word):
+    with pytest.raises(Refused) as refused:
+        eps.picture(**ISDO, alwayson_scripts={"ISDO": {"args": args}})
+    assert refused.value.status == 422 and word in refused.value.text
+
+
+def test_wrong_arguments_of_img2img_answer_422(eps):
+    with pytest.raises(Refused) as refused:
+        eps.picture("img2img", init_images=[encode(np.zeros((64, 64, 3), np.uint8))], **with_args({"tau": "cubic"}))
+    assert refused.value.status == 422 and "tau" in refused.value.text
+
+
+# ------------------------------------------------------------------------------------------------- hires, img2img, masks
+
+
+def scene(size=128):
+    """A picture with edges, to begin from."""
+    y, x = np.mgrid[:size, :size] / size
+    disc = np.hypot(x - 0.5, y - 0.5) < 0.3
+    return (np.stack([disc, x, 1 - y], -1) * 200 + 20).astype(np.uint8)
+
+
+def hires(webui, **values):
+    ask = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "denoising_strength": 0.6, "hr_second_pass_steps": 6}
+    schema = str(webui.get("/openapi.json"))
+    if "hr_additional_modules" in schema:  # Forge: else its API route fails for every sampler
+        ask["hr_additional_modules"] = ["Use same choices"]
+    return webui.picture(**ask | values)
+
+
+def test_hires(eps):
+    got, eulers = hires(eps, **ISDO, scheduler="Karras"), hires(eps, **EULER, scheduler="Karras")
+    assert got.image.shape == (256, 256, 3) and got.values["Hires steps"] == "6"
+    assert steps_of(got.calls) == steps_of(eulers.calls)
+    assert ours(got.values) == {} and got.values["Sampler"] == "ISDO"
+
+
+def test_hires_alone(eps):
+    got = hires(eps, **EULER, hr_sampler_name="ISDO")
+    assert got.values["Sampler"] == "Euler" and got.values["Hires sampler"] == "ISDO"
+    assert rms(got.image, hires(eps, **EULER).image) > 0.5
+    asked = hires(eps, **EULER, hr_sampler_name="ISDO", alwayson_scripts={"ISDO": {"args": [{"order": 1}]}})
+    assert ours(asked.values) == {"ISDO order": "1"} and rms(asked.image, got.image) > 0
+
+
+@pytest.mark.parametrize(("strength", "calls"), [(0.05, 1), (0.275, 4), (0.815, 10), (1.0, 12)])
+def test_img2img(webui, strength, calls):
+    webui.model("tiny-gauss")
+    ask = {"init_images": [encode(scene())], "denoising_strength": strength, "scheduler": "Karras", "steps": 12}
+    got, eulers = webui.picture("img2img", **ISDO, **ask), webui.picture("img2img", **EULER, **ask)
+    assert got.values["Sampler"] == "ISDO"
+    assert steps_of(got.calls) == steps_of(eulers.calls) and len(got.calls) == calls
+    if calls in (4, 10):  # of 111 steps, these two strengths begin at the very noise level they begin at of 12
+        fine = webui.picture("img2img", **EULER, **ask | {"steps": 111})
+        assert fine.calls[0]["sigma"] == pytest.approx(got.calls[0]["sigma"], rel=1e-4)
+        assert rms(got.image, fine.image) < rms(eulers.image, fine.image) / 2
+
+
+def test_strength_as_noise_level_has_no_jumps(eps):
+    """Strengths between two steps of the schedule start at different noise."""
+
+    def first_sigma(strength, **values):
+        ask = {"init_images": [encode(scene())], "denoising_strength": strength, "steps": 10}
+        return eps.picture("img2img", **ask, **values).calls[0]["sigma"][0]
+
+    by_level = [first_sigma(s, **with_args({"strength": "noise level"})) for s in (0.41, 0.45, 0.49)]
+    assert by_level[0] < by_level[1] < by_level[2]
+    assert len({first_sigma(s, **ISDO) for s in (0.41, 0.45, 0.49)}) == 1
+
+
+def mask(size=128, soft=False):
+    y, x = np.mgrid[:size, :size] / size
+    inside = np.clip((0.35 - np.hypot(x - 0.5, y - 0.5)) * 5, 0, 1) if soft else (np.hypot(x - 0.5, y - 0.5) < 0.3)
+    return np.repeat((inside * 255).astype(np.uint8)[..., None], 3, -1)
+
+
+@pytest.mark.parametrize("fill", [0, 1, 2, 3])
+def test_inpaint_keeps_what_euler_keeps(eps, fill):
+    ask = {
+        "init_images": [encode(scene())], "mask": encode(mask()), "denoising_strength": 0.8, "mask_blur": 0,
+        "inpainting_fill": fill, "inpaint_full_res": False, "scheduler": "Karras",
+    }  # fmt: skip
+    got, eulers = eps.picture("img2img", **ISDO, **ask), eps.picture("img2img", **EULER, **ask)
+    kept = mask()[..., 0] == 0
+    assert same(got.image[kept], eulers.image[kept])
+    assert rms(got.image[~kept], eulers.image[~kept]) > 0.5  # there, the samplers differ
+    assert [call[:3] for call in steps_of(got.calls)] == [call[:3] for call in steps_of(eulers.calls)]
+
+
+def test_inpaint_of_the_latent_keeps_what_euler_keeps(eps):
+    """With the masked area only and a blurred mask, the host pastes the rest back."""
+    ask = {
+        "init_images": [encode(scene())], "mask": encode(mask()), "denoising_strength": 0.6, "mask_blur": 4,
+        "inpainting_fill": 1, "inpaint_full_res": True, "inpaint_full_res_padding": 16,
+    }  # fmt: skip
+    got, eulers = eps.picture("img2img", **ISDO, **ask), eps.picture("img2img", **EULER, **ask)
+    corner = np.s_[:20, :20]
+    assert same(got.image[corner], eulers.image[corner])
+    assert rms(got.image, eulers.image) > 0
+
+
+def test_inpaint_converges_faster_than_euler(eps):
+    """Each against its own limit: where a WebUI noises the kept area anew at each call, Euler's averages over noises."""
+    ask = {
+        "init_images": [encode(scene())], "mask": encode(mask()), "denoising_strength": 0.85, "mask_blur": 0,
+        "inpainting_fill": 1, "inpaint_full_res": False, "scheduler": "Karras",
+    }  # fmt: skip
+    got, eulers = eps.picture("img2img", **ISDO, **ask), eps.picture("img2img", **EULER, **ask)
+    fine, eulers_fine = (eps.picture("img2img", **who, **ask | {"steps": 106}) for who in (ISDO, EULER))
+    assert fine.calls[0]["sigma"] == pytest.approx(got.calls[0]["sigma"], rel=1e-4)  # else the limits would differ
+    assert rms(got.image, fine.image) < rms(eulers.image, eulers_fine.image)
+
+
+def test_soft_inpainting(eps):
+    scripts = eps.get("/sdapi/v1/scripts")["img2img"]
+    if "soft inpainting" not in scripts:
+        pytest.skip("this WebUI has no soft inpainting")
+    ask = {
+        "init_images": [encode(scene())], "mask": encode(mask(soft=True)), "denoising_strength": 0.8, "mask_blur": 4,
+        "inpainting_fill": 1, "inpaint_full_res": False,
+        "alwayson_scripts": {"Soft inpainting": {"args": [True, 1, 0.5, 4, 0, 0.5, 2]}},
+    }  # fmt: skip
+    got, eulers = eps.picture("img2img", **ISDO, **ask), eps.picture("img2img", **EULER, **ask)
+    assert got.values["Sampler"] == "ISDO" and got.values["Soft inpainting enabled"] == "True"
+    assert 0 < rms(got.image, eulers.image) < 60
+
+
+# ----------------------------------------------------------------------------------------------- interrupt, skip, preview
+
+
+def while_running(webui, act, **values):
+    """Start a long picture in another thread, call ``act`` in its middle, and return (result, seconds from act to end)."""
+    done = []
+    ask = {"steps": 150, "width": 256, "height": 256} | values
+
+    thread = threading.Thread(target=lambda: done.append((webui.picture(**ask), time.monotonic())))
+    thread.start()
+    end = time.monotonic() + 120
+    while webui.get("/sdapi/v1/progress?skip_current_image=true")["state"]["sampling_step"] < 5:
+        assert thread.is_alive() and time.monotonic() < end, "the picture was ready before anything could be done"
+        time.sleep(0.02)
+    at = time.monotonic()
+    act()
+    thread.join(240)
+    return done[0][0], done[0][1] - at
+
+
+def test_interrupt_is_quick_and_leaves_nothing_behind(eps):
+    before = eps.picture(**ISDO)
+    got, seconds = while_running(eps, lambda: eps.post("/sdapi/v1/interrupt", {}), **with_args({"order": 2}))
+    assert 5 <= len(got.calls) < 140
+    assert got.values["Sampler"] == "ISDO" and ours(got.values) == {"ISDO order": "2"}
+    assert seconds < 10
+    after = eps.picture(**ISDO)
+    assert same(before.image, after.image) and after.text == before.text
+
+
+def test_skip_goes_on_with_the_next_picture(eps):
+    got, _ = while_running(eps, lambda: eps.post("/sdapi/v1/skip", {}), **ISDO, n_iter=2, steps=60)
+    assert 60 < len(got.calls) < 120
+    assert same(got.images[-1], eps.picture(**ISDO, seed=2, steps=60, width=256, height=256).image)
+
+
+def test_progress_never_falls_and_shows_the_picture(eps):
+    seen, previews, done = [], [], []
+    thread = threading.Thread(target=lambda: done.append(eps.picture(**ISDO, steps=60, width=256, height=256)))
+    thread.start()
+    while thread.is_alive():
+        now = eps.get("/sdapi/v1/progress")
+        if now["state"]["job_count"] > 0:
+            seen.append((now["state"]["job_no"], now["state"]["sampling_step"]))
+            previews.append(now["current_image"])
+        time.sleep(0.05)
+    assert len(done[0].calls) == 60
+    assert seen == sorted(seen) and max(step for _, step in seen) <= 60 and len(set(seen)) > 5
+    if eps.get("/sdapi/v1/options").get("live_previews_enable"):
+        assert any(previews)
+
+
+# ------------------------------------------------------------------------------------------------------------------- XYZ
+
+
+def axes(webui, tab="txt2img"):
+    """Return the labels of the axis menu of the X/Y/Z plot, in its order."""
+    for part in webui.get("/config")["components"]:
+        if part.get("props", {}).get("elem_id") == f"script_{tab}_xyz_plot_x_type":
+            return [choice if isinstance(choice, str) else choice[0] for choice in part["props"]["choices"]]
+    raise AssertionError("no X/Y/Z plot on the page")
+
+
+def grid(webui, x, y=("Nothing", ""), **values):
+    """Run an X/Y/Z plot and return the pictures of its cells, row by row."""
+    labels = axes(webui)
+    settings = [s for s in webui.get("/sdapi/v1/script-info") if s["name"] == "x/y/z plot" and not s["is_img2img"]][0]["args"]
+    args = [setting["value"] for setting in settings]
+    names = [setting["label"] for setting in settings]
+    for i, (label, text) in enumerate((x, y)):
+        args[3 * i : 3 * i + 3] = [labels.index(label), text, []]
+    args[6:9] = [labels.index("Nothing"), "", []]
+    for label, value in (("Draw legend", False), ("Include Sub Images", True), ("Keep -1 for seeds", False)):
+        args[names.index(label)] = value
+    args[[i for i, name in enumerate(names) if "text inputs" in (name or "")][0]] = True
+    got = webui.picture(**values, script_name="x/y/z plot", script_args=args)
+    cells = len(text_cells(x[1])) * len(text_cells(y[1]))
+    assert len(got.images) >= cells
+    return SimpleGrid(got, cells)
+
+
+def text_cells(text):
+    return text.split(",") if text else [""]
+
+
+class SimpleGrid:
+    def __init__(self, got, cells):
+        self.images, self.texts = got.images[-cells:], got.texts[-cells:]
+
+
+def test_every_setting_has_one_axis(webui):
+    for tab in ("txt2img", "img2img"):
+        labels = axes(webui, tab)
+        assert [label for label in labels if "ISDO" in label] == [f"[ISDO] {field.label}" for field in CONTROLS]
+
+
+def test_grid_over_our_settings(eps):
+    got = grid(eps, ("[ISDO] Order", "1,2,3"), ("[ISDO] Power", "fitted,zero"), **ISDO)
+    cells = iter(zip(got.images, got.texts, strict=True))
+    for power in ("fitted", "zero"):
+        for order in (1, 2, 3):
+            image, text = next(cells)
+            alone = eps.picture(**with_args({"order": order, "power": power}))
+            assert same(image, alone.image)
+            assert ours(eps.parse(text)) == ours(alone.values)
+    assert len({image.tobytes() for image in got.images}) == 6
+
+
+def test_grid_over_samplers_leaks_no_keys(eps):
+    got = grid(eps, ("Sampler", "ISDO,Euler,isdo"), **with_args({"order": 1}))
+    found = [eps.parse(text) for text in got.texts]
+    assert [values["Sampler"] for values in found] == ["ISDO", "Euler", "ISDO"]
+    assert [ours(values) for values in found] == [{"ISDO order": "1"}, {}, {"ISDO order": "1"}]
+    assert same(got.images[0], got.images[2]) and rms(got.images[0], got.images[1]) > 0.5
+
+
+def test_grid_refuses_wrong_values(eps):
+    with pytest.raises(Refused) as refused:
+        grid(eps, ("[ISDO] Order", "1,99"), **ISDO)
+    assert "order" in refused.value.text
+
+
+# ---------------------------------------------------------------------------------------------- against what is known
+
+
+def noise(seed, size):
+    """Return the noise that the WebUIs draw on the CPU for a seed."""
+    return torch.randn(4, size // 8, size // 8, generator=torch.Generator().manual_seed(seed)).double()
+
+
+def centred(size):
+    """Return the seed whose noise has the smallest means: 14.6 times a mean drives a small picture into white or black."""
+    return min(range(1, 400), key=lambda seed: noise(seed, size).mean((-2, -1)).abs().max())
+
+
+def exact_gauss(seed, size, sigma):
+    """Return the picture at the end of the ODE for tiny-gauss, and where it is neither white nor black.
+
+    The checkpoint knows its Gaussian up to each channel's mean: that is taken out here and by ``off``.
+    """
+    x = noise(seed, size) * sigma
+    z = (x - x.mean((-2, -1), keepdim=True)) * 0.5 / (0.25 + sigma**2) ** 0.5
+    rgb = z[:3] * 0.9 + z[3:] * 0.1
+    big = torch.nn.functional.interpolate(rgb[None], scale_factor=8, mode="bicubic", align_corners=False)[0]
+    return big.add(1).mul(127.5).permute(1, 2, 0).numpy()
+
+
+def off(picture, known):
+    """Return the root mean square error of a picture, each channel's mean apart, where it is neither white nor black."""
+    errors = []
+    for channel, truth in zip(np.moveaxis(picture, -1, 0), np.moveaxis(known, -1, 0), strict=True):
+        inside = (channel > 0) & (channel < 255)
+        errors.append(np.std(channel[inside] - truth[inside]))
+    return float(np.mean(errors))
+
+
+def test_eight_steps_against_the_known_solution(webui):
+    webui.model("tiny-gauss")
+    seed = centred(256)
+    ask = {"seed": seed, "width": 256, "height": 256, "cfg_scale": 1, "scheduler": "Karras"}
+    got, euler = webui.picture(**ISDO, **ask), webui.picture(**EULER, **ask)
+    fine = webui.picture(**EULER, **ask | {"steps": 200})
+    known = exact_gauss(seed, 256, got.calls[0]["sigma"][0])
+    errors = {name: off(r.image, known) for name, r in (("isdo", got), ("euler", euler), ("fine", fine))}
+    print(errors, rms(got.image, fine.image), rms(euler.image, fine.image))
+    assert known.std() > 20
+    assert errors["isdo"] < errors["euler"] / 2 and errors["isdo"] < 1.1 * errors["fine"]
+    assert rms(got.image, fine.image) < rms(euler.image, fine.image) / 5
+
+
+@pytest.mark.parametrize("checkpoint", ["tiny-eps", "tiny-v"])
+def test_twelve_steps_are_nearer_to_the_limit_than_eulers(webui, checkpoint):
+    webui.model(checkpoint)
+    ask = {"seed": centred(128), "scheduler": "Karras", "steps": 12}
+    got, euler = webui.picture(**ISDO, **ask), webui.picture(**EULER, **ask)
+    fine = webui.picture(**EULER, **ask | {"steps": 150})
+    print(checkpoint, rms(got.image, fine.image), rms(euler.image, fine.image))
+    assert fine.image.std() > 20
+    assert rms(got.image, fine.image) < 0.8 * rms(euler.image, fine.image)
+
+
+@pytest.mark.parametrize("scheduler", ["Karras", SCHEDULE])
+def test_zero_terminal_snr(webui, scheduler):
+    if "sd_noise_schedule" not in webui.get("/sdapi/v1/options"):
+        pytest.skip("this WebUI has no noise schedule to choose")
+    webui.model("tiny-v")
+    ask = {"steps": 12, "scheduler": scheduler, "override_settings": {"sd_noise_schedule": "Zero Terminal SNR"}}
+    got, euler = webui.picture(**ISDO, **ask), webui.picture(**EULER, **ask)
+    assert got.calls[0]["sigma"][0] > 1000 and len(got.calls) == 12 and all(call["finite"] for call in got.calls)
+    fine = webui.picture(**EULER, **ask | {"steps": 200})
+    print(rms(got.image, fine.image), rms(euler.image, fine.image))
+    assert fine.image.std() > 20
+    assert rms(got.image, fine.image) < rms(euler.image, fine.image)
+
+
+# -------------------------------------------------------------------------------------------------------- flow models
+
+
+@pytest.fixture(params=["tiny-flux", "tiny-sd3", "tiny-chroma"])
+def flow(webui, request):
+    """The WebUI with a flow model whose ODE is that of a Gaussian."""
+    webui.model(request.param)
+    return webui
+
+
+def test_flow_is_nearer_to_the_limit_than_euler(flow):
+    ask = {"scheduler": "Simple", "cfg_scale": 1}
+    got, euler = flow.picture(**ISDO, **ask), flow.picture(**EULER, **ask)
+    assert steps_of(got.calls) == steps_of(euler.calls) and got.calls[0]["sigma"][0] <= 1
+    fine = flow.picture(**EULER, **ask | {"steps": 200})
+    print(rms(got.image, fine.image), rms(euler.image, fine.image))
+    assert fine.image.std() > 20
+    assert rms(got.image, fine.image) < rms(euler.image, fine.image) / 2
+
+
+@pytest.mark.parametrize("scheduler", ["Automatic", SCHEDULE])
+def test_flow_has_a_grid_of_its_own(flow, scheduler):
+    got = flow.picture(**ISDO, scheduler=scheduler, cfg_scale=1)
+    sigmas = [call["sigma"][0] for call in got.calls]
+    assert len(sigmas) == 8 and 0.9 < sigmas[0] <= 1 and sigmas == sorted(set(sigmas), reverse=True)
+    fine = flow.picture(**EULER, scheduler="Simple", cfg_scale=1, steps=200)
+    eight = flow.picture(**EULER, scheduler="Simple", cfg_scale=1)
+    print(rms(got.image, fine.image), rms(eight.image, fine.image))
+    assert rms(got.image, fine.image) < rms(eight.image, fine.image)
+
+
+def test_flow_refuses_a_schedule_of_another_kind(flow):
+    try:
+        got = flow.picture(**ISDO, scheduler="Align Your Steps", cfg_scale=1)
+    except Refused as refused:
+        assert refused.status in (422, 500) and "sigma" in refused.text and "Automatic" in refused.text
+    else:
+        assert got.calls[0]["sigma"][0] <= 1
+
+
+def test_flow_img2img_and_inpaint(flow):
+    ask = {"init_images": [encode(scene())], "denoising_strength": 0.6, "scheduler": "Simple", "cfg_scale": 1}
+    got, euler = flow.picture("img2img", **ISDO, **ask), flow.picture("img2img", **EULER, **ask)
+    assert steps_of(got.calls) == steps_of(euler.calls)
+    fine = flow.picture("img2img", **EULER, **ask | {"steps": 200})
+    ask |= {"mask": encode(mask()), "mask_blur": 0, "inpainting_fill": 1, "inpaint_full_res": False}
+    got, euler = flow.picture("img2img", **ISDO, **ask), flow.picture("img2img", **EULER, **ask)
+    kept = mask()[..., 0] == 0
+    assert same(got.image[kept], euler.image[kept])
+    assert fine.image.std() > 20
+
+
+def test_flow_strength_counts_as_noise_level(flow):
+    ask = {"init_images": [encode(scene())], "scheduler": "Simple", "cfg_scale": 1, "steps": 10}
+    by_level = [
+        flow.picture("img2img", **ask, **with_args({"strength": "noise level"}), denoising_strength=s).calls[0]["sigma"][0]
+        for s in (0.41, 0.45, 0.49)
+    ]
+    assert by_level == pytest.approx([0.41, 0.45, 0.49], abs=0.02)
+
+
+# ------------------------------------------------------------------------------------------------------ the whole session
+
+
+def test_the_console_has_no_trouble_of_ours(webui):
+    """Runs last in this file: what the WebUI said of us during all of the above."""
+    text = webui.text()
+    assert "Error loading script" not in text and "Error running" not in text
+    for part in text.split("Traceback (most recent call last)")[1:]:
+        trace = part[:6000].split("\n---")[0]
+        if "isdo/" in trace:
+            assert "HTTPException" in trace or "Refused" in trace, trace[-1500:]

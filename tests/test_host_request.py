@@ -1,0 +1,113 @@
+"""What a picture asks of ISDO, and its way through the infotext."""
+
+from pathlib import Path
+
+import pytest
+
+from isdo.hosts import request
+from isdo.hosts.request import CONTROLS
+from isdo.settings import FIELDS, Settings
+
+ROOT = Path(__file__).parents[1]
+DEFAULTS = {field.key: field.default for field in CONTROLS}
+OTHER = {"solver": "multistep", "path": "flow", "modes": 8, "order": 2, "tau": "root", "power": "zero", "corrector": 0,
+         "response": 0.25, "basis": "cosine", "strength": "noise level"}  # fmt: skip
+
+
+def test_every_setting_has_another_value_to_try():
+    assert list(OTHER) == list(DEFAULTS)
+    assert [key for key in OTHER if OTHER[key] == DEFAULTS[key]] == [f.key for f in CONTROLS if len(f.choices) == 1]
+
+
+def test_keys_labels_and_infotext_names_are_told_apart():
+    for names in zip(*((field.key, field.label, field.infotext) for field in CONTROLS), strict=True):
+        assert len(set(names)) == len(CONTROLS)
+    assert "enabled" not in DEFAULTS and len(set(request.INFOTEXT_KEYS)) == len(CONTROLS) + 1
+
+
+def test_a_list_is_enabled_and_then_the_settings_in_order():
+    assert request.read_args([True, *OTHER.values()]) == OTHER
+    assert request.read_args([True, "multistep", None, 8]) == {"solver": "multistep", "modes": 8}
+
+
+@pytest.mark.parametrize("args", [[], [False], [None], [False, *OTHER.values()], [{"enabled": False, "order": 2}]])
+def test_what_is_off_asks_for_nothing(args):
+    assert request.read_args(args) == {}
+
+
+def test_names_need_not_say_enabled():
+    assert request.read_args([{"order": 2, "tau": None}]) == {"order": 2}
+    assert request.read_args([{"enabled": True, "order": 2}, "the page's", "values"]) == {"order": 2}
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        ([True, "euler"], "solver is 'euler'"),
+        ([False, "euler"], "solver is 'euler'"),
+        ([True, *OTHER.values(), 1], "12 arguments"),
+        ([1], "enabled is 1"),
+        ([{"ordr": 2}], "no setting ordr"),
+        ([{"enabled": "yes"}], "enabled is 'yes'"),
+        ([{"order": 9}], "order is 9.*from 1 to 4"),
+        ([{"order": "2"}], "order is '2'"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_in_words(args, said):
+    with pytest.raises(ValueError, match=said):
+        request.read_args(args)
+
+
+def test_the_nearer_word_counts():
+    stored, axes = {"order": 2, "tau": "log"}, {"order": 4}
+    assert request.resolve({}) == DEFAULTS
+    assert request.resolve(stored, [True, None, None, None, 3], axes) == {**DEFAULTS, "order": 4, "tau": "log"}
+    assert request.resolve(stored, [{"order": 3}])["order"] == 3
+    with pytest.raises(ValueError, match="Settings > ISDO: order is 7"):
+        request.resolve({"order": 7})
+
+
+def test_the_solver_gets_its_own_settings():
+    assert request.solver_settings(OTHER) == Settings(**{field.key: OTHER[field.key] for field in FIELDS})
+
+
+def test_the_infotext_tells_what_differs_and_nothing_else():
+    params = {"Steps": 8, request.CALLS: 16, "ISDO order": 2}
+    request.write(params, DEFAULTS)
+    assert params == {"Steps": 8}
+    request.write(params, {**DEFAULTS, "response": 0.25})
+    assert params == {"Steps": 8, "ISDO response": 0.25}
+    request.clear(params)
+    assert params == {"Steps": 8}
+
+
+@pytest.mark.parametrize("place", ["Sampler", "Hires sampler"])
+@pytest.mark.parametrize("values", [DEFAULTS, OTHER])
+def test_the_infotext_comes_back_as_it_went(place, values):
+    params = {}
+    request.write(params, values)
+    text = {key: str(value) for key, value in params.items()}
+    assert request.read({"Sampler": "Euler", **text, place: "ISDO"}) == values
+
+
+def test_pictures_of_others_and_bad_infotext():
+    assert request.read({"Sampler": "Euler", "ISDO order": "2"}) is None
+    for wrong in ("9", "two", "2.5"):
+        with pytest.raises(ValueError, match="order is"):
+            request.read({"Sampler": "ISDO", "ISDO order": wrong})
+
+
+def test_the_schema_describes_every_setting():
+    schema = request.schema()
+    assert schema["args"] == ["enabled", *DEFAULTS] and {k: v["default"] for k, v in schema["settings"].items()} == DEFAULTS
+    for key, value in OTHER.items():
+        what = schema["settings"][key]
+        assert value in what["choices"] if "choices" in what else what["minimum"] <= value <= what["maximum"]
+
+
+def test_the_documentation_lists_every_setting():
+    rows = [line for line in (ROOT / "docs" / "webui.md").read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
+    for field in CONTROLS:
+        allowed = ", ".join(field.choices) if field.choices else f"{field.low} to {field.high}".replace(".0", "")
+        assert f"| {field.label} | `{field.key}` | {field.default} | {allowed} | {field.help} |" in rows
+    assert len(rows) == len(CONTROLS) + 1

@@ -1,0 +1,490 @@
+"""The plugin in a double of the WebUIs: it registers, samples with the host's own sampler, and leaves no trace."""
+
+import shutil
+import subprocess
+import sys
+import time
+from types import ModuleType, SimpleNamespace
+
+import pytest
+import torch
+from hostdouble import MEAN, POWER, ROOT, SCRIPT, Host, HTTPException, picture
+
+from isdo import sample_isdo
+from isdo.hosts.request import CONTROLS
+from isdo.settings import Settings
+
+KINDS = {
+    "a1111": {}, "a1111 1.8": {"schedules": False}, "forge": {"forge": True},
+    "forge flow": {"forge": True, "prediction": "const"},
+}  # fmt: skip
+
+
+@pytest.fixture(params=KINDS)
+def host(request):
+    with Host(**KINDS[request.param]).running() as host:
+        host.load()
+        host.ui()
+        yield host
+
+
+@pytest.fixture
+def a1111():
+    with Host().running() as host:
+        host.load()
+        host.ui()
+        yield host
+
+
+@pytest.fixture
+def forge_flow():
+    with Host(forge=True, prediction="const").running() as host:
+        host.load()
+        host.ui()
+        yield host
+
+
+def sampler_module():
+    return sys.modules["isdo.hosts.sampler"]
+
+
+# -------------------------------------------------------------------------------------------------------- registration
+
+
+def test_one_entry_with_lower_case_aliases(host):
+    samplers = host.modules["modules.sd_samplers"]
+    assert [s.name for s in samplers.all_samplers] == ["Euler", "ISDO"]
+    entry = samplers.all_samplers[1]
+    assert all(alias == alias.lower() for alias in entry.aliases)
+    assert all(isinstance(value, (str, bool)) for value in entry.options.values())
+    for name in ("ISDO", "isdo"):
+        assert samplers.find_sampler_config(name) is entry and samplers.get_sampler_and_scheduler(name, None) == "ISDO"
+
+
+def test_loading_again_replaces_and_adds_nothing(host):
+    samplers, plot = host.modules["modules.sd_samplers"], SimpleNamespace(axis_options=[])
+    held, first = samplers.all_samplers, samplers.all_samplers[1]
+    plot.AxisOption = sys.modules["hostdouble"].AxisOption
+    host.scripts_data.append(SimpleNamespace(module=plot))
+    for found in host.callbacks.values():
+        found.clear()
+    host.load()
+    host.ui()
+    host.ui()
+    assert samplers.all_samplers is held and [s.name for s in held] == ["Euler", "ISDO"] and held[1] is not first
+    assert len(plot.axis_options) == len(CONTROLS)
+    schedules = host.modules.get("modules.sd_schedulers")
+    if schedules:
+        assert [s.name for s in schedules.schedulers].count("isdo_curvature") == 1
+
+
+def test_the_schedule_label_is_not_eaten(a1111):
+    samplers = a1111.modules["modules.sd_samplers"]
+    assert samplers.get_sampler_and_scheduler("ISDO", "ISDO curvature") == "ISDO"
+    found = a1111.modules["modules.sd_schedulers"].schedulers_map
+    assert found["ISDO curvature"] is found["isdo_curvature"]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "a1111 1.8"])
+def test_the_curvature_schedule_suits_the_model(kind):
+    with Host(**KINDS[kind]).running() as host:
+        host.load()
+        host.generate(picture(scheduler="ISDO curvature", steps=7))
+        sigmas = [call.sigma for call in host.seen]
+        table = host.wrap().sigmas
+        assert len(sigmas) == 7 and sigmas[0] == pytest.approx(float(table[-1])) and sigmas[-1] >= float(table[0])
+        assert sigmas == sorted(sigmas, reverse=True)
+
+
+def test_a_second_copy_is_refused_by_both_names(a1111, tmp_path):
+    copy = tmp_path / "isdo-copy" / "scripts" / SCRIPT.name
+    copy.parent.mkdir(parents=True)
+    shutil.copy(SCRIPT, copy)
+    with pytest.raises(ImportError) as said:
+        a1111.load(copy)
+    assert str(ROOT) in str(said.value) and str(copy.parents[1]) in str(said.value)
+
+
+def test_a_strange_host_gets_one_line_and_goes_on(capsys):
+    host = Host()
+    del host.modules["modules.sd_samplers_kdiffusion"].KDiffusionSampler
+    del host.modules["modules.script_callbacks"]
+    with host.running():
+        script = host.load()
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1 and said.startswith("ISDO: ")
+    assert "modules.script_callbacks" in said and "KDiffusionSampler.get_sigmas" in said
+    assert not hasattr(script, "IsdoScript")
+    assert [s.name for s in host.modules["modules.sd_samplers"].all_samplers] == ["Euler"]
+
+
+def test_the_script_brings_one_script_class(a1111):
+    base = a1111.modules["modules.scripts"].Script
+    found = [name for name, value in vars(a1111.script).items() if isinstance(value, type) and issubclass(value, base)]
+    assert found == ["IsdoScript"]
+
+
+def test_install_is_quick_and_quiet():
+    start = time.perf_counter()
+    code = "import sys, runpy; runpy.run_path('install.py'); print(*{'torch', 'isdo', 'numpy'} & set(sys.modules))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert out.stdout.strip() == "" and out.stderr == ""
+    assert time.perf_counter() - start < 1  # 0.3 s on an idle machine, interpreter included
+
+
+# ------------------------------------------------------------------------------------------------------------ sampling
+
+
+def told(p):
+    """Return what the infotext says, but for the host's own."""
+    return {key: value for key, value in p.extra_generation_params.items() if key != "Schedule type"}
+
+
+def test_it_samples_by_itself_with_one_call_a_step(host):
+    samples = host.generate(picture(steps=8, seeds=range(64)))
+    assert [call.step for call in host.seen] == list(range(8)) == [done["i"] for done in host.steps_done]
+    assert samples.mean() == pytest.approx(MEAN, abs=0.03) and samples.std() == pytest.approx(POWER**0.5, abs=0.03)
+
+
+def test_it_is_the_package_s_sampler_on_the_host_s_schedule(host):
+    p = picture(steps=6, scheduler="Karras")
+    samples = host.generate(p, [{"order": 2}])
+    start, levels = host.seen[0].x, torch.tensor([call.sigma for call in host.seen] + [0.0])
+    model = SimpleNamespace(inner_model=host.wrap())
+    same = sample_isdo(Model(model), start, levels, disable=True, settings=Settings(order=2))
+    assert torch.equal(samples, same)
+
+
+class Model:
+    """The double's wrapper as a plain denoiser."""
+
+    def __init__(self, denoiser):
+        self.inner_model = denoiser.inner_model
+
+    def __call__(self, x, sigma):
+        return self.inner_model.denoise(x, sigma)
+
+
+def test_same_seed_same_picture_in_any_batch(host):
+    together = host.generate(picture(seeds=[5, 6, 7]))
+    for i, seed in enumerate([5, 6, 7]):
+        assert torch.equal(host.generate(picture(seeds=[seed]))[0], together[i])
+
+
+def test_settings_reach_the_sampler_of_their_picture_only(a1111):
+    plain = a1111.generate(picture())
+    other = a1111.generate(picture(), [True, "multistep", "auto", 0])
+    assert not torch.equal(plain, other)
+    assert torch.equal(plain, a1111.generate(picture()))
+
+
+def test_hires_uses_isdo_for_the_pass_that_names_it(a1111):
+    first = a1111.generate(picture(sampler_name="Euler"))
+    p = picture(sampler_name="Euler", enable_hr=True, hr_sampler_name="isdo")
+    a1111.generate(p, [{"order": 2}])
+    assert told(p) == {"ISDO order": 2} and p.hr_sampler_name == "ISDO"  # which the infotext tells and the page has
+    # eight steps of Euler and eight of ISDO, at the strength that was asked for
+    assert len(a1111.seen) == 16 and [call.step for call in a1111.seen] == [*range(8), *range(8)]
+    assert not torch.equal(first, a1111.generate(picture()))
+
+
+def test_a_refiner_changes_the_model_and_the_history_starts_anew(a1111):
+    plain = a1111.generate(picture())
+    a1111.refine_at = 4
+    refined = a1111.generate(picture())
+    assert len(a1111.seen) == 8 and not torch.equal(plain, refined)
+    assert (plain - refined).abs().max() < 0.1  # the same model in another wrapper
+
+
+def test_interrupt_passes_through_and_leaves_an_infotext(host):
+    host.interrupt_at = 3
+    p = picture()
+    host.generate(p, [{"order": 2}])
+    assert len(host.seen) == 4 and told(p) == {"ISDO order": 2}
+
+
+def test_discarding_the_next_to_last_sigma_is_the_host_s(host):
+    host.opts.always_discard_next_to_last_sigma = True
+    host.generate(picture(steps=8))
+    with_it = [call.sigma for call in host.seen]
+    host.opts.always_discard_next_to_last_sigma = False
+    host.generate(picture(steps=9))
+    assert with_it == [call.sigma for call in host.seen][:-1]
+
+
+def test_noise_comes_from_the_host(a1111):
+    a1111.opts.sgm_noise_multiplier = True
+    a1111.generate(picture(scheduler="Karras"))
+    scaled = a1111.seen[0].x
+    a1111.generate(picture(scheduler="Karras", sampler_name="Euler"))
+    assert torch.equal(scaled, a1111.seen[0].x)
+
+
+def test_a_solver_of_two_calls_keeps_the_host_s_counter_and_tells_the_calls(a1111, monkeypatch):
+    def twice(model, x, sigmas, extra_args, callback, disable, settings, mask):
+        for i in range(len(sigmas) - 1):
+            for _ in range(2):
+                denoised = model(x, sigmas[i].expand(len(x)), **extra_args)
+            callback({"x": x, "i": i, "sigma": sigmas[i], "sigma_hat": sigmas[i], "denoised": denoised})
+        return denoised
+
+    monkeypatch.setattr(sampler_module(), "sample_isdo", twice)
+    p = picture(steps=3)
+    a1111.generate(p)
+    assert [call.step for call in a1111.seen] == [0, 0, 1, 1, 2, 2] and told(p) == {"ISDO calls": 6}
+    monkeypatch.undo()
+    a1111.generate(p)
+    assert told(p) == {}
+
+
+# ---------------------------------------------------------------------------------------------------------------- flow
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 150])
+def test_automatic_is_a_grid_of_our_own_on_flow_models(forge_flow, steps):
+    p = picture(steps=steps)
+    forge_flow.generate(p)
+    sigmas = [call.sigma for call in forge_flow.seen]
+    assert sigmas[0] == 1 and len(sigmas) == steps and sigmas == sorted(sigmas, reverse=True) and sigmas[-1] > 0
+    assert p.sampler_noise_scheduler_override is None
+
+
+@pytest.mark.parametrize("klein", [False, True])
+def test_forge_neo_s_grid_for_klein_stays(forge_flow, monkeypatch, klein):
+    monkeypatch.setitem(sys.modules, "backend", ModuleType("backend"))
+    monkeypatch.setitem(sys.modules, "backend.args", SimpleNamespace(dynamic_args=SimpleNamespace(klein=klein)))
+    forge_flow.generate(picture(steps=4))
+    host_s = [call.sigma for call in forge_flow.seen]
+    forge_flow.generate(picture(steps=4, scheduler="Karras"))
+    assert (host_s == [call.sigma for call in forge_flow.seen]) is klein
+
+
+def test_a_grid_that_somebody_gave_stays(forge_flow):
+    def given(steps):
+        return torch.linspace(0.9, 0, steps + 1)
+
+    forge_flow.generate(picture(steps=4, sampler_noise_scheduler_override=given))
+    assert [call.sigma for call in forge_flow.seen] == pytest.approx([0.9, 0.675, 0.45, 0.225])
+
+
+def test_a_schedule_that_starts_above_the_flow_path_is_refused_in_words(forge_flow):
+    with pytest.raises(HTTPException, match="starts at sigma 14.6.*choose the schedule") as said:
+        forge_flow.generate(picture(scheduler="Align Your Steps"))
+    assert said.value.status_code == 422 and not forge_flow.seen
+
+
+def test_a_schedule_that_ends_above_zero_ends_there(host):
+    host.generate(picture(scheduler="KL Optimal", steps=5))
+    assert len(host.seen) == 5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_strength_as_noise_level_has_no_jumps(kind):
+    with Host(**KINDS[kind]).running() as host:
+        host.load()
+        starts = {}
+        for strength in (0.3, 0.49, 0.5, 0.51, 0.999, 1.0):
+            p = picture(init_latent=torch.full((1, 4, 8, 8), MEAN), denoising_strength=strength)
+            host.generate(p, [{"strength": "noise level"}])
+            sigmas = [call.sigma for call in host.seen]
+            assert sigmas == sorted(sigmas, reverse=True) and len(sigmas) == int(min(strength, 0.999) * 8) + 1
+            assert told(p) == {"ISDO strength": "noise level"}
+            starts[strength] = sigmas[0]
+        share = {s: sigma if host.prediction == "const" else sigma / (1 + sigma) for s, sigma in starts.items()}
+        for strength in (0.3, 0.49, 0.5, 0.51):
+            assert share[strength] == pytest.approx(strength, rel=1e-4)
+        assert starts[1.0] == starts[0.999] == pytest.approx(float(host.wrap().sigmas[-1]), rel=2e-3)
+
+
+def test_strength_in_steps_is_the_host_s_own(host):
+    p = picture(init_latent=torch.full((1, 4, 8, 8), MEAN), denoising_strength=0.5, scheduler="Karras")
+    host.generate(p)
+    ours = [call.sigma for call in host.seen]
+    host.generate(picture(**{**vars(p), "sampler_name": "Euler"}))
+    assert ours == [call.sigma for call in host.seen]
+
+
+# --------------------------------------------------------------------------------------------------------------- masks
+
+
+def inpainting(**changes):
+    image = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3))
+    nmask = torch.zeros(4, 8, 8)
+    nmask[:, 2:6, 2:6] = 1
+    return picture(init_latent=image, nmask=nmask, mask=1 - nmask, **changes)
+
+
+def test_kept_pixels_are_those_that_euler_keeps(host):
+    p = inpainting(scheduler="Karras")
+    ours = host.generate(p)
+    theirs = host.generate(inpainting(scheduler="Karras", sampler_name="Euler"))
+    assert torch.equal((ours * p.nmask + p.init_latent * p.mask)[:, p.mask == 1], p.init_latent[:, p.mask == 1])
+    assert torch.allclose(ours[:, p.mask == 1], theirs[:, p.mask == 1], atol=1e-6)
+    assert ours.isfinite().all()
+
+
+def test_forge_s_fresh_noise_does_not_reach_the_painted_area():
+    with Host(forge=True).running() as host:
+        host.load()
+        torch.manual_seed(1)
+        first = host.generate(inpainting())
+        drawn = torch.rand(1)
+        torch.manual_seed(2)
+        assert torch.equal(first, host.generate(inpainting()))
+        torch.manual_seed(1)
+        host.generate(inpainting(sampler_name="Euler", scheduler="Karras"))
+        assert torch.equal(drawn, torch.rand(1))  # as many random numbers are drawn as with any sampler
+        assert "noise_scaling" not in vars(host.predictor)
+
+
+def test_what_another_extension_put_there_is_there_again():
+    with Host(forge=True).running() as host:
+        host.load()
+        model = host.create("ISDO").model_wrap_cfg
+        model.mask, model.inner_model.predictor.noise_scaling = 1, "another extension's"
+        steady_mask = sys.modules["isdo.hosts.forge"].steady_mask
+        with pytest.raises(KeyError), steady_mask(model, x=5):
+            assert model.inner_model.predictor.noise_scaling(0, 0, 0, max_denoise=False) == 5
+            raise KeyError
+        assert model.inner_model.predictor.noise_scaling == "another extension's"
+
+
+# ------------------------------------------------------------------------------------------------- infotext, page, API
+
+
+def test_infotext_only_where_isdo_runs(host):
+    p = picture(extra_generation_params={"ISDO order": 4, "Other": 1})
+    host.generate(p, [{"order": 2, "tau": "auto"}])
+    assert told(p) == {"ISDO order": 2, "Other": 1}
+    p.sampler_name = "Euler"
+    host.generate(p, [{"order": 2}])
+    assert told(p) == {"Other": 1}
+
+
+def test_what_automatic_was_for_isdo_is_not_told_of_the_next_cell(a1111):
+    p = picture()
+    a1111.generate(p)
+    assert p.extra_generation_params == {"Schedule type": "Karras"}
+    p.sampler_name = "Euler"
+    a1111.generate(p)
+    assert p.extra_generation_params == {}
+    p.scheduler = "Karras"
+    a1111.generate(p)
+    assert p.extra_generation_params == {"Schedule type": "Karras"}
+
+
+def test_the_settings_page_counts_where_the_accordion_is_closed(a1111):
+    assert {option for option in a1111.opts.labels} == {f"isdo_{f.key}" for f in CONTROLS if len(f.choices) != 1}
+    a1111.opts.isdo_order = 2
+    p = picture()
+    a1111.generate(p, [False])
+    assert told(p) == {"ISDO order": 2}
+    a1111.generate(p, [True, None, None, None, 3])
+    assert told(p) == {}
+
+
+def test_wrong_settings_are_refused_when_the_sampler_starts(host):
+    with pytest.raises(HTTPException) as said:
+        host.generate(picture(), [{"order": 9}])
+    assert said.value.status_code == 422 and str(said.value).startswith("order is 9") and not host.seen
+    host.generate(picture(sampler_name="Euler"), [{"order": 9}])  # another sampler is none of our business
+
+
+def panel_of(host, img2img=False):
+    script = host.script.IsdoScript()
+    script.is_img2img = img2img
+    return script, script.ui(img2img)
+
+
+def test_the_page_has_a_control_for_every_setting_closed_by_default(host):
+    for img2img in (False, True):
+        script, (enabled, *controls) = panel_of(host, img2img)
+        assert enabled.value is False
+        assert [c.label for c in controls] == [field.label for field in CONTROLS]
+        assert [c.value for c in controls] == [field.default for field in CONTROLS]
+        assert all(c.given["info"] == field.help for c, field in zip(controls, CONTROLS, strict=True))
+        assert len({c.elem_id for c in (enabled, *controls)}) == len(CONTROLS) + 1
+        assert all(("img2img" if img2img else "txt2img") in c.elem_id for c in controls)
+
+
+def test_without_the_host_s_accordion_there_is_a_plain_one():
+    host = Host()
+    del host.modules["modules.ui_components"]
+    del host.modules["modules"].ui_components
+    with host.running():
+        host.load()
+        _, (enabled, *controls) = panel_of(host)
+        assert enabled.value is False and len(controls) == len(CONTROLS)
+
+
+def pasted(script, params):
+    return [function(params) for _, function in script.infotext_fields]
+
+
+def test_pasting_sets_the_page_to_what_made_the_picture(a1111):
+    script, (enabled, *_) = panel_of(a1111)
+    assert script.infotext_fields[0][0] is enabled
+    assert pasted(script, {"Sampler": "Euler"}) == [False] + [None] * len(CONTROLS)
+    defaults = [field.default for field in CONTROLS]
+    assert pasted(script, {"Sampler": "ISDO"}) == [False, *defaults]
+    found = pasted(script, {"Sampler": "Euler", "Hires sampler": "ISDO", "ISDO order": "2"})
+    assert found == [True, *(2 if field.key == "order" else field.default for field in CONTROLS)]
+    a1111.opts.isdo_order = 2  # now the picture that says nothing differs from what the Settings would do
+    assert pasted(script, {"Sampler": "ISDO"}) == [True, *defaults]
+    with pytest.raises(HTTPException):
+        pasted(script, {"Sampler": "ISDO", "ISDO order": "9"})
+
+
+def test_every_setting_has_an_axis(a1111):
+    plot = SimpleNamespace(axis_options=[], AxisOption=sys.modules["hostdouble"].AxisOption)
+    a1111.scripts_data += [SimpleNamespace(module=plot), SimpleNamespace(module=SimpleNamespace())]
+    a1111.ui()
+    axes = {axis.label: axis for axis in plot.axis_options}
+    assert list(axes) == [f"[ISDO] {field.label}" for field in CONTROLS]
+    axis = axes["[ISDO] Order"]
+    p = picture()
+    cells = [SimpleNamespace(**vars(p)) for _ in range(2)]  # shallow copies that share the infotext's parameters
+    for cell, value in zip(cells, (2, 3), strict=True):
+        axis.apply(cell, axis.type(value), [2, 3])
+    a1111.generate(cells[0])
+    assert told(p) == {"ISDO order": 2}
+    a1111.generate(cells[1])
+    assert told(p) == {} and not hasattr(p, "isdo_axes")
+    axes["[ISDO] Path"].confirm(p, axes["[ISDO] Path"].choices())
+    with pytest.raises(HTTPException, match="order is 9"):
+        axis.confirm(p, [2, 9])
+
+
+class App:
+    """FastAPI's routes as the host has them when the application has started."""
+
+    def __init__(self, endpoint):
+        host_s = SimpleNamespace(path="/sdapi/v1/txt2img", dependant=SimpleNamespace(call=endpoint))
+        self.routes = [SimpleNamespace(path="/"), host_s]
+
+    def add_api_route(self, path, endpoint, methods):
+        self.routes.append(SimpleNamespace(path=path, endpoint=endpoint, methods=methods))
+
+
+def test_the_api_describes_itself_and_checks_once(a1111):
+    app = App(lambda body: body.alwayson_scripts)
+    (started,) = a1111.callbacks["on_app_started"]
+    started(None, app)
+    started(None, app)
+    paths = [route.path for route in app.routes]
+    assert paths == ["/", "/sdapi/v1/txt2img", "/isdo/v1/version", "/isdo/v1/schema"]
+    assert app.routes[2].endpoint()["name"] == "ISDO" and app.routes[3].endpoint()["args"][0] == "enabled"
+    call = app.routes[1].dependant.call
+    assert not hasattr(call.isdo_inside, "isdo_inside")
+    for args in ([True, None, None, None, 2], [{"order": 2}], {"order": 2}):
+        assert call(SimpleNamespace(alwayson_scripts={"isdo": {"args": args}})) == {
+            "isdo": {"args": [{"enabled": True, "order": 2}]}
+        }
+    assert call(body=SimpleNamespace(alwayson_scripts={"isdo": {"args": []}})) == {"isdo": {"args": [{"enabled": False}]}}
+    other = {"Other": {"args": [1]}}
+    assert call(SimpleNamespace(alwayson_scripts=other)) == {"Other": {"args": [1]}}
+    assert call(SimpleNamespace(alwayson_scripts=None)) is None
+    for wrong in ({"order": 2}, {"args": 2}, [2], {"args": [True, "euler"]}, {"args": [True] * 12}, {"args": [], "more": 1}):
+        with pytest.raises(HTTPException) as said:
+            call(SimpleNamespace(alwayson_scripts={"ISDO": wrong}))
+        assert said.value.status_code == 422 and said.value.detail
