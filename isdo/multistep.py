@@ -21,6 +21,10 @@ BLIND = 0.02
 STRETCH = 8
 # The variables of interpolation that "auto" lets compete: cautious in long first steps and under guidance, and bold.
 AUTO = (TAUS["sigma"], TAUS["log1p"])
+# While noise outweighs the picture (a/s below DIM), how strongly D follows it tells plain models from strongly guided ones,
+# which overshoot. Below GENTLE the first prediction is bold; from STEEP on corrections are taken by less than half, but for
+# steps shorter than SHORT in log r, so that the order of convergence stays.
+DIM, GENTLE, STEEP, SHORT = 0.5, 0.25, 0.7, 0.1
 # The response is learned from that many evaluations back, against a prior worth that many steps.
 MEMORY, PRIOR = 3, 8.0
 # A step in log sigma that is shorter than this share of the one before it, or than this, is none: see `is_twin`.
@@ -83,6 +87,11 @@ def fit_modes(change_denoised, change_noise, spectrum):
     miss = change_denoised - power * change_noise
     size = spectrum.inner(change_denoised, change_denoised).clamp(min=torch.finfo(spectrum.precision).tiny)
     return power, 1 - spectrum.inner(miss, miss) / size
+
+
+def falling(value, half):
+    """Return 1 at 0, a half at ``half``, and all but 0 from twice that on."""
+    return 1 / (1 + (value / half) ** 4)
 
 
 def is_twin(sigmas):
@@ -153,7 +162,7 @@ class Multistep:
         """Forget everything: the model is another one, or the run begins."""
         self.history, self.rules = [], {(1, self.taus[0]): 1}
         self.count, self.along, self.size, self.follow = 0, 0.0, 0.0, 1.0
-        self.band_power = self.power = self.trust = None
+        self.band_power = self.power = self.trust = self.gain = None
 
     def observe(self, sigma, state, denoised):
         """Take in a call of the model: fit, then correct the last steps.
@@ -195,6 +204,29 @@ class Multistep:
         self.band_power = power * band_trust * self.fitted
         self.power = torch.lerp(spread(self.band_power, own), own, spread(mode_trust * self.fitted, own))
         self.trust = spread(torch.maximum(band_trust, mode_trust) * self.fitted, own)
+
+    def measure_gain(self):
+        """Return |dD| / (r^2 |de|) (B, 1) over the last step, r = s/a, weighted to the bands where D changes.
+
+        It is S/r^2 on a Gaussian. None where the picture outweighs the noise: what D does there is no sign of anything.
+        """
+        new, old = self.history[:2]
+        if new.signal >= DIM * new.sigma:
+            return None
+        denoised, noise = (self.window.painted(v) for v in (new.denoised - old.denoised, new.noise - old.noise))
+        denoised, noise = (self.spectrum.inner(v, v) for v in (denoised, noise))
+        tiny = torch.finfo(self.spectrum.precision).tiny ** 0.5
+        scale = (new.signal / new.sigma) ** 2
+        return scale * denoised.sum(1, keepdim=True) / ((denoised * noise).sqrt().sum(1, keepdim=True) + tiny)
+
+    def take(self, evaluation, x):
+        """Return the correction to x as far as it is taken: where D is steep, a full one would overshoot and swing back."""
+        if self.gain is None:
+            return x
+        old = self.history[1]
+        length = 1.0 if old.signal == 0 else math.log(old.sigma * evaluation.signal / (evaluation.sigma * old.signal))
+        part = falling(self.gain * min(1.0, length / SHORT), STEEP)[:, :, None].to(x.dtype)
+        return torch.lerp(evaluation.state, x, torch.maximum(part, self.trust))
 
     def residual(self, evaluation):
         """Return (m, lift): m = D - S e where the model was called, and what the correction of x since then adds to it.
@@ -262,6 +294,7 @@ class Multistep:
         found = [self.residual(e) for e in self.history]
         self.learn_response(found)
         residuals = self.lifted(self.history[: self.settings.order + 1], found)
+        self.gain = self.measure_gain()
         self.rules = self.weigh_rules(residuals)
         rules = {}
         for (_, tau), weight in self.rules.items():
@@ -277,14 +310,15 @@ class Multistep:
             done = self.history[i - 1]
             x = self.step(self.history[i], done.sigma, residuals, rules)
             # what a trusted fit has settled stays: later fits of a large S, from changes of e that vanish, are rounding
-            done.corrected = x if done.settled is None else torch.lerp(x, done.corrected, done.settled)
+            done.corrected = self.take(done, x) if done.settled is None else torch.lerp(x, done.corrected, done.settled)
             done.settled = self.trust
 
     def weigh_rules(self, residuals):
         """Return {(order, tau): weight (B, 1)} for the next prediction, by how well each rule foretold the newest m.
 
-        Order 2 in the first tau needs no proof. Others count by the inverse square of their miss in the last step, per
-        image: long first steps and strong guidance make bold rules wild, and smooth stretches make them best.
+        The first time there is nothing to foretell: order 2, in the bold tau as far as D is gentle. Later they count by the
+        inverse square of their miss in the last step, per image: long first steps and strong guidance make bold rules wild,
+        and smooth stretches make them best.
         """
         (sigma, newest), earlier = residuals[0], residuals[1:]
         misses = {}
@@ -295,7 +329,9 @@ class Multistep:
                 miss = self.window.painted(miss)
                 misses[order, tau] = self.spectrum.inner(miss, miss).sum(1, keepdim=True)
         if not misses:
-            return {(min(2, self.settings.order), self.taus[0]): 1}
+            bold = 0.0 if self.gain is None or len(self.taus) == 1 else falling(self.gain, GENTLE)
+            order = min(2, self.settings.order)
+            return {(order, self.taus[0]): 1 - bold} | {(order, tau): bold for tau in self.taus[1:]}
         floor = torch.finfo(self.spectrum.precision).tiny ** 0.25
         trusts = {rule: (miss + floor) ** -2.0 for rule, miss in misses.items()}
         total = sum(trusts.values())

@@ -567,3 +567,44 @@ def test_a_mask_of_zeros_is_euler(rational, normal):
 def test_a_mask_that_does_not_fit_is_refused(mask, message, rational):
     with pytest.raises(ValueError, match=message):
         run(rational, torch.zeros(1, 4, 8, 8), grid(2), mask=mask)
+
+
+@pytest.fixture
+def corrections(monkeypatch, normal):
+    """corrections(gain, sigmas) -> [(correction taken, gain measured)] for a model with S/sigma^2 = gain at sigmas[1]."""
+    x, seen = normal(1, 4, 8, 8), []
+
+    class Watched(sampling.SOLVERS["multistep"]):
+        def correct(self):
+            super().correct()
+            seen.append((self.history[0].corrected - self.history[0].state, self.gain))
+
+    monkeypatch.setitem(sampling.SOLVERS, "multistep", Watched)
+
+    def watch(gain, sigmas):
+        seen.clear()
+        power = gain * sigmas[1] ** 2
+        run(lambda x, sigma: power / sigma**2 * x, sigmas[0] * x, sigmas, Settings(power="zero"))
+        return list(seen)
+
+    return watch
+
+
+@pytest.mark.parametrize("gain", [0.02, 0.3, 3.0])
+def test_where_denoised_follows_the_noise_too_strongly_corrections_are_small(gain, corrections, monkeypatch):
+    first, second = 14.0, 7.0
+    (found, measured), *_ = corrections(gain, [first, second, 3.0])
+    monkeypatch.setattr("isdo.multistep.STEEP", 1e9)
+    (full, _), *_ = corrections(gain, [first, second, 3.0])
+    power = gain * second**2  # every mode is x by a number; here are those of the two calls
+    x = [first, power / first + second * (1 - power / first**2)]
+    denoised = [power / sigma**2 * state for sigma, state in zip((first, second), x, strict=True)]
+    e = [(state - d) / sigma**2 for sigma, state, d in zip((first, second), x, denoised, strict=True)]
+    exact = abs(denoised[1] - denoised[0]) / abs(e[1] - e[0]) / second**2
+    assert measured.item() == pytest.approx(exact, rel=1e-9)
+    assert found.norm() / full.norm() == pytest.approx(1 / (1 + (exact / 0.7) ** 4), rel=1e-6)
+
+
+def test_once_the_picture_outweighs_the_noise_nothing_is_held_back(corrections):
+    seen = corrections(0.1, [14.0, 7.0, 3.0, 1.9, 0.5, 0.1])
+    assert [gain is None for _, gain in seen] == [False, False, True, True]
