@@ -108,10 +108,14 @@ class Host:
         self._lay_out(copies)
         known = "".join((self.dir / name).read_text(errors="replace") for name in PARSERS if (self.dir / name).is_file())
         flags = [flag for flag in FLAGS if f'"{flag}"' in known or f"'{flag}'" in known]
+        if '"--cpu"' in known and "--always-cpu" not in flags:
+            flags += ["--cpu"]
         if '"--use-cpu"' in known and "--always-cpu" not in flags:
             flags += ["--use-cpu", "all"]
         if '"--precision"' in known and "--all-in-fp32" not in flags:
             flags += ["--precision", "full"]
+        if '"--gradio-allowed-path"' in known:  # a newer gradio hands out no script that lies outside the data folder
+            flags += [f"--gradio-allowed-path={folder}" for folder in (self.dir, ROOT)]
         own = shlex.split(os.environ.get("WEBUI_ARGS", ""))
         command = [str(python(self.dir)), "launch.py", *flags, *own, "--port", str(self.port), "--data-dir", str(self.data)]
         self.console = self.log.open("wb")
