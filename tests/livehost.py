@@ -62,6 +62,11 @@ def python(folder):
     return Path(os.environ.get("WEBUI_PYTHON") or Path(folder) / "venv/bin/python")
 
 
+def declared(folder):
+    """Return the sources of the WebUI's argument parsers."""
+    return "".join((Path(folder) / name).read_text(errors="replace") for name in PARSERS if (Path(folder) / name).is_file())
+
+
 def free_port():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
@@ -106,12 +111,16 @@ class Host:
         self.data, self.log, self.port = Path(data), Path(data) / "console.txt", free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._lay_out(copies)
-        known = "".join((self.dir / name).read_text(errors="replace") for name in PARSERS if (self.dir / name).is_file())
+        known = declared(self.dir)
         flags = [flag for flag in FLAGS if f'"{flag}"' in known or f"'{flag}'" in known]
+        if '"--cpu"' in known and "--always-cpu" not in flags:
+            flags += ["--cpu"]
         if '"--use-cpu"' in known and "--always-cpu" not in flags:
             flags += ["--use-cpu", "all"]
         if '"--precision"' in known and "--all-in-fp32" not in flags:
             flags += ["--precision", "full"]
+        if '"--gradio-allowed-path"' in known:  # a newer gradio hands out no script that lies outside the data folder
+            flags += [f"--gradio-allowed-path={folder}" for folder in (self.dir, ROOT)]
         own = shlex.split(os.environ.get("WEBUI_ARGS", ""))
         command = [str(python(self.dir)), "launch.py", *flags, *own, "--port", str(self.port), "--data-dir", str(self.data)]
         self.console = self.log.open("wb")
