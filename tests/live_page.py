@@ -224,7 +224,8 @@ def test_reload_ui_twice(page):
         page.evaluate(
             "() => [...gradioApp().querySelectorAll('#footer a, footer a')].find(e => /Reload UI/.test(e.textContent)).click()"
         )
-        page.webui.wait_started(started + 1)
+        # the browser's events are looked at meanwhile: the page goes on asking for the WebUI that is away
+        page.webui.wait_started(started + 1, pause=lambda seconds: page.wait_for_timeout(1000 * seconds))
         page.wait_for_timeout(3000)
         load(page)
         assert choices(page, "txt2img_sampling").count("ISDO") == 1

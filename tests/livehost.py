@@ -152,7 +152,7 @@ class Host:
         """Return all that the console has said."""
         return self.log.read_text(errors="replace")
 
-    def wait_started(self, times, limit=420):
+    def wait_started(self, times, limit=420, pause=time.sleep):
         """Wait until the console has told the start-up time ``times`` times (a reload tells it again)."""
         end = time.monotonic() + limit
         while self.text().count("Startup time:") < times:
@@ -160,7 +160,7 @@ class Host:
                 raise RuntimeError(f"the WebUI ended with {self.process.returncode}:\n{self.text()[-4000:]}")
             if time.monotonic() > end:
                 raise RuntimeError(f"the WebUI did not start in {limit} s:\n{self.text()[-4000:]}")
-            time.sleep(0.3)
+            pause(0.3)
 
     def stop(self):
         if self.process.poll() is None:
