@@ -3,9 +3,9 @@
 A shift is a phase ramp in Fourier space, a rotation three shears, each a phase ramp per row or column, and a scale the
 exponential of a skew-symmetric matrix: all keep the energy, so that a transform followed by its inverse is the identity
 to rounding, and a hundred of them blur nothing. That is exact on the picture as it is, which for Fourier is periodic; what
-leaves at one side comes in at the other. ``mirrored`` continues the picture by its mirror image instead and cuts the result
-out: nothing comes round, and the edge, a pixel or two of it, is no longer exactly undone. So undo a transform by turning
-back what has *changed* since (`isdo.refinement`): no change is then no error, at the edge neither.
+leaves at one side comes in at the other. ``mirrored`` continues the picture by its mirror image, faded out to its mean,
+and cuts the result out: nothing comes round, and the edge, a pixel or two of it, is no longer exactly undone. So undo a
+transform by turning back what has *changed* since (`isdo.refinement`): no change is then no error, at the edge neither.
 """
 
 import functools
@@ -137,10 +137,16 @@ def _dilation(size, centre, amounts, like):
 
 
 def _mirror(size):
-    """Return the index (2 size,) of a line continued by its mirror image to twice its length, and where the line begins."""
-    before = size // 2
-    index = (torch.arange(2 * size) - before) % (2 * size)
-    return torch.where(index < size, index, 2 * size - 1 - index), before
+    """Return how a line is continued by its mirror image to twice its length: index and fade (2 size,), where it begins.
+
+    The fade is 1 on the line and as far again as half of what is added, then falls to 0 as a squared cosine. Without it a
+    rotation would leave a step where the continuation meets itself, whose ringing (1/distance) reaches the picture.
+    """
+    before, place = size // 2, torch.arange(2 * size, dtype=torch.float64) - size // 2
+    beyond = torch.maximum(-place, place - (size - 1)).clamp(min=0) / (size / 2)
+    fade = torch.cos(math.pi / 2 * (2 * beyond - 1).clamp(0, 1)) ** 2
+    index = place.long() % (2 * size)
+    return torch.where(index < size, index, 2 * size - 1 - index), fade, before
 
 
 def _acted(x, mirrored, act):
@@ -148,12 +154,14 @@ def _acted(x, mirrored, act):
     (height, width), home = x.shape[-2:], x.device
     # once an iteration, and small beside a model call: devices without complex FFT leave it to the CPU
     f = x.to(home if has_complex_fft(home) else "cpu", x.dtype if x.dtype == torch.float64 else torch.float32)
-    top = left = 0
-    if mirrored:
-        (rows, top), (columns, left) = _mirror(height), _mirror(width)
-        f = f[..., rows.to(f.device)[:, None], columns.to(f.device)]
+    if not mirrored:
+        return act(f, ((height - 1) / 2, (width - 1) / 2)).to(home, x.dtype)
+    (rows, high, top), (columns, wide, left) = _mirror(height), _mirror(width)
+    # a picture at a time: a mean that is shared out among threads may round otherwise
+    mean = torch.stack([picture.mean((-2, -1), keepdim=True) for picture in f])
+    f = (f - mean)[..., rows.to(f.device)[:, None], columns.to(f.device)] * (high[:, None] * wide).to(f)
     f = act(f, (top + (height - 1) / 2, left + (width - 1) / 2))
-    return f[..., top : top + height, left : left + width].to(home, x.dtype)
+    return (f[..., top : top + height, left : left + width] + mean).to(home, x.dtype)
 
 
 def _one_pixel(height, width):

@@ -13,11 +13,15 @@ from .path import PATHS, detect_path
 from .sampling import check_mask, check_x, sample_isdo
 from .schedules import curvature_sigmas, rest
 from .settings import RefineSettings, Settings
+from .spectrum import Spectrum
 
 log = logging.getLogger(__name__)
 # Seeds of the picture's own noise and of its refinement are the same numbers to the user; noise that the picture was
 # drawn from must not be added to it again.
 SEED_OFFSET = 0x15D0_5EED
+FINE = 0.25  # cycles per pixel: half of the highest frequency along an axis
+# Detail that was all but absent, or is, is not brought back by a factor; nor is rounding made into detail.
+LEAST_DETAIL = 1e-3
 
 
 @dataclass(frozen=True)
@@ -74,8 +78,8 @@ class Held:
         return getattr(self.model, "inner_model", None)
 
     def __call__(self, x, sigma, **extra):
-        denoised = self.model(x, sigma, **extra)
-        return torch.where(self.mask == 0, self.known, torch.lerp(self.known, denoised, self.mask)).to(denoised.dtype)
+        denoised = self.model(x, sigma, **extra).to(self.known)
+        return torch.where(self.mask == 0, self.known, torch.lerp(self.known, denoised, self.mask)).to(x.dtype)
 
 
 def smallest_sigma(model):
@@ -146,6 +150,39 @@ class Lock:
             found = (self.inverse @ found[..., None])[..., 0]
         low = torch.stack([weights @ self.basis for weights in found]).view_as(change)
         return change - (low if self.mask is None else self.mask * low)
+
+
+class Leash:
+    """Keeps the energy of fine detail near that of the first picture.
+
+    A denoiser returns a mean, so noise and the way back wash detail out, or, once nothing is left to wash out, harden it;
+    either way many iterations would end far off. The excess over what is allowed is taken out by one factor a picture on
+    all that is finer than FINE.
+
+    Args:
+        drift: by what share the energy may differ.
+        picture: the first one (B, C, ..., H, W).
+    """
+
+    def __init__(self, drift, picture):
+        self.drift, self.spectrum = drift, Spectrum(*picture.shape[-2:], picture.device)
+        bands = torch.arange(self.spectrum.count, device=picture.device)
+        self.fine = (bands >= FINE * max(picture.shape[-2:])).to(self.spectrum.precision)
+        self.first = self._energy(self.spectrum.forward(picture))
+
+    def _energy(self, modes):
+        return (self.spectrum.inner(modes, modes) * self.fine).sum(1)
+
+    def __call__(self, picture):
+        """Return what must be added to a picture (B, C, ..., H, W)."""
+        modes = self.spectrum.forward(picture)
+        tiny = torch.finfo(self.spectrum.precision).tiny
+        ratio = self._energy(modes) / self.first.clamp(min=tiny)
+        gain = (ratio.clamp(max(0.0, 1 - self.drift), 1 + self.drift) / ratio.clamp(min=tiny)).sqrt()
+        # flat pictures have no detail to hold
+        gain = torch.where((ratio > LEAST_DETAIL) & (ratio < 1 / LEAST_DETAIL), gain, 1.0)
+        excess = self.spectrum.spread((gain[:, None] - 1) * self.fine, modes)
+        return self.spectrum.inverse(excess * modes, picture.shape)
 
 
 def _cosine(size, order):
@@ -244,6 +281,7 @@ def refine(
     _warn_of_clamp(actions, path, low)
     picture = x.to(working)
     lock = Lock(settings.lock, mask, picture)
+    leash = Leash(settings.detail, picture) if settings.detail < 1 else None
     active = torch.ones(len(x), dtype=torch.bool, device=x.device)
     iterations, changes, calls = torch.zeros(len(x), dtype=torch.long, device=x.device), [], 0
     for k in trange(len(actions), disable=disable, desc="refining"):
@@ -262,6 +300,8 @@ def refine(
             change = _moved(action.name, -action.pixels, back - moved)
         else:
             change = back - picture
+        if leash is not None:
+            change = change + leash(picture + change)
         change = lock(change if mask is None else mask * change)
         if mask is not None:
             change = torch.where(mask == 0, 0.0, change)

@@ -146,6 +146,10 @@ REFINE_FIELDS = (
         low=0, high=16,
     ),
     Field(
+        "detail", 0.04, float, "Drift of detail", "ISDO refine detail",
+        "by what share the energy of fine detail may drift from the first picture's; 1 lets it go", low=0.0, high=1.0,
+    ),
+    Field(
         "noise_scale", 1.0, float, "Noise scale", "ISDO refine noise scale",
         "noise added over noise told to the model; a little above 1 counters models that smooth", low=0.9, high=1.1,
     ),
@@ -227,5 +231,6 @@ class RefineSettings(_Declared):
     antithetic: bool = _REFINE_BY_KEY["antithetic"].default
     undo: bool = _REFINE_BY_KEY["undo"].default
     lock: int = _REFINE_BY_KEY["lock"].default
+    detail: float = _REFINE_BY_KEY["detail"].default
     noise_scale: float = _REFINE_BY_KEY["noise_scale"].default
     tolerance: float = _REFINE_BY_KEY["tolerance"].default
