@@ -287,7 +287,8 @@ def test_the_defaults_cost_no_more_calls_than_drawing_twelve_steps():
 
 
 def test_the_plan_anneals_and_pairs():
-    actions = plan(RefineSettings(iterations=5, strength=1.0, noise=0.8, strength_decay=0.5, noise_decay=1.0, generators="shifts"))
+    pace = {"strength": 1.0, "strength_decay": 0.5, "noise": 0.8, "noise_decay": 1.0}
+    actions = plan(RefineSettings(iterations=5, generators="shifts", **pace))
     assert [a.name for a in actions] == ["shift x", "shift x", "shift y", "shift y", "shift x"]
     third, fifth = 3**-0.5, 5**-0.5
     assert [a.pixels for a in actions] == pytest.approx([1, -1, third, -third, fifth])
