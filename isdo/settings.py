@@ -103,15 +103,15 @@ HOST_FIELDS = (
 # The loop that `isdo.refine` runs; "pixels" are the state's own, latent ones where a VAE is in use.
 REFINE_FIELDS = (
     Field(
-        "iterations", 6, int, "Iterations", "ISDO refine iterations",
+        "iterations", 2, int, "Iterations", "ISDO refine iterations",
         "at most; each adds noise, solves back, and keeps what has changed", low=0, high=500,
     ),
     Field(
-        "calls", 2, int, "Calls per iteration", "ISDO refine calls",
+        "calls", 6, int, "Calls per iteration", "ISDO refine calls",
         "model calls of each iteration", low=1, high=100,
     ),
     Field(
-        "noise", 0.5, float, "Noise level", "ISDO refine noise",
+        "noise", 1.0, float, "Noise level", "ISDO refine noise",
         "noise-to-signal ratio added in the first iteration: what may be repainted; 0 adds none and asks nothing",
         low=0.0, high=10.0,
     ),
@@ -141,7 +141,7 @@ REFINE_FIELDS = (
         "move back what has changed; without it the picture wanders",
     ),
     Field(
-        "lock", 2, int, "Lock", "ISDO refine lock",
+        "lock", 1, int, "Lock", "ISDO refine lock",
         "frequencies below so many half waves per picture stay as they are: 1 the mean of each channel, 0 nothing",
         low=0, high=16,
     ),

@@ -25,7 +25,8 @@ from .report import markdown
 
 COUNT, BATCH = 256, 32
 BASE, EXTRA = 12, 12  # model calls that drew a picture, and that each method may add
-LEVELS = (0.5, 1.0, 2.0)  # noise-to-signal ratios: how much may be repainted
+# noise-to-signal ratios, how much may be repainted: more than half makes damaged pictures into others
+LEVELS = {"sets": (1.0, 2.0), "mixture": (1.0, 2.0), "recovery": (0.25, 0.5, 1.0)}
 LOSS_AT = (0.1, 0.25, 0.6)
 MIXTURE_BASE, MIXTURE_COUNT = 5, 300
 RESTARTS, RESTART_LOW = 3, 0.1
@@ -91,10 +92,11 @@ def restart(job, level, calls, low=RESTART_LOW, times=RESTARTS):
     return run(job.model, x, sigmas[i:])
 
 
-def by_refine(job, level, calls, **chosen):
-    """Refine with settings that spend ``calls``: as many iterations as they pay for."""
+def by_refine(job, level, calls, once=False, **chosen):
+    """Refine with settings that spend ``calls``: as many iterations as they pay for, or all calls ``once``."""
     settings = RefineSettings(**{**chosen, "noise": level})
-    settings = replace(settings, calls=min(settings.calls, calls), iterations=max(1, calls // settings.calls))
+    each = calls if once else min(settings.calls, calls)
+    settings = replace(settings, calls=each, iterations=calls // each)
     return refine(
         job.model, job.pictures, job.extra_args, disable=True, settings=settings, mask=job.mask, seeds=list(job.seeds)
     ).x
@@ -104,7 +106,7 @@ METHODS = {
     "nothing": Method("nothing (no calls)", _nothing, levels=False),
     "steps": Method("more steps of ISDO", _more_steps, redraws=True, levels=False),
     "restart": Method("Restart", restart, redraws=True),
-    "img2img": Method("img2img, one pass", partial(by_refine, calls=EXTRA, generators="none", **FREE)),
+    "img2img": Method("img2img, one pass", partial(by_refine, once=True, generators="none", **FREE)),
     "free": Method("refine, nothing held, no action", partial(by_refine, generators="none", **FREE)),
     "refine": Method("refine, no action", partial(by_refine, generators="none")),
     "small": Method("refine, rotation and shifts 0.25", partial(by_refine, generators="rotation and shifts", strength=0.25)),
@@ -180,7 +182,7 @@ def _jobs(redrawn, levels):
             yield from ((name, method, level) for level in (levels if method.levels else (None,)))
 
 
-def measure_sets(model="eps", count=COUNT, seed=0, progress=iter, levels=LEVELS):
+def measure_sets(model="eps", count=COUNT, seed=0, progress=iter, levels=LEVELS["sets"]):
     """Return one row for each method and level: the set of pictures against the real ones."""
     net, judge = zoo.load(model), classifier.load()
     labels = make_labels(judge.odds, count, seed)
@@ -221,7 +223,7 @@ def damages(pictures, seed=0):
     return {"blurred": (blurred, None), "jittered": (jittered, None), "half erased": (erased, half)}
 
 
-def measure_recovery(model="eps", count=64, seed=0, progress=iter, levels=LEVELS):
+def measure_recovery(model="eps", count=64, seed=0, progress=iter, levels=LEVELS["recovery"]):
     """Return rows of the RMS distance to the original of damaged emoji that the model was not trained on."""
     net = zoo.load(model)
     about = zoo.info(model)["config"]
@@ -263,7 +265,7 @@ def between(mixture, x):
     return far | (mixture.component_log_odds(y, 1.0, 0.0).softmax(1).amax(1) < 0.99)
 
 
-def measure_mixture(count=MIXTURE_COUNT, seed=0, progress=iter, levels=LEVELS):
+def measure_mixture(count=MIXTURE_COUNT, seed=0, progress=iter, levels=LEVELS["mixture"]):
     """Return rows of the share of samples between the modes, drawn with MIXTURE_BASE calls and then refined."""
     mixture = make_small_mixture(seed)
 
@@ -283,7 +285,7 @@ def measure_mixture(count=MIXTURE_COUNT, seed=0, progress=iter, levels=LEVELS):
     return rows
 
 
-def run(model="eps", count=COUNT, seed=0, progress=iter, levels=LEVELS):
+def run(model="eps", count=COUNT, seed=0, progress=iter, levels=None):
     """Measure all methods at equal model calls.
 
     Args:
@@ -291,7 +293,7 @@ def run(model="eps", count=COUNT, seed=0, progress=iter, levels=LEVELS):
         count: pictures of a set; at most 64 of them damaged ones.
         seed: of everything.
         progress: wraps lists, such as tqdm.
-        levels: noise-to-signal ratios.
+        levels: noise-to-signal ratios of every part; None: LEVELS.
 
     Returns:
         One dict for each part (sets, mixture, recovery), method and level.
@@ -302,10 +304,11 @@ def run(model="eps", count=COUNT, seed=0, progress=iter, levels=LEVELS):
     """
     if count < 2:
         raise ValueError(f"count is {count}: a set of pictures has at least 2")
+    levels = LEVELS if levels is None else dict.fromkeys(LEVELS, levels)
     parts = [
-        *measure_sets(model, count, seed, progress, levels),
-        *measure_mixture(min(count, MIXTURE_COUNT), seed, progress, levels),
-        *measure_recovery(model, min(count, 64), seed, progress, levels),
+        *measure_sets(model, count, seed, progress, levels["sets"]),
+        *measure_mixture(min(count, MIXTURE_COUNT), seed, progress, levels["mixture"]),
+        *measure_recovery(model, min(count, 64), seed, progress, levels["recovery"]),
     ]
     return [{"bench": "refine", **row} for row in parts]
 
@@ -367,7 +370,7 @@ def _by_level(rows, key, form):
     for name in dict.fromkeys(row["method"] for row in rows):
         found = {row["level"]: format(row[key], form) for row in rows if row["method"] == name}
         body.append([METHODS[name].label, *(found.get(level, found.get(None, "")) for level in levels)])
-    return markdown(["noise", *map(_level, levels)], body)
+    return markdown(["method, noise", *map(_level, levels)], body)
 
 
 def _recovery(rows):
