@@ -153,11 +153,11 @@ class Lock:
 
 
 class Leash:
-    """Keeps the energy of fine detail near that of the first picture.
+    """Keeps the energy of fine detail near that of the first picture, in each radial band.
 
     A denoiser returns a mean, so noise and the way back wash detail out, or, once nothing is left to wash out, harden it;
-    either way many iterations would end far off. The excess over what is allowed is taken out by one factor a picture on
-    all that is finer than FINE.
+    either way many iterations would end far off. What is beyond the allowed drift is taken out by one factor for each
+    picture and band that is finer than FINE. One factor for all of them would let energy move among the bands.
 
     Args:
         drift: by what share the energy may differ.
@@ -167,21 +167,20 @@ class Leash:
     def __init__(self, drift, picture):
         self.drift, self.spectrum = drift, Spectrum(*picture.shape[-2:], picture.device)
         bands = torch.arange(self.spectrum.count, device=picture.device)
-        self.fine = (bands >= FINE * max(picture.shape[-2:])).to(self.spectrum.precision)
+        self.fine = bands >= FINE * max(picture.shape[-2:])
         self.first = self._energy(self.spectrum.forward(picture))
 
     def _energy(self, modes):
-        return (self.spectrum.inner(modes, modes) * self.fine).sum(1)
+        return self.spectrum.inner(modes, modes)
 
     def __call__(self, picture):
         """Return what must be added to a picture (B, C, ..., H, W)."""
         modes = self.spectrum.forward(picture)
         tiny = torch.finfo(self.spectrum.precision).tiny
         ratio = self._energy(modes) / self.first.clamp(min=tiny)
-        gain = (ratio.clamp(max(0.0, 1 - self.drift), 1 + self.drift) / ratio.clamp(min=tiny)).sqrt()
-        # flat pictures have no detail to hold
-        gain = torch.where((ratio > LEAST_DETAIL) & (ratio < 1 / LEAST_DETAIL), gain, 1.0)
-        excess = self.spectrum.spread((gain[:, None] - 1) * self.fine, modes)
+        gain = (ratio.clamp(1 - self.drift, 1 + self.drift) / ratio.clamp(min=tiny)).sqrt()
+        held = self.fine & (ratio > LEAST_DETAIL) & (ratio < 1 / LEAST_DETAIL)
+        excess = self.spectrum.spread(torch.where(held, gain - 1, 0.0), modes)
         return self.spectrum.inverse(excess * modes, picture.shape)
 
 
