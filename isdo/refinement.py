@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -45,25 +46,34 @@ class Refined:
 
 @dataclass(frozen=True)
 class Action:
-    """What iteration k does: exp(pixels g) for the generator ``name`` (None: nothing), then noise at ``ratio`` = s/a."""
+    """What iteration k does: exp(pixels g) for the generator ``name`` (None: nothing), then noise up to ``ratio`` = s/a,
+    of which ``kept`` is still there, and the way down to ``end``."""
 
     name: str | None
     pixels: float
     ratio: float
+    kept: float
+    end: float
 
 
-def plan(settings):
+def plan(settings, clean=True):
     """Return the Action of every iteration: eps_k = eps_0 / k^alpha and delta_k likewise.
 
     The generators take turns. With antithetic pairs each acts twice in a row, by the same eps and the opposite sign; the
-    eps is that of the pair, else the two would not cancel.
+    eps is that of the pair, else the two would not cancel. Unless ``clean``, iterations before the last turn round at the
+    floor: going to 0 and back washes out what the model's mean does not have (Restart, Xu et al. 2023, turns there too).
     """
-    names, done = group.SETS[settings.generators], []
+    names, done, kept = group.SETS[settings.generators], [], 0.0
+    ratios = [settings.noise / (k + 1) ** settings.noise_decay for k in range(settings.iterations)]
     for k in range(settings.iterations):
         turn, sign = (k // 2, (-1) ** k) if settings.antithetic else (k, 1)
         pixels = sign * settings.strength / (1 + turn * (2 if settings.antithetic else 1)) ** settings.strength_decay
         name = names[turn % len(names)] if names and pixels else None
-        done.append(Action(name, pixels if name else 0.0, settings.noise / (k + 1) ** settings.noise_decay))
+        # there must be a way down to the floor, and up again
+        turns = not clean and k + 1 < len(ratios) and settings.floor <= min(ratios[k : k + 2]) / 2
+        end = settings.floor if turns else 0.0
+        done.append(Action(name, pixels if name else 0.0, ratios[k], kept, end))
+        kept = end
     return done
 
 
@@ -82,6 +92,18 @@ class Held:
         return torch.where(self.mask == 0, self.known, torch.lerp(self.known, denoised, self.mask)).to(x.dtype)
 
 
+class Watch:
+    """A sampler's callback that remembers what the model said last, and passes on with all calls counted."""
+
+    def __init__(self, callback, done):
+        self.callback, self.done, self.denoised = callback, done, None
+
+    def __call__(self, state):
+        self.denoised = state["denoised"]
+        if self.callback is not None:
+            self.callback({**state, "i": self.done + state["i"]})
+
+
 def smallest_sigma(model):
     """Return the smallest noise level that a model knows, 0 if it does not say: asked by capability."""
     for holder in (model, getattr(model, "inner_model", None)):
@@ -93,8 +115,8 @@ def smallest_sigma(model):
     return 0.0
 
 
-def descent(path, ratio, calls, low, sigmas=None):
-    """Return falling sigmas, at most ``calls`` and a 0, from the noise-to-signal ``ratio``, or from ``low`` if that is more.
+def descent(path, ratio, calls, low, sigmas=None, end=0.0):
+    """Return falling sigmas, at most ``calls`` + 1, from the noise-to-signal ``ratio``, or from ``low`` if that is more.
 
     Args:
         path: a Path.
@@ -102,8 +124,14 @@ def descent(path, ratio, calls, low, sigmas=None):
         calls: model calls.
         low: the smallest sigma of the model; 0: unknown.
         sigmas: a schedule in whose pace to go; left out, ISDO's own curvature schedule.
+        end: the ratio to stop at, 0 or above the model's smallest; the way there is even in log sigma.
     """
     start = max(path.from_noise_to_signal(ratio), low)
+    if end > 0:
+        bottom = path.from_noise_to_signal(end)
+        levels = torch.linspace(math.log(start), math.log(bottom), calls + 1, dtype=torch.float64).exp()
+        levels[0], levels[-1] = start, bottom
+        return levels
     low = low or start / 100
     if calls == 1 or start <= 1.01 * low:  # no room for a second level
         return torch.tensor([start, 0.0], dtype=torch.float64)
@@ -244,8 +272,9 @@ def refine(
         model: ``model(x, sigma (B,), **extra_args) -> denoised``, as for `sample_isdo`.
         x: (B, C, H, W) or (B, C, T, H, W) without noise; any floating dtype. It is not modified.
         extra_args: keyword arguments handed to the model as they are.
-        callback: called after each iteration with {"x": the pictures so far, "i": the iteration from 0, "sigma": where it
-            began, "change": (B,), "active": (B,)}. What it or the model raises passes through; the last "x" stays good.
+        callback: called after each iteration with {"x": the pictures so far, clean and held, "i": the iteration from 0,
+            "sigma": where it began, "change": (B,), "active": (B,)}. What it or the model raises passes through; the last
+            "x" stays good.
         disable: hide the progress bar.
         settings: a RefineSettings.
         mask: broadcasts to x, 1 where the picture may change and 0 where it stays, bit for bit, or between. The model is
@@ -254,7 +283,8 @@ def refine(
     Rarely needed:
         seeds: of the noise: the first picture's (the next has the next), or one for each.
         noise: ``noise(x) -> normal noise shaped like x``, called once an iteration, in place of the seeds.
-        sampler: ``sampler(model, x, sigmas, extra_args, callback, disable) -> x`` or Settings of ISDO for the way back.
+        sampler: for the way back, ``sampler(model, x, sigmas, extra_args, callback, disable) -> x``, which calls its callback
+            as k-diffusion's do; or Settings of ISDO.
         sigmas: a schedule (N + 1,) whose pace the way back keeps; ISDO's own by default.
         call_callback: called at each model call as a sampler's callback, "i" counting all calls.
 
@@ -276,37 +306,41 @@ def refine(
     noise = _source_of_noise(noise, seeds, x)
     solve, path = _solver(model, sampler, mask)
     low = smallest_sigma(model)
-    actions = plan(settings)
-    _warn_of_clamp(actions, path, low)
     picture = x.to(working)
     lock = Lock(settings.lock, mask, picture)
     leash = Leash(settings.detail, picture) if settings.detail < 1 else None
-    active = torch.ones(len(x), dtype=torch.bool, device=x.device)
+    actions = plan(settings, clean=mask is not None or settings.tolerance > 0 or settings.floor <= path.noise_to_signal(low))
+    _warn_of_clamp(actions, path, low)
+    state, active = picture, torch.ones(len(x), dtype=torch.bool, device=x.device)
     iterations, changes, calls = torch.zeros(len(x), dtype=torch.long, device=x.device), [], 0
+
+    def settled(back, leash):
+        """Return the state after the way from ``moved`` to ``back``: what has changed is moved back and held."""
+        change = _moved(action.name, -action.pixels, back - moved) if settings.undo else back - state
+        if leash is not None:
+            change = change + leash(state + change)
+        change = lock(change if mask is None else mask * change)
+        return state + (change if mask is None else torch.where(mask == 0, 0.0, change))
+
     for k in trange(len(actions), disable=disable, desc="refining"):
         action = actions[k]
-        moved = _moved(action.name, action.pixels, picture)
-        back, sigma = moved, 0.0
+        moved = _moved(action.name, action.pixels, state)
+        back, sigma, watch = moved, 0.0, Watch(call_callback, calls)
         if action.ratio > 0:
-            levels = descent(path, action.ratio, settings.calls, low, sigmas)
-            sigma = float(levels[0])
-            noisy = path.signal(sigma) * moved + (sigma * settings.noise_scale) * noise(moved).to(working)
+            levels = descent(path, action.ratio, settings.calls, low, sigmas, action.end)
+            sigma, signal = float(levels[0]), path.signal(float(levels[0]))
+            fresh = math.sqrt(max(0.0, path.noise_to_signal(sigma) ** 2 - action.kept**2)) * settings.noise_scale
+            noisy = signal * (moved + fresh * noise(moved).to(working))
             held = model if mask is None else Held(model, mask, moved)
-            counted = None if call_callback is None else functools.partial(_counted, call_callback, calls)
-            back = solve(held, noisy.to(x.dtype), levels, extra_args, counted).to(working)
+            back = solve(held, noisy.to(x.dtype), levels, extra_args, watch).to(working) / path.signal(float(levels[-1]))
             calls += len(levels) - 1
-        if settings.undo:
-            change = _moved(action.name, -action.pixels, back - moved)
-        else:
-            change = back - picture
-        if leash is not None:
-            change = change + leash(picture + change)
-        change = lock(change if mask is None else mask * change)
-        if mask is not None:
-            change = torch.where(mask == 0, 0.0, change)
-        change = torch.where(_per_image(active, change), change, 0.0)
+        # where noise is kept, the picture so far is what the model said last
+        clean = settled(back if watch.denoised is None or not action.end else watch.denoised.to(working), leash)
+        state = settled(back, None) if action.end else clean
+        change = torch.where(_per_image(active, clean), clean - picture, 0.0)
         relative = _rms(change) / _rms(picture).clamp(min=torch.finfo(working).tiny)
         picture, iterations = picture + change, iterations + active
+        state = state if action.end else picture
         changes.append(relative)
         active = active & (relative >= settings.tolerance)
         if callback is not None:
@@ -320,10 +354,6 @@ def refine(
 
 def _moved(name, pixels, picture):
     return picture if name is None else group.exp(name, pixels, picture)
-
-
-def _counted(callback, done, state):
-    callback({**state, "i": done + state["i"]})
 
 
 def _solver(model, sampler, mask):

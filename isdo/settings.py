@@ -103,11 +103,11 @@ HOST_FIELDS = (
 # The loop that `isdo.refine` runs; "pixels" are the state's own, latent ones where a VAE is in use.
 REFINE_FIELDS = (
     Field(
-        "iterations", 2, int, "Iterations", "ISDO refine iterations",
+        "iterations", 4, int, "Iterations", "ISDO refine iterations",
         "at most; each adds noise, solves back, and keeps what has changed", low=0, high=500,
     ),
     Field(
-        "calls", 6, int, "Calls per iteration", "ISDO refine calls",
+        "calls", 3, int, "Calls per iteration", "ISDO refine calls",
         "model calls of each iteration", low=1, high=100,
     ),
     Field(
@@ -116,8 +116,13 @@ REFINE_FIELDS = (
         low=0.0, high=10.0,
     ),
     Field(
-        "noise_decay", 0.5, float, "Noise decay", "ISDO refine noise decay",
-        "iteration k adds noise / k^decay; 0 always adds the same", low=0.0, high=4.0,
+        "noise_decay", 0.0, float, "Noise decay", "ISDO refine noise decay",
+        "iteration k adds noise / k^decay, so that it comes to rest; 0 always adds the same", low=0.0, high=4.0,
+    ),
+    Field(
+        "floor", 0.1, float, "Floor", "ISDO refine floor",
+        "noise-to-signal ratio at which all iterations but the last turn round; 0, a mask or a tolerance: each ends clean",
+        low=0.0, high=1.0,
     ),
     Field(
         "strength", 0.25, float, "Group strength", "ISDO refine strength",
@@ -225,6 +230,7 @@ class RefineSettings(_Declared):
     calls: int = _REFINE_BY_KEY["calls"].default
     noise: float = _REFINE_BY_KEY["noise"].default
     noise_decay: float = _REFINE_BY_KEY["noise_decay"].default
+    floor: float = _REFINE_BY_KEY["floor"].default
     strength: float = _REFINE_BY_KEY["strength"].default
     strength_decay: float = _REFINE_BY_KEY["strength_decay"].default
     generators: str = _REFINE_BY_KEY["generators"].default

@@ -19,7 +19,7 @@ from isdo.settings import FIELDS, HOST_FIELDS, REFINE_FIELDS, RefineSettings, Se
 ROOT = Path(__file__).parents[1]
 needs_weights = pytest.mark.skipif(not (zoo.FOLDER / "eps.safetensors").exists(), reason="eps is not trained yet")
 MOVING = {"generators": "all", "strength": 1.0}
-FREE = {"lock": 0, "detail": 1.0}  # nothing is held
+FREE = {"lock": 0, "detail": 1.0, "floor": 0.0}  # nothing is held, every iteration ends clean
 
 
 def run(model, x, mask=None, seeds=0, **settings):
@@ -77,7 +77,8 @@ def test_the_input_is_not_modified(mixture, normal):
 def test_on_a_gaussian_each_iteration_is_the_closed_form(gaussian, normal, path, scale):
     model, x, drawn = gaussian(path, (2, 8, 8)), normal(3, 2, 8, 8), normal(4, 3, 2, 8, 8)
     queue = iter(drawn)
-    settings = RefineSettings(generators="none", iterations=4, calls=3, noise=0.8, noise_scale=scale, **FREE)
+    pace = {"iterations": 4, "calls": 3, "noise": 0.8, "noise_decay": 0.5, "noise_scale": scale}
+    settings = RefineSettings(generators="none", **pace, **FREE)
     found = refine(model, x, disable=True, settings=settings, noise=lambda like: next(queue))
     for k, n in enumerate(drawn):
         ratio = 0.8 / (k + 1) ** 0.5
@@ -260,11 +261,47 @@ def test_an_interrupt_passes_and_leaves_the_last_finished_picture(mixture, norma
         return mixture(state, sigma)
 
     model.path = VE
-    settings = RefineSettings(iterations=5, **MOVING)
     with pytest.raises(Interrupted):
-        refine(model, x, None, kept.append, True, settings=settings)
+        refine(model, x, None, kept.append, True, settings=RefineSettings(iterations=5, floor=0.0, **MOVING))
     assert [state["i"] for state in kept] == [0, 1]
-    assert torch.equal(kept[-1]["x"], run(mixture, x, iterations=2, **MOVING).x)
+    assert torch.equal(kept[-1]["x"], run(mixture, x, iterations=2, floor=0.0, **MOVING).x)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_iterations_turn_round_at_the_floor_and_show_a_clean_picture(gaussian, normal, path):
+    """Noise up to delta with what the floor has left, down to the floor, at last to 0: in closed form on a Gaussian."""
+    model, x, drawn, states = gaussian(path, (2, 8, 8)), normal(2, 2, 8, 8), normal(3, 2, 2, 8, 8), []
+    queue, here = iter(drawn), PATHS[path]
+    settings = RefineSettings(generators="none", iterations=3, calls=3, noise=0.8, noise_decay=0.0, **{**FREE, "floor": 0.2})
+    found = refine(model, x, None, states.append, True, settings=settings, noise=lambda like: next(queue))
+    kept, state = 0.0, x
+    start, floor = here.from_noise_to_signal(0.8), here.from_noise_to_signal(0.2)
+    for k, n in enumerate(drawn):
+        state = here.signal(start) * (state + (0.8**2 - kept**2) ** 0.5 * n)
+        end = floor if k < 2 else 0.0
+        # the last call is a third of the way in log sigma above the floor; what it said is the picture so far
+        last = start ** (1 / 3) * floor ** (2 / 3)
+        if end:
+            said = model(model.exact(state, start, last), torch.full((2,), last, dtype=torch.float64))
+            torch.testing.assert_close(states[k]["x"], said, rtol=0, atol=1e-7)
+        state, kept = model.exact(state, start, end) / here.signal(end), 0.2
+    torch.testing.assert_close(found.x, state, rtol=0, atol=1e-7)  # schedules are float32
+
+
+def test_a_mask_or_a_tolerance_or_a_model_that_ends_above_has_no_floor(mixture, normal):
+    x, seen = normal(1, 1, 6, 6), []
+
+    def sampler(model, x, sigmas, extra_args=None, callback=None, disable=None):
+        seen.append(float(sigmas[-1]))
+        return model(x, sigmas[:1])
+
+    base = {"iterations": 3, "calls": 2, "generators": "none", "floor": 0.1, "noise": 1.0}
+    cases = ((0, None, 0.0, True), (0, x > 0, 0.0, False), (0, None, 0.01, False), (0.2, None, 0.0, False))
+    for low, mask, tolerance, turns in cases:
+        mixture.sigma_min = low
+        refine(mixture, x, disable=True, settings=RefineSettings(**base, tolerance=tolerance), mask=mask, sampler=sampler)
+        assert seen == pytest.approx([0.1, 0.1, 0.0] if turns else [0.0] * 3)
+        seen.clear()
 
 
 def test_callbacks_see_every_iteration_and_every_call(mixture, normal):
