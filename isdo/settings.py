@@ -151,7 +151,7 @@ REFINE_FIELDS = (
         low=0, high=16,
     ),
     Field(
-        "detail", 0.04, float, "Drift of detail", "ISDO refine detail",
+        "detail", 0.02, float, "Drift of detail", "ISDO refine detail",
         "by what share the energy of fine detail may drift from the first picture's; 1 lets it go", low=0.0, high=1.0,
     ),
     Field(
