@@ -5,8 +5,15 @@ from importlib import import_module
 from . import schedules, zoo
 
 __version__ = "0.1.0"
-__all__ = ["Settings", "sample_isdo", "schedules", "zoo"]
-_HOMES = {"Settings": ".settings", "sample_isdo": ".sampling"}
+__all__ = ["RefineSettings", "Refined", "Settings", "refine", "sample_isdo", "schedules", "zoo"]
+# refine lives in refinement.py: a submodule of its name would take its place here as soon as somebody imports it
+_HOMES = {
+    "RefineSettings": ".settings",
+    "Refined": ".refinement",
+    "Settings": ".settings",
+    "refine": ".refinement",
+    "sample_isdo": ".sampling",
+}
 
 
 def __getattr__(name):  # on first use: reading the zoo or a schedule does not load the sampler

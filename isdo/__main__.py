@@ -1,4 +1,4 @@
-"""python -m isdo {sample,demo,bench,train,info}: the package from the command line."""
+"""python -m isdo {sample,refine,demo,bench,train,info}: the package from the command line."""
 
 import argparse
 import logging
@@ -14,12 +14,14 @@ import torch
 
 from . import __version__, gallery, zoo
 from .bench.peers import PEERS
+from .refinement import refine as run_refine
 from .sampling import sample_isdo
 from .schedules import SCHEDULES, schedule
-from .settings import FIELDS, Settings
+from .settings import FIELDS, REFINE_FIELDS, RefineSettings, Settings
 from .zoo.net import CLASSES, NULL
 
 BATCH, SIDE = 32, 32
+LARGEST = 512  # pixels of a picture's side: beyond, a CPU would be at it for an hour
 SCHEDULE = {"ve": "karras", "flow": "flow"}  # by path, when none is asked for
 
 
@@ -93,6 +95,75 @@ def sample(args):
     print(out)
 
 
+def opened(path):
+    """Return (pictures (N, 3, H, W), the zoom of their page or None, what the file says of how it was made).
+
+    Raises:
+        ValueError: no picture, or one of a size that the networks do not take.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except UnidentifiedImageError:
+        raise ValueError(f"{path} is no picture: give a PNG file, such as python -m isdo sample writes") from None
+    said = dict(pair.split(": ", 1) for pair in image.info.get("parameters", "").split("\n")[-1].split(", ") if ": " in pair)
+    if "isdo" in said.get("Version", "") and said.get("Batch size", "").isdecimal():
+        pictures, zoom = gallery.cut(image, int(said["Batch size"]), SIDE)
+        labels = image.info["parameters"].split("\n")[0].split(", ")
+        return pictures, zoom, said | {"labels": [label for label in labels if label in CLASSES]}
+    if image.width % zoo.MULTIPLE or image.height % zoo.MULTIPLE or max(image.size) > LARGEST:
+        raise ValueError(
+            f"{path} is {image.width} x {image.height}: the models take sides that are multiples of {zoo.MULTIPLE}, up to "
+            f"{LARGEST}, and were trained on {SIDE} x {SIDE}; or give a page that python -m isdo sample wrote"
+        )
+    return gallery.from_image(image)[None], None, {"labels": []}
+
+
+def refine(args):
+    """Refine a picture, or every picture of a page that `sample` wrote."""
+    given = {field.key: getattr(args, field.key) for field in REFINE_FIELDS if hasattr(args, field.key)}
+    settings, out = RefineSettings(**given), gallery.check_target(args.out)
+    animation = args.animate and gallery.check_target(args.animate, ".gif")
+    pictures, zoom, said = opened(args.picture)
+    names = args.label or said["labels"]
+    labels = [CLASSES.index(names[i % len(names)]) if names else NULL for i in range(len(pictures))]
+    seed = int(said.get("Seed", 0)) if args.seed is None else args.seed
+    guidance = float(said.get("CFG scale", 1)) if args.guidance is None else args.guidance
+    model = zoo.load(args.model).to(args.device)
+
+    def shown(batch):
+        return gallery.grid(batch, zoom=zoom) if zoom else gallery.picture(batch[0])
+
+    starts = range(0, len(pictures), BATCH)
+    steps, calls = [pictures.clone() for _ in range(settings.iterations + 1)], 0
+    with progress(settings.iterations * settings.calls * len(starts), "refine") as moved:
+        for start in starts:
+            part = slice(start, start + BATCH)
+
+            def keep(state, part=part):
+                for later in steps[state["i"] + 1 :]:  # a picture that is done stays as it is
+                    later[part] = state["x"].cpu()
+
+            extra = {"labels": torch.tensor(labels[part], device=args.device), "guidance": guidance}
+            done = run_refine(
+                model, pictures[part].to(args.device), extra, keep, True,
+                settings=settings, seeds=seed + start, call_callback=moved,
+            )  # fmt: skip
+            calls = max(calls, done.calls)
+    about = {
+        "Refine model": args.model, "Refine CFG scale": f"{guidance:g}", "Refine seed": seed, "Refine calls": calls,
+        **{field.infotext: getattr(settings, field.key) for field in REFINE_FIELDS}, "Version": f"isdo {__version__}",
+    }  # fmt: skip
+    text = ", ".join(f"{key}: {value}" for key, value in about.items())
+    gallery.write_png(shown(steps[-1]), out, "\n".join([", ".join(names or ["no class"]), text]))
+    print(out)
+    if animation:
+        gallery.write_gif([shown(step) for step in steps], animation)
+        print(animation)
+
+
 def demo(args):
     """Draw the same pictures with ISDO and its peers."""
     from tqdm import tqdm
@@ -164,8 +235,19 @@ def _grids(args):
     return grids.run(seed=args.seed or 0, limit=args.limit, only=args.only or "", device=args.device)
 
 
+def _refine(args):
+    from tqdm import tqdm
+
+    from .bench import refinement
+
+    bar = partial(tqdm, desc="refining", leave=False)
+    rows = refinement.run(args.model, args.limit or refinement.COUNT, args.seed or 0, bar)
+    return rows, refinement.page(rows)
+
+
 BENCHES = {
     "analytic": _accuracy, "zoo": _accuracy, "grids": _grids, "speed": _speed, "sweep": _sweep, "frechet": _frechet,
+    "refine": _refine,
 }  # fmt: skip
 
 
@@ -245,6 +327,9 @@ def info(args):
     print("\nsettings of the sampler isdo")
     for field in FIELDS:
         print(f"  {flag(field.key):24} {field.default!s:10} {field.help}")
+    print("\nsettings of the refinement")
+    for field in REFINE_FIELDS:
+        print(f"  {flag(field.key):24} {field.default!s:10} {field.help}")
 
 
 def flag(key):
@@ -285,10 +370,10 @@ def usable(device):
     return device
 
 
-def add_settings(parser):
+def add_settings(parser, fields=FIELDS, title="settings of the sampler isdo"):
     """Give the parser one flag for each setting; a flag that is not given leaves no trace."""
-    group = parser.add_argument_group("settings of the sampler isdo")
-    for field in FIELDS:
+    group = parser.add_argument_group(title)
+    for field in fields:
         kind = {"action": argparse.BooleanOptionalAction} if field.kind is bool else {"type": field.kind}
         if field.choices:
             kind |= {"choices": field.choices, "metavar": "NAME"}
@@ -300,7 +385,7 @@ def make_parser():
     """Return the parser of the whole command line."""
     parser = Parser(prog="python -m isdo", description="ISDO, a diffusion sampler.")
     parser.add_argument("--version", action="version", version=f"isdo {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{sample,demo,bench,train,info}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{sample,refine,demo,bench,train,info}")
 
     def command(run, summary):
         sub = commands.add_parser(run.__name__, help=summary, description=run.__doc__)
@@ -326,6 +411,17 @@ def make_parser():
     add("--device", **device)
     add_settings(commands.choices["sample"])
 
+    add = command(refine, "refine a picture with an embedded model")
+    add("picture", help=f"PNG file: a page that sample wrote, or a picture whose sides are multiples of {zoo.MULTIPLE}")
+    add("--model", choices=zoo.NAMES, default="eps", help="what the network predicts (%(default)s)")
+    add("--label", choices=CLASSES, nargs="+", metavar="CLASS", help=f"{classes} (those of the file)")
+    add("--guidance", type=fraction(0), help="classifier-free guidance, 1: none (the file's, else 1)")
+    add("--seed", type=whole(0), help="of the noise for the first picture (the file's, else 0)")
+    add("--out", default="refined.png", help="PNG file (%(default)s)")
+    add("--animate", metavar="FILE", help="write the picture after each iteration there, as GIF")
+    add("--device", **device)
+    add_settings(commands.choices["refine"], REFINE_FIELDS, "settings of the refinement")
+
     add = command(demo, "the same pictures with ISDO and its peers, and a work-precision plot")
     add("--out", default="out", help="folder for the pictures (%(default)s)")
 
@@ -337,7 +433,7 @@ def make_parser():
     add("--seed", type=whole(0), help="of problems and noise (0; of the suite sweep 1)")
     add("--limit", type=whole(1), help="pictures of each problem at most")
     add("--only", default="", help="part of the name of the problems wanted")
-    add("--model", choices=zoo.NAMES, default="eps", help="of the suite frechet (%(default)s)")
+    add("--model", choices=zoo.NAMES, default="eps", help="of the suites frechet and refine (%(default)s)")
     add("--guidance", type=fraction(0), default=1.0, help="of the suite frechet, 1: none (%(default)s)")
     add("--device", **device)
 

@@ -56,19 +56,66 @@ def page(rows, row_labels=None, column_labels=None, zoom=4):
 
 def grid(pictures, columns=None, zoom=4):
     """Return (N, 3, H, W) pictures as a PIL image with as many columns as rows, or ``columns``."""
-    columns = columns or max(1, round(len(pictures) ** 0.5 + 0.499))
+    columns = columns or columns_for(len(pictures))
     return page(list(pictures.split(columns)), zoom=zoom)
 
 
-def check_target(path):
-    """Return ``path`` if a PNG can be written there, before anything is computed for it.
+def columns_for(count):
+    """Return the columns of a grid that is about as wide as high."""
+    return max(1, round(count**0.5 + 0.499))
+
+
+def cut(image, count, side):
+    """Return the pictures (count, 3, side, side) in [-1, 1] of a page that `grid` made, and its zoom.
+
+    Raises:
+        ValueError: a page of another size.
+    """
+    columns = columns_for(count)
+    step = (image.width - GAP) / columns
+    zoom = (step - GAP) / side
+    if zoom < 1 or zoom != int(zoom) or image.height != GAP + -(-count // columns) * step:
+        raise ValueError(f"the picture is {image.width} x {image.height}: no page of {count} pictures of {side} x {side}")
+    zoom, step = int(zoom), int(step)
+    pixels = from_image(image)
+    places = [(GAP + i // columns * step, GAP + i % columns * step) for i in range(count)]
+    return torch.stack([pixels[:, y : y + zoom * side : zoom, x : x + zoom * side : zoom] for y, x in places]), zoom
+
+
+def picture(pixels):
+    """Return one picture (3, H, W) in [-1, 1] as a PIL image."""
+    from PIL import Image
+
+    return Image.fromarray(to_bytes(pixels).numpy())
+
+
+def from_image(image):
+    """Return a PIL image as (3, H, W) in [-1, 1]; what is transparent is white."""
+    from PIL import Image
+
+    image = image.convert("RGBA")
+    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    numbers = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+    return numbers.view(image.height, image.width, 3).movedim(2, 0) / 127.5 - 1
+
+
+def write_gif(images, path, seconds=0.5):
+    """Write PIL images as an animation, whole or not at all; the last stays three times as long."""
+    path, palette = check_target(path, ".gif"), [image.quantize() for image in images]
+    times = [int(1000 * seconds)] * (len(images) - 1) + [int(3000 * seconds)]
+    with replacing(path) as part:
+        palette[0].save(part, "GIF", save_all=True, append_images=palette[1:], duration=times, loop=0)
+
+
+def check_target(path, suffix=".png"):
+    """Return ``path`` if a picture can be written there, before anything is computed for it.
 
     Raises:
         ValueError: another suffix, or a folder that does not exist.
     """
     path = Path(path)
-    if path.suffix.lower() != ".png":
-        raise ValueError(f"the output is a PNG file: {path} must end in .png")
+    if path.suffix.lower() != suffix:
+        raise ValueError(f"the output is a {suffix[1:].upper()} file: {path} must end in {suffix}")
     if not path.parent.is_dir():
         raise ValueError(f"the folder {path.parent} does not exist: make it first")
     return path

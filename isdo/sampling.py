@@ -37,14 +37,14 @@ def _short(values):
     return f"[{', '.join(shown)}]"
 
 
-def _check_x(x):
+def check_x(x):
     if not torch.is_tensor(x) or not x.is_floating_point():
         raise ValueError(f"x must be a tensor of floating point numbers, and is {getattr(x, 'dtype', type(x).__name__)}")
     if x.ndim not in (4, 5) or 0 in x.shape:
         raise ValueError(f"x has the shape {tuple(x.shape)}: give (B, C, H, W) or (B, C, T, H, W), none of them 0")
 
 
-def _check_mask(mask, x):
+def check_mask(mask, x):
     """Return the mask in the shape of x."""
     if not torch.is_tensor(mask):
         raise ValueError(f"mask must be a tensor, and is a {type(mask).__name__}")
@@ -84,13 +84,13 @@ def sample_isdo(model, x, sigmas, extra_args=None, callback=None, disable=None, 
     settings = Settings() if settings is None else settings
     if not isinstance(settings, Settings):
         raise ValueError(f"settings is a {type(settings).__name__}: give isdo.Settings(...)")
-    _check_x(x)
+    check_x(x)
     path = detect_path(model) if settings.path == "auto" else PATHS[settings.path]
     levels = _check_sigmas(sigmas, path)
     extra_args = {} if extra_args is None else extra_args
     working = x.dtype if x.dtype == torch.float64 else torch.float32
     spectrum = Spectrum(*x.shape[-2:], x.device, settings.basis)
-    window = Whole() if mask is None else Masked(spectrum, x.shape, _check_mask(mask, x).to(x.device, working))
+    window = Whole() if mask is None else Masked(spectrum, x.shape, check_mask(mask, x).to(x.device, working))
     solver = SOLVERS[settings.solver](path, spectrum, settings, x.new_empty(0, dtype=working), window)
     state, inner, sound = x.to(working), None, []
     modes = spectrum.forward(state)

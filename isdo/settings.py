@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict, dataclass
+from typing import ClassVar
 
 
 @dataclass(frozen=True)
@@ -99,17 +100,112 @@ HOST_FIELDS = (
         choices=("steps", "noise level"),
     ),
 )  # fmt: skip
+# The loop that `isdo.refine` runs; "pixels" are the state's own, latent ones where a VAE is in use.
+REFINE_FIELDS = (
+    Field(
+        "iterations", 4, int, "Iterations", "ISDO refine iterations",
+        "at most; each adds noise, solves back, and keeps what has changed", low=0, high=500,
+    ),
+    Field(
+        "calls", 3, int, "Calls per iteration", "ISDO refine calls",
+        "model calls of each iteration", low=1, high=100,
+    ),
+    Field(
+        "noise", 1.0, float, "Noise level", "ISDO refine noise",
+        "noise-to-signal ratio added in the first iteration: what may be repainted; 0 adds none and asks nothing",
+        low=0.0, high=10.0,
+    ),
+    Field(
+        "noise_decay", 0.0, float, "Noise decay", "ISDO refine noise decay",
+        "iteration k adds noise / k^decay, so that it comes to rest; 0 always adds the same", low=0.0, high=4.0,
+    ),
+    Field(
+        "floor", 0.1, float, "Floor", "ISDO refine floor",
+        "noise-to-signal ratio at which all iterations but the last turn round; 0, a mask or a tolerance: each ends clean",
+        low=0.0, high=1.0,
+    ),
+    Field(
+        "strength", 0.25, float, "Group strength", "ISDO refine strength",
+        "how far the group action moves pixels on average in the first iteration, in pixels of the latent", low=0.0, high=16.0,
+    ),
+    Field(
+        "strength_decay", 0.5, float, "Group strength decay", "ISDO refine strength decay",
+        "iteration k moves by strength / k^decay", low=0.0, high=4.0,
+    ),
+    Field(
+        "generators", "none", str, "Group action", "ISDO refine generators",
+        "what moves the picture while it is refined, in turn",
+        choices=("none", "rotation", "shifts", "rotation and shifts", "scale", "all"),
+    ),
+    Field(
+        "antithetic", True, bool, "Antithetic pairs", "ISDO refine antithetic",
+        "every other iteration moves the opposite way, which cancels the bias of first order",
+    ),
+    Field(
+        "undo", True, bool, "Undo the action", "ISDO refine undo",
+        "move back what has changed; without it the picture wanders",
+    ),
+    Field(
+        "lock", 1, int, "Lock", "ISDO refine lock",
+        "frequencies below so many half waves per picture stay as they are: 1 the mean of each channel, 0 nothing",
+        low=0, high=16,
+    ),
+    Field(
+        "detail", 0.02, float, "Drift of detail", "ISDO refine detail",
+        "by what share the energy of fine detail may drift from the first picture's; 1 lets it go", low=0.0, high=1.0,
+    ),
+    Field(
+        "noise_scale", 1.0, float, "Noise scale", "ISDO refine noise scale",
+        "noise added over noise told to the model; a little above 1 counters models that smooth", low=0.9, high=1.1,
+    ),
+    Field(
+        "tolerance", 0.0, float, "Tolerance", "ISDO refine tolerance",
+        "a picture is done when an iteration changes it by less than this share; 0 runs all iterations", low=0.0, high=1.0,
+    ),
+)  # fmt: skip
+
+
+class _Declared:
+    """What the settings have in common: ``fields`` declares them, and they are checked at birth."""
+
+    fields: ClassVar = ()
+
+    def __post_init__(self):
+        for field in self.fields:
+            object.__setattr__(self, field.key, field.check(getattr(self, field.key)))
+
+    @classmethod
+    def from_dict(cls, values):
+        """Build from a mapping; an unknown key is an error, not a silently different picture.
+
+        Raises:
+            ValueError: an unknown setting or a bad value.
+        """
+        known = [field.key for field in cls.fields]
+        unknown = sorted(set(values) - set(known))
+        if unknown:
+            raise ValueError(f"unknown setting {', '.join(unknown)}: there are {', '.join(known)}")
+        return cls(**values)
+
+    def changed(self):
+        """Return {key: value} of what differs from the defaults."""
+        defaults = {field.key: field.default for field in self.fields}
+        return {key: value for key, value in asdict(self).items() if value != defaults[key]}
+
+
 _BY_KEY = {field.key: field for field in FIELDS}
+_REFINE_BY_KEY = {field.key: field for field in REFINE_FIELDS}
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(_Declared):
     """What may be chosen about a run of ISDO; the fields are explained in FIELDS.
 
     Raises:
         ValueError: a value outside its choices or range.
     """
 
+    fields: ClassVar = FIELDS
     solver: str = _BY_KEY["solver"].default
     path: str = _BY_KEY["path"].default
     modes: int = _BY_KEY["modes"].default
@@ -120,22 +216,27 @@ class Settings:
     response: float = _BY_KEY["response"].default
     basis: str = _BY_KEY["basis"].default
 
-    def __post_init__(self):
-        for field in FIELDS:
-            object.__setattr__(self, field.key, field.check(getattr(self, field.key)))
 
-    @classmethod
-    def from_dict(cls, values):
-        """Build from a mapping; an unknown key is an error, not a silently different picture.
+@dataclass(frozen=True)
+class RefineSettings(_Declared):
+    """What may be chosen about a refinement; the fields are explained in REFINE_FIELDS.
 
-        Raises:
-            ValueError: an unknown setting or a bad value.
-        """
-        unknown = sorted(set(values) - set(_BY_KEY))
-        if unknown:
-            raise ValueError(f"unknown setting {', '.join(unknown)}: there are {', '.join(_BY_KEY)}")
-        return cls(**values)
+    Raises:
+        ValueError: a value outside its choices or range.
+    """
 
-    def changed(self):
-        """Return {key: value} of what differs from the defaults."""
-        return {key: value for key, value in asdict(self).items() if value != _BY_KEY[key].default}
+    fields: ClassVar = REFINE_FIELDS
+    iterations: int = _REFINE_BY_KEY["iterations"].default
+    calls: int = _REFINE_BY_KEY["calls"].default
+    noise: float = _REFINE_BY_KEY["noise"].default
+    noise_decay: float = _REFINE_BY_KEY["noise_decay"].default
+    floor: float = _REFINE_BY_KEY["floor"].default
+    strength: float = _REFINE_BY_KEY["strength"].default
+    strength_decay: float = _REFINE_BY_KEY["strength_decay"].default
+    generators: str = _REFINE_BY_KEY["generators"].default
+    antithetic: bool = _REFINE_BY_KEY["antithetic"].default
+    undo: bool = _REFINE_BY_KEY["undo"].default
+    lock: int = _REFINE_BY_KEY["lock"].default
+    detail: float = _REFINE_BY_KEY["detail"].default
+    noise_scale: float = _REFINE_BY_KEY["noise_scale"].default
+    tolerance: float = _REFINE_BY_KEY["tolerance"].default

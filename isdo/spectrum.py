@@ -86,7 +86,7 @@ BASES = {
 
 
 @functools.lru_cache(maxsize=8)
-def _has_complex_fft(device):
+def has_complex_fft(device):
     """Say whether a small FFT works on a device (DirectML and older MPS have none)."""
     try:
         probe = torch.arange(16.0, device=device).reshape(4, 4)
@@ -132,7 +132,7 @@ class Spectrum:
     def __init__(self, height, width, device, basis="auto"):
         device = torch.device(device)
         if basis == "auto":
-            basis = "fourier" if _has_complex_fft(device) else "cosine"
+            basis = "fourier" if has_complex_fft(device) else "cosine"
         self.basis, self.height, self.width, self.precision = BASES[basis], height, width, precision(device)
         self.index, self.multiplicity, self.size = _radial_bands(basis, height, width, device)
         self.count = len(self.size)

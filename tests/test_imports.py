@@ -88,7 +88,7 @@ def test_importing_isdo_loads_torch_and_no_host_and_nothing_heavy():
 def test_importing_isdo_gives_the_public_names():
     import isdo
 
-    assert set(isdo.__all__) == {"Settings", "sample_isdo", "schedules", "zoo"}
+    assert set(isdo.__all__) == {"RefineSettings", "Refined", "Settings", "refine", "sample_isdo", "schedules", "zoo"}
     assert all(hasattr(isdo, name) for name in isdo.__all__)
 
 
@@ -106,8 +106,9 @@ def test_who_may_import_what(name):
 def test_numerics_import_torch_and_each_other(name):
     found = imports(OURS[name].read_text(encoding="utf-8"))
     outside = {f.module.partition(".")[0] for f in found if not f.level} - sys.stdlib_module_names
-    # the entry point shows progress, as every k-diffusion sampler does; the settings are read where there is no torch
-    allowed = {"isdo/settings.py": set(), "isdo/sampling.py": {"torch", "tqdm"}}.get(name, {"torch"})
+    # the entry points show progress, as every k-diffusion sampler does; the settings are read where there is no torch
+    shows = {"torch", "tqdm"}
+    allowed = {"isdo/settings.py": set(), "isdo/sampling.py": shows, "isdo/refinement.py": shows}.get(name, {"torch"})
     assert outside <= allowed
     for module in set().union(*(targets(name, f) for f in found if f.level)):
         path = module.replace(".", "/")

@@ -119,9 +119,9 @@ def no_complex_fft(monkeypatch):
     """A device whose FFT fails; what is known of devices is forgotten before and after."""
     monkeypatch.setattr(torch.fft, "rfft2", without_complex_fft)
     monkeypatch.setattr(torch.fft, "irfft2", without_complex_fft)
-    spectrum._has_complex_fft.cache_clear()
+    spectrum.has_complex_fft.cache_clear()
     yield
-    spectrum._has_complex_fft.cache_clear()
+    spectrum.has_complex_fft.cache_clear()
 
 
 def test_basis_is_chosen_by_capability(no_complex_fft):

@@ -1,0 +1,378 @@
+"""Does refinement help? At equal model calls against more steps, Restart, plain img2img, with and without group action."""
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import torch
+
+from .. import gallery, zoo
+from ..denoiser import CallCounter
+from ..path import VE
+from ..refinement import refine
+from ..sampling import sample_isdo
+from ..schedules import karras, schedule
+from ..settings import RefineSettings
+from ..zoo import data
+from ..zoo.net import CLASSES
+from . import classifier
+from .frechet import GRIDS, SHAPE, make_labels
+from .moments import frechet, moments, sampling_bias
+from .problems import Mixture, hartley, rms
+from .report import markdown
+
+COUNT, BATCH = 256, 32
+BASE, EXTRA = 12, 12  # model calls that drew a picture, and that each method may add
+# noise-to-signal ratios, how much may be repainted: more than half makes damaged pictures into others
+LEVELS = {"sets": (1.0, 2.0), "mixture": (1.0, 2.0), "recovery": (0.25, 0.5, 1.0)}
+LOSS_AT = (0.1, 0.25, 0.6)
+MIXTURE_BASE, MIXTURE_COUNT = 5, 300
+RESTARTS, RESTART_LOW = 3, 0.1
+DAMAGED = ("faces", "people")  # they show hands
+FREE = {"lock": 0, "detail": 1.0}
+
+
+@dataclass(frozen=True)
+class Job:
+    """Pictures to make better: ``x`` is the noise they were drawn from (None: they were not), ``sigmas`` their grid."""
+
+    model: object
+    pictures: torch.Tensor
+    seeds: range
+    extra_args: dict = field(default_factory=dict)
+    x: torch.Tensor | None = None
+    sigmas: object = None
+    mask: torch.Tensor | None = None
+
+    def part(self, chosen):
+        """Return the job of a slice of the pictures."""
+        cut = {name: value[chosen] for name in ("pictures", "seeds", "x", "mask") if (value := getattr(self, name)) is not None}
+        extra = {key: value[chosen] if torch.is_tensor(value) else value for key, value in self.extra_args.items()}
+        return replace(self, extra_args=extra, **cut)
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to spend the calls: ``run(job, level, calls) -> pictures``. ``redraws``: it starts from the first noise;
+    ``levels``: it knows a noise level."""
+
+    label: str
+    run: Callable
+    redraws: bool = False
+    levels: bool = True
+
+
+def _nothing(job, level, calls):
+    return job.pictures
+
+
+def _more_steps(job, level, calls):
+    return sample_isdo(job.model, job.x, job.sigmas(BASE + calls), job.extra_args, disable=True)
+
+
+def restart(job, level, calls, low=RESTART_LOW, times=RESTARTS):
+    """Draw anew with Restart (Xu et al. 2023): on reaching ``low`` go back up to ``level`` with fresh noise, ``times``.
+
+    ISDO solves every leg; the noise is what takes the one level to the other on the model's path.
+    """
+    sigmas, path = job.sigmas(BASE), job.model.path
+    i = int((path.noise_to_signal(sigmas[:-1].double()) - low).abs().argmin())
+    bottom, top = float(sigmas[i]), path.from_noise_to_signal(level)
+    leg = torch.linspace(math.log(top), math.log(bottom), calls // times + 1, dtype=torch.float64).exp()
+    leg[0], leg[-1] = top, bottom
+    generators = [torch.Generator().manual_seed(10**6 + seed) for seed in job.seeds]
+    run = partial(sample_isdo, extra_args=job.extra_args, disable=True)
+    x = run(job.model, job.x, sigmas[: i + 1])
+    for _ in range(times):
+        noise = torch.stack([torch.randn(x.shape[1:], generator=g, dtype=torch.float64) for g in generators]).to(x)
+        fade = path.signal(top) / path.signal(bottom)
+        x = run(job.model, fade * x + math.sqrt(top**2 - (fade * bottom) ** 2) * noise, leg)
+    return run(job.model, x, sigmas[i:])
+
+
+def by_refine(job, level, calls, once=False, **chosen):
+    """Refine with settings that spend ``calls``: as many iterations as they pay for, or all calls ``once``."""
+    settings = RefineSettings(**{**chosen, "noise": level})
+    each = calls if once else min(settings.calls, calls)
+    settings = replace(settings, calls=each, iterations=calls // each)
+    return refine(
+        job.model, job.pictures, job.extra_args, disable=True, settings=settings, mask=job.mask, seeds=list(job.seeds)
+    ).x
+
+
+METHODS = {
+    "nothing": Method("nothing (no calls)", _nothing, levels=False),
+    "steps": Method("more steps of ISDO", _more_steps, redraws=True, levels=False),
+    "restart": Method("Restart", restart, redraws=True),
+    "img2img": Method("img2img, one pass", partial(by_refine, once=True, generators="none", **FREE)),
+    "free": Method("refine, nothing held, no action", partial(by_refine, generators="none", **FREE)),
+    "refine": Method("refine, no action", partial(by_refine, generators="none")),
+    "small": Method("refine, rotation and shifts 0.25", partial(by_refine, generators="rotation and shifts", strength=0.25)),
+    "large": Method("refine, rotation and shifts 1", partial(by_refine, generators="rotation and shifts", strength=1.0)),
+    "bare": Method(
+        "refine, rotation and shifts 0.25, not undone",
+        partial(by_refine, generators="rotation and shifts", strength=0.25, undo=False),
+    ),
+}
+
+
+def spend(method, job, level, calls=EXTRA, batch=BATCH):
+    """Return the pictures of a method, made in batches.
+
+    Raises:
+        RuntimeError: it made more model calls than it was given.
+    """
+    done, allowed = [], calls + (BASE if method.redraws else 0)
+    for start in range(0, len(job.pictures), batch):
+        model = CallCounter(job.model)
+        with torch.no_grad():
+            done.append(method.run(replace(job.part(slice(start, start + batch)), model=model), level, calls))
+        if model.calls > allowed:
+            raise RuntimeError(f"{method.label} made {model.calls} model calls where {allowed} were allowed")
+    return torch.cat(done)
+
+
+def drawn(model, labels, seed=0):
+    """Return the Job of ``labels`` (N,) drawn by ISDO in BASE calls without guidance."""
+    seeds, grid = range(seed, seed + len(labels)), GRIDS[model.path.name]
+    sigmas = partial(schedule, grid, model=model)
+    x = sigmas(BASE)[0] * gallery.noise(seeds, SHAPE)
+    job = Job(model, x, seeds, {"labels": labels, "guidance": 1.0}, x, sigmas)
+    again = Method("", lambda job, level, calls: _more_steps(job, level, 0), redraws=True)
+    return replace(job, pictures=spend(again, job, 0.0, 0))
+
+
+def losses(model, pictures, labels, batch=BATCH):
+    """Return |D(x + sigma n) - x|^2 / sigma^2 per pixel at the noise-to-signal ratios LOSS_AT; the noise is always the same.
+
+    In the mean over real pictures it is what training made small, a bound on -log p; of drawn ones it tells how much the
+    model likes them, and what it likes best is smooth: as good as real pictures is best.
+    """
+    found = []
+    for ratio in LOSS_AT:
+        sigma, total = model.path.from_noise_to_signal(ratio), 0.0
+        for start in range(0, len(pictures), batch):
+            x = pictures[start : start + batch]
+            noise = gallery.noise(range(10**6 + start, 10**6 + start + len(x)), SHAPE)
+            with torch.no_grad():
+                d = model(model.path.signal(sigma) * x + sigma * noise, sigma, labels=labels[start : start + batch])
+            total += float((d - x).square().mean((1, 2, 3)).sum())
+        found.append(total / len(pictures) / ratio**2)
+    return found
+
+
+def fine_energy(pictures):
+    """Return the mean energy above a quarter cycle per pixel."""
+    ky, kx = (torch.fft.fftfreq(n) for n in pictures.shape[-2:])
+    power = torch.fft.fft2(pictures.double(), norm="ortho").abs().square()
+    return float((power * (torch.hypot(ky[:, None], kx) > 0.25)).sum() / len(pictures))
+
+
+def saturation(pictures):
+    """Return the mean of the largest channel less the smallest."""
+    pictures = pictures.clamp(-1, 1)
+    return float((pictures.amax(1) - pictures.amin(1)).mean())
+
+
+def _jobs(redrawn, levels):
+    for name, method in METHODS.items():
+        if redrawn or not method.redraws:
+            yield from ((name, method, level) for level in (levels if method.levels else (None,)))
+
+
+def measure_sets(model="eps", count=COUNT, seed=0, progress=iter, levels=LEVELS["sets"]):
+    """Return one row for each method and level: the set of pictures against the real ones."""
+    net, judge = zoo.load(model), classifier.load()
+    labels = make_labels(judge.odds, count, seed)
+    job = drawn(net, labels, seed)
+    emoji = data.load_emoji()
+    chosen = torch.multinomial(emoji.odds(), count, generator=torch.Generator().manual_seed(seed))
+    real = data.to_unit(emoji.pictures[chosen, 0])
+    scale = losses(net, real, emoji.labels[chosen])
+    rows = []
+    for name, method, level in progress(list(_jobs(True, levels))):
+        pictures = spend(method, job, level)
+        features, classes = judge(pictures)
+        rows.append({
+            "part": "sets", "model": model, "images": count, "seed": seed, "method": name, "level": level,
+            "frechet": frechet(judge.real, moments(features)),
+            "accuracy": float((classes == labels).float().mean()),
+            "loss": [a / b for a, b in zip(losses(net, pictures, labels), scale, strict=True)],
+            "detail": fine_energy(pictures) / fine_energy(real),
+            "saturation": saturation(pictures) / saturation(real),
+            "change": float((rms(pictures - job.pictures) / rms(job.pictures)).mean()),
+        })  # fmt: skip
+    return rows
+
+
+def damages(pictures, seed=0):
+    """Return name -> (damaged pictures, mask or None): blurred, jittered line by line, right half erased."""
+    t = torch.arange(-3, 4, dtype=pictures.dtype)
+    kernel = torch.exp(-(t**2) / 2)
+    kernel = torch.outer(kernel, kernel)[None, None] / kernel.sum() ** 2
+    padded = torch.nn.functional.pad(pictures.flatten(0, 1)[:, None], [3] * 4, mode="replicate")
+    blurred = torch.nn.functional.conv2d(padded, kernel).view_as(pictures)
+    shift = torch.randint(-1, 2, (len(pictures), pictures.shape[2]), generator=torch.Generator().manual_seed(seed))
+    columns = (torch.arange(pictures.shape[3]) + shift[..., None]).clamp(0, pictures.shape[3] - 1)
+    jittered = pictures.gather(3, columns[:, None].expand_as(pictures))
+    half = torch.zeros_like(pictures)
+    half[..., pictures.shape[3] // 2 :] = 1
+    erased = torch.where(half > 0, 1.0, pictures)
+    return {"blurred": (blurred, None), "jittered": (jittered, None), "half erased": (erased, half)}
+
+
+def measure_recovery(model="eps", count=64, seed=0, progress=iter, levels=LEVELS["recovery"]):
+    """Return rows of the RMS distance to the original of damaged emoji that the model was not trained on."""
+    net = zoo.load(model)
+    about = zoo.info(model)["config"]
+    _, unseen = data.load_emoji().split(about["held_out"], about["seed"])
+    wanted = torch.tensor([CLASSES.index(name) for name in DAMAGED])
+    index = torch.isin(unseen.labels, wanted).nonzero().flatten()
+    index = index[torch.randperm(len(index), generator=torch.Generator().manual_seed(seed))[:count]]
+    original, labels = data.to_unit(unseen.pictures[index, 0]), unseen.labels[index]
+    rows = []
+    for (damage, (broken, mask)), (name, method, level) in progress(
+        list(itertools.product(damages(original, seed).items(), _jobs(False, levels)))
+    ):
+        job = Job(net, broken, range(seed, seed + len(index)), {"labels": labels, "guidance": 1.0}, mask=mask)
+        error = rms(spend(method, job, level) - original)
+        rows.append({
+            "part": "recovery", "model": model, "images": len(index), "seed": seed, "method": name, "level": level,
+            "damage": damage, "error": float(error.mean()),
+        })  # fmt: skip
+    return rows
+
+
+def make_small_mixture(seed=0, components=12, size=8):
+    """Return a Mixture of tight, separate, smooth components of one channel, on the ve path."""
+    generator = torch.Generator().manual_seed(seed)
+    k = torch.fft.fftfreq(size, dtype=torch.float64) * size
+    fall = 1 + torch.hypot(k[:, None], k)
+    means = 0.7 * torch.randn(components, 1, size, size, generator=generator, dtype=torch.float64) / fall
+    powers = (0.02 / fall**2).expand(components, 1, size, size)
+    return Mixture(VE, means, powers, torch.arange(components))
+
+
+def between(mixture, x):
+    """Return which samples (B,) lie between the modes: no component has 99 % of the posterior, or none is within three
+    standard deviations (of its chi-square distance)."""
+    y = hartley(x)
+    distance = ((y[:, None] - mixture.means).square() / mixture.powers).flatten(2).sum(2)
+    free = y[0].numel()
+    far = ((distance - free) / math.sqrt(2 * free) > 3).all(1)
+    return far | (mixture.component_log_odds(y, 1.0, 0.0).softmax(1).amax(1) < 0.99)
+
+
+def measure_mixture(count=MIXTURE_COUNT, seed=0, progress=iter, levels=LEVELS["mixture"]):
+    """Return rows of the share of samples between the modes, drawn with MIXTURE_BASE calls and then refined."""
+    mixture = make_small_mixture(seed)
+
+    def sigmas(calls):
+        return karras(calls - BASE + MIXTURE_BASE, 0.0292, 14.61).double()
+
+    generator = torch.Generator().manual_seed(seed)
+    x = sigmas(BASE)[0] * torch.randn(count, 1, 8, 8, generator=generator, dtype=torch.float64)
+    pictures = sample_isdo(mixture, x, sigmas(BASE), disable=True)
+    job = Job(mixture, pictures, range(seed, seed + count), x=x, sigmas=sigmas)
+    rows = []
+    for name, method, level in progress(list(_jobs(True, levels))):
+        share = between(mixture, spend(method, job, level, batch=count)).double().mean()
+        rows.append({
+            "part": "mixture", "images": count, "seed": seed, "method": name, "level": level, "between": float(share),
+        })  # fmt: skip
+    return rows
+
+
+def run(model="eps", count=COUNT, seed=0, progress=iter, levels=None):
+    """Measure all methods at equal model calls.
+
+    Args:
+        model: a name of the zoo.
+        count: pictures of a set; at most 64 of them damaged ones.
+        seed: of everything.
+        progress: wraps lists, such as tqdm.
+        levels: noise-to-signal ratios of every part; None: LEVELS.
+
+    Returns:
+        One dict for each part (sets, mixture, recovery), method and level.
+
+    Raises:
+        ValueError: no such model, or fewer than two pictures.
+        FileNotFoundError: the emoji are not on this machine.
+    """
+    if count < 2:
+        raise ValueError(f"count is {count}: a set of pictures has at least 2")
+    levels = LEVELS if levels is None else dict.fromkeys(LEVELS, levels)
+    parts = [
+        *measure_sets(model, count, seed, progress, levels["sets"]),
+        *measure_mixture(min(count, MIXTURE_COUNT), seed, progress, levels["mixture"]),
+        *measure_recovery(model, min(count, 64), seed, progress, levels["recovery"]),
+    ]
+    return [{"bench": "refine", **row} for row in parts]
+
+
+def page(rows):
+    """Return the page of the docs: what was measured, the tables, how to do it again."""
+    sets, mixture, recovery = ([row for row in rows if row["part"] == part] for part in ("sets", "mixture", "recovery"))
+    return f"""# Refinement at equal model calls
+
+This page is written by the bench; run it again with
+
+    python -m isdo bench --suite refine --model {sets[0]["model"]} --json out/refine.json --doc docs/refine.md
+
+Pictures drawn by ISDO in {BASE} calls; each method may add {EXTRA}. *Noise* is the noise-to-signal ratio at which it begins.
+
+## Sets
+
+{sets[0]["images"]} pictures of the model {sets[0]["model"]}, without guidance. Fréchet distance to the real emoji in the
+features of a small classifier (smaller is better; a perfect set of that size would have
+{sampling_bias(classifier.load().real, sets[0]["images"]):.2f}); the share that the classifier takes for the class asked for;
+denoising loss at noise {", ".join(map(str, LOSS_AT))}, energy of fine detail and saturation, each over that of real pictures (1
+is best, below 1 is smoother or paler than real); how far the pictures moved (root mean square over that of the picture).
+
+{_sets(sets)}
+
+## Between the modes
+
+Share of {mixture[0]["images"]} samples of a Gaussian mixture (exact denoiser, drawn with {MIXTURE_BASE} calls) that belong to
+no component.
+
+{_by_level(mixture, "between", ".3f")}
+
+## Recovery
+
+{recovery[0]["images"]} faces and hands that the model was not trained on, damaged; root mean square distance to the original,
+over the painted part and the rest alike. The half that was erased is painted under a mask.
+
+{_recovery(recovery)}
+"""
+
+
+def _level(value):
+    return "" if value is None else f"{value:g}"
+
+
+def _sets(rows):
+    head = ["method", "noise", "Fréchet", "accuracy", *(f"loss {at:g}" for at in LOSS_AT), "detail", "saturation", "change"]
+    keys = ("frechet", "accuracy", "loss", "detail", "saturation", "change")
+    body = []
+    for row in rows:
+        numbers = [n for key in keys for n in (row[key] if isinstance(row[key], list) else [row[key]])]
+        body.append([METHODS[row["method"]].label, _level(row["level"]), *(f"{n:.3f}" for n in numbers)])
+    return markdown(head, body)
+
+
+def _by_level(rows, key, form):
+    levels = [level for level in dict.fromkeys(row["level"] for row in rows) if level is not None]
+    body = []
+    for name in dict.fromkeys(row["method"] for row in rows):
+        found = {row["level"]: format(row[key], form) for row in rows if row["method"] == name}
+        body.append([METHODS[name].label, *(found.get(level, found.get(None, "")) for level in levels)])
+    return markdown(["method, noise", *map(_level, levels)], body)
+
+
+def _recovery(rows):
+    groups = {damage: [row for row in rows if row["damage"] == damage] for damage in dict.fromkeys(r["damage"] for r in rows)}
+    return "\n\n".join(f"### {damage}\n\n{_by_level(group, 'error', '.4f')}" for damage, group in groups.items())

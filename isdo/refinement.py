@@ -1,0 +1,383 @@
+"""refine: what hosts and people call to make a finished picture better."""
+
+import functools
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from tqdm.auto import trange
+
+from . import group
+from .path import PATHS, detect_path
+from .sampling import check_mask, check_x, sample_isdo
+from .schedules import curvature_sigmas, rest
+from .settings import RefineSettings, Settings
+from .spectrum import Spectrum
+
+log = logging.getLogger(__name__)
+# Seeds of the picture's own noise and of its refinement are the same numbers to the user; noise that the picture was
+# drawn from must not be added to it again.
+SEED_OFFSET = 0x15D0_5EED
+FINE = 0.25  # cycles per pixel: half of the highest frequency along an axis
+# Detail that was all but absent, or is, is not brought back by a factor; nor is rounding made into detail.
+LEAST_DETAIL = 1e-3
+
+
+@dataclass(frozen=True)
+class Refined:
+    """What became of the pictures.
+
+    Attributes:
+        x: the pictures, in the shape, dtype and on the device of those given.
+        iterations: (B,) how many each went through.
+        converged: (B,) whether its last iteration changed it by less than the tolerance; never where that is 0.
+        changes: (iterations, B) the root mean square change in each iteration over that of the picture, 0 once done.
+        calls: model calls made.
+    """
+
+    x: torch.Tensor
+    iterations: torch.Tensor
+    converged: torch.Tensor
+    changes: torch.Tensor
+    calls: int
+
+
+@dataclass(frozen=True)
+class Action:
+    """What iteration k does: exp(pixels g) for the generator ``name`` (None: nothing), then noise up to ``ratio`` = s/a,
+    of which ``kept`` is still there, and the way down to ``end``."""
+
+    name: str | None
+    pixels: float
+    ratio: float
+    kept: float
+    end: float
+
+
+def plan(settings, clean=True):
+    """Return the Action of every iteration: eps_k = eps_0 / k^alpha and delta_k likewise.
+
+    The generators take turns. With antithetic pairs each acts twice in a row, by the same eps and the opposite sign; the
+    eps is that of the pair, else the two would not cancel. Unless ``clean``, iterations before the last turn round at the
+    floor: going to 0 and back washes out what the model's mean does not have (Restart, Xu et al. 2023, turns there too).
+    """
+    names, done, kept = group.SETS[settings.generators], [], 0.0
+    ratios = [settings.noise / (k + 1) ** settings.noise_decay for k in range(settings.iterations)]
+    for k in range(settings.iterations):
+        turn, sign = (k // 2, (-1) ** k) if settings.antithetic else (k, 1)
+        pixels = sign * settings.strength / (1 + turn * (2 if settings.antithetic else 1)) ** settings.strength_decay
+        name = names[turn % len(names)] if names and pixels else None
+        # there must be a way down to the floor, and up again
+        turns = not clean and k + 1 < len(ratios) and settings.floor <= min(ratios[k : k + 2]) / 2
+        end = settings.floor if turns else 0.0
+        done.append(Action(name, pixels if name else 0.0, ratios[k], kept, end))
+        kept = end
+    return done
+
+
+class Held:
+    """A model that is held to a known picture outside the mask, under its own call shape."""
+
+    def __init__(self, model, mask, known):
+        self.model, self.mask, self.known = model, mask, known
+
+    @property
+    def inner_model(self):
+        return getattr(self.model, "inner_model", None)
+
+    def __call__(self, x, sigma, **extra):
+        denoised = self.model(x, sigma, **extra).to(self.known)
+        return torch.where(self.mask == 0, self.known, torch.lerp(self.known, denoised, self.mask)).to(x.dtype)
+
+
+class Watch:
+    """A sampler's callback that remembers what the model said last, and passes on with all calls counted."""
+
+    def __init__(self, callback, done):
+        self.callback, self.done, self.denoised = callback, done, None
+
+    def __call__(self, state):
+        self.denoised = state["denoised"]
+        if self.callback is not None:
+            self.callback({**state, "i": self.done + state["i"]})
+
+
+def smallest_sigma(model):
+    """Return the smallest noise level that a model knows, 0 if it does not say: asked by capability."""
+    for holder in (model, getattr(model, "inner_model", None)):
+        if (value := getattr(holder, "sigma_min", None)) is not None:
+            return float(value)
+        table = getattr(holder, "sigmas", None)
+        if table is not None and len(table):
+            return float(table[0])
+    return 0.0
+
+
+def descent(path, ratio, calls, low, sigmas=None, end=0.0):
+    """Return falling sigmas, at most ``calls`` + 1, from the noise-to-signal ``ratio``, or from ``low`` if that is more.
+
+    Args:
+        path: a Path.
+        ratio: s/a, above 0.
+        calls: model calls.
+        low: the smallest sigma of the model; 0: unknown.
+        sigmas: a schedule in whose pace to go; left out, ISDO's own curvature schedule.
+        end: the ratio to stop at, 0 or above the model's smallest; the way there is even in log sigma.
+    """
+    start = max(path.from_noise_to_signal(ratio), low)
+    if end > 0:
+        bottom = path.from_noise_to_signal(end)
+        levels = torch.linspace(math.log(start), math.log(bottom), calls + 1, dtype=torch.float64).exp()
+        levels[0], levels[-1] = start, bottom
+        return levels
+    low = low or start / 100
+    if calls == 1 or start <= 1.01 * low:  # no room for a second level
+        return torch.tensor([start, 0.0], dtype=torch.float64)
+    if sigmas is None:
+        return curvature_sigmas(calls, low, start, path=path).double()
+    return rest(sigmas, start, calls).double()
+
+
+class Lock:
+    """Takes the lowest modes out of a change of the painted part, so that those of the picture stay.
+
+    The modes are products of cosines (no wrap-around), those with fewer half waves per longer side than ``count``. Under a
+    mask they are not orthogonal any more, and what is taken out must itself lie under the mask: it is the projection in
+    the inner product that the mask weighs.
+
+    Args:
+        count: 0 locks nothing, 1 the mean of each channel (and frame).
+        mask: (B, C, ..., H, W) in the state's dtype, or None.
+        like: the state.
+    """
+
+    def __init__(self, count, mask, like):
+        self.mask, (height, width) = mask, like.shape[-2:]
+        rows, columns = (torch.arange(n, dtype=torch.float64) * max(height, width) / n for n in (height, width))
+        chosen = (torch.hypot(rows[:, None], columns) < count).nonzero().tolist()
+        waves = [torch.outer(_cosine(height, i), _cosine(width, j)).flatten() for i, j in chosen]
+        basis = torch.stack(waves) if waves else torch.zeros(0, height * width, dtype=torch.float64)
+        self.basis, self.inverse = basis.to(like.device, like.dtype), None
+        if mask is not None and waves:
+            weights = mask.to("cpu", torch.float64).reshape(len(mask), -1, height * width)
+            gram = torch.stack([(basis * w[:, None]) @ basis.T for w in weights])
+            # an empty or tiny window leaves directions without weight: those are not locked, nor in the change
+            inverse = torch.linalg.pinv(gram, rtol=1e-9, hermitian=True)
+            self.inverse = inverse.to(like.device, like.dtype)
+
+    def __call__(self, change):
+        """Return the part of a change (B, C, ..., H, W), already under the mask, that the lock lets through."""
+        if not len(self.basis):
+            return change
+        flat = change.reshape(len(change), -1, self.basis.shape[1])
+        # one product a picture: a matrix library may block, and round, a larger one otherwise
+        found = torch.stack([picture @ self.basis.T for picture in flat])
+        if self.inverse is not None:
+            found = (self.inverse @ found[..., None])[..., 0]
+        low = torch.stack([weights @ self.basis for weights in found]).view_as(change)
+        return change - (low if self.mask is None else self.mask * low)
+
+
+class Leash:
+    """Keeps the energy of fine detail near that of the first picture, in each radial band.
+
+    A denoiser returns a mean, so noise and the way back wash detail out, or, once nothing is left to wash out, harden it;
+    either way many iterations would end far off. What is beyond the allowed drift is taken out by one factor for each
+    picture and band that is finer than FINE. One factor for all of them would let energy move among the bands.
+
+    Args:
+        drift: by what share the energy may differ.
+        picture: the first one (B, C, ..., H, W).
+    """
+
+    def __init__(self, drift, picture):
+        self.drift, self.spectrum = drift, Spectrum(*picture.shape[-2:], picture.device)
+        bands = torch.arange(self.spectrum.count, device=picture.device)
+        self.fine = bands >= FINE * max(picture.shape[-2:])
+        self.first = self._energy(self.spectrum.forward(picture))
+
+    def _energy(self, modes):
+        return self.spectrum.inner(modes, modes)
+
+    def __call__(self, picture):
+        """Return what must be added to a picture (B, C, ..., H, W)."""
+        modes = self.spectrum.forward(picture)
+        tiny = torch.finfo(self.spectrum.precision).tiny
+        ratio = self._energy(modes) / self.first.clamp(min=tiny)
+        gain = (ratio.clamp(1 - self.drift, 1 + self.drift) / ratio.clamp(min=tiny)).sqrt()
+        held = self.fine & (ratio > LEAST_DETAIL) & (ratio < 1 / LEAST_DETAIL)
+        excess = self.spectrum.spread(torch.where(held, gain - 1, 0.0), modes)
+        return self.spectrum.inverse(excess * modes, picture.shape)
+
+
+def _cosine(size, order):
+    """Return the orthonormal cosine with ``order`` half waves, (size,) float64."""
+    wave = torch.cos(torch.pi * order * (torch.arange(size, dtype=torch.float64) + 0.5) / size)
+    return wave / wave.norm()
+
+
+class SeededNoise:
+    """Normal noise, each picture from a generator of its own: the same in any batch and on any device."""
+
+    def __init__(self, seeds):
+        self.generators = [torch.Generator().manual_seed((seed + SEED_OFFSET) % 2**63) for seed in seeds]
+
+    def __call__(self, x):
+        drawn = [torch.randn(x.shape[1:], generator=generator, dtype=torch.float32) for generator in self.generators]
+        return torch.stack(drawn).to(x)
+
+
+def _source_of_noise(noise, seeds, x):
+    if noise is not None:
+        if not callable(noise):
+            raise ValueError(f"noise is a {type(noise).__name__}: give a function noise(x) -> normal noise shaped like x")
+        return noise
+    if isinstance(seeds, int) and not isinstance(seeds, bool):
+        seeds = range(seeds, seeds + len(x))
+    if not isinstance(seeds, Sequence) or len(seeds) != len(x):
+        raise ValueError(f"seeds is {seeds!r}: give the first picture's seed, or {len(x)}, one for each picture")
+    return SeededNoise([int(seed) for seed in seeds])
+
+
+def _rms(x):
+    """Return the root mean square of each picture (B,), with bits that do not depend on the batch."""
+    return torch.stack([picture.square().mean().sqrt() for picture in x])
+
+
+def _per_image(value, x):
+    return value.reshape(-1, *[1] * (x.ndim - 1))
+
+
+@torch.no_grad()
+def refine(
+    model,
+    x,
+    extra_args=None,
+    callback=None,
+    disable=None,
+    *,
+    settings=None,
+    mask=None,
+    seeds=0,
+    noise=None,
+    sampler=None,
+    sigmas=None,
+    call_callback=None,
+):
+    """Refine finished pictures: move a little, add a little noise, solve back, undo the move, again and again.
+
+    Args:
+        model: ``model(x, sigma (B,), **extra_args) -> denoised``, as for `sample_isdo`.
+        x: (B, C, H, W) or (B, C, T, H, W) without noise; any floating dtype. It is not modified.
+        extra_args: keyword arguments handed to the model as they are.
+        callback: called after each iteration with {"x": the pictures so far, clean and held, "i": the iteration from 0,
+            "sigma": where it began, "change": (B,), "active": (B,)}. What it or the model raises passes through; the last
+            "x" stays good.
+        disable: hide the progress bar.
+        settings: a RefineSettings.
+        mask: broadcasts to x, 1 where the picture may change and 0 where it stays, bit for bit, or between. The model is
+            held to the picture there: leave out any mask of its wrapper.
+
+    Rarely needed:
+        seeds: of the noise: the first picture's (the next has the next), or one for each.
+        noise: ``noise(x) -> normal noise shaped like x``, called once an iteration, in place of the seeds.
+        sampler: for the way back, ``sampler(model, x, sigmas, extra_args, callback, disable) -> x``, which calls its callback
+            as k-diffusion's do; or Settings of ISDO.
+        sigmas: a schedule (N + 1,) whose pace the way back keeps; ISDO's own by default.
+        call_callback: called at each model call as a sampler's callback, "i" counting all calls.
+
+    Returns:
+        A Refined.
+
+    Raises:
+        ValueError: x, settings, seeds or a mask that make no sense; the message says what, what was given, what to do.
+        RuntimeError: the model returned NaN or infinity.
+
+    Theory page, section 9. Re-noising and solving back: SDEdit (Meng et al. 2022), Restart (Xu et al. 2023).
+    """
+    settings = RefineSettings() if settings is None else settings
+    if not isinstance(settings, RefineSettings):
+        raise ValueError(f"settings is a {type(settings).__name__}: give isdo.RefineSettings(...)")
+    check_x(x)
+    working = x.dtype if x.dtype == torch.float64 else torch.float32
+    mask = None if mask is None else check_mask(mask, x).to(x.device, working)
+    noise = _source_of_noise(noise, seeds, x)
+    solve, path = _solver(model, sampler, mask)
+    low = smallest_sigma(model)
+    picture = x.to(working)
+    lock = Lock(settings.lock, mask, picture)
+    leash = Leash(settings.detail, picture) if settings.detail < 1 else None
+    actions = plan(settings, clean=mask is not None or settings.tolerance > 0 or settings.floor <= path.noise_to_signal(low))
+    _warn_of_clamp(actions, path, low)
+    state, active = picture, torch.ones(len(x), dtype=torch.bool, device=x.device)
+    iterations, changes, calls = torch.zeros(len(x), dtype=torch.long, device=x.device), [], 0
+
+    def settled(back, leash):
+        """Return the state after the way from ``moved`` to ``back``: what has changed is moved back and held."""
+        change = _moved(action.name, -action.pixels, back - moved) if settings.undo else back - state
+        if leash is not None:
+            change = change + leash(state + change)
+        change = lock(change if mask is None else mask * change)
+        return state + (change if mask is None else torch.where(mask == 0, 0.0, change))
+
+    for k in trange(len(actions), disable=disable, desc="refining"):
+        action = actions[k]
+        moved = _moved(action.name, action.pixels, state)
+        back, sigma, watch = moved, 0.0, Watch(call_callback, calls)
+        if action.ratio > 0:
+            levels = descent(path, action.ratio, settings.calls, low, sigmas, action.end)
+            sigma, signal = float(levels[0]), path.signal(float(levels[0]))
+            fresh = math.sqrt(max(0.0, path.noise_to_signal(sigma) ** 2 - action.kept**2)) * settings.noise_scale
+            noisy = signal * (moved + fresh * noise(moved).to(working))
+            held = model if mask is None else Held(model, mask, moved)
+            back = solve(held, noisy.to(x.dtype), levels, extra_args, watch).to(working) / path.signal(float(levels[-1]))
+            calls += len(levels) - 1
+        # where noise is kept, the picture so far is what the model said last
+        clean = settled(back if watch.denoised is None or not action.end else watch.denoised.to(working), leash)
+        state = settled(back, None) if action.end else clean
+        change = torch.where(_per_image(active, clean), clean - picture, 0.0)
+        relative = _rms(change) / _rms(picture).clamp(min=torch.finfo(working).tiny)
+        picture, iterations = picture + change, iterations + active
+        state = state if action.end else picture
+        changes.append(relative)
+        active = active & (relative >= settings.tolerance)
+        if callback is not None:
+            callback({"x": picture.to(x.dtype), "i": k, "sigma": sigma, "change": relative, "active": active})
+        if settings.tolerance and not active.any():  # one look an iteration, none inside the sampler's steps
+            break
+    changes = torch.stack(changes) if changes else picture.new_zeros(0, len(x))
+    result = picture.to(x.dtype)
+    return Refined(result.clone() if result is x else result, iterations, ~active, changes, calls)
+
+
+def _moved(name, pixels, picture):
+    return picture if name is None else group.exp(name, pixels, picture)
+
+
+def _solver(model, sampler, mask):
+    """Return (solve(model, x, sigmas, extra_args, callback) -> x, path)."""
+    if sampler is None or isinstance(sampler, Settings):
+        settings = sampler or Settings()
+        path = detect_path(model) if settings.path == "auto" else PATHS[settings.path]
+        settings = replace(settings, path=path.name)  # a model that is held does not answer for itself
+        return functools.partial(_by_isdo, settings, mask), path
+    return functools.partial(_by_other, sampler), detect_path(model)
+
+
+def _by_isdo(settings, mask, model, x, sigmas, extra_args, callback):
+    return sample_isdo(model, x, sigmas, extra_args, callback, True, settings=settings, mask=mask)
+
+
+def _by_other(sampler, model, x, sigmas, extra_args, callback):
+    return sampler(model, x, sigmas.to(x), extra_args=extra_args, callback=callback, disable=True)
+
+
+def _warn_of_clamp(actions, path, low):
+    below = [action.ratio for action in actions if 0 < path.from_noise_to_signal(action.ratio) < low]
+    if below:
+        log.warning(
+            "%d of %d iterations ask for less noise (down to %.3g) than the model knows: its smallest, %.3g, is taken",
+            len(below), len(actions), min(below), path.noise_to_signal(low),
+        )  # fmt: skip
