@@ -103,14 +103,14 @@ class Host:
 
     Args:
         data: an empty folder for its settings, extensions and pictures; the WebUI's own are not touched.
-        copies: names of extension folders this checkout appears under.
+        second: name of an extension folder that holds a second copy, or None.
     """
 
-    def __init__(self, data, copies=("some-folder-name",)):
+    def __init__(self, data, second=None):
         self.dir = Path(os.environ["WEBUI_DIR"]).resolve()
         self.data, self.log, self.port = Path(data), Path(data) / "console.txt", free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self._lay_out(copies)
+        self._lay_out(second)
         known = declared(self.dir)
         flags = [flag for flag in FLAGS if f'"{flag}"' in known or f"'{flag}'" in known]
         if '"--cpu"' in known and "--always-cpu" not in flags:
@@ -137,11 +137,14 @@ class Host:
             self.stop()
             raise
 
-    def _lay_out(self, copies):
+    def _lay_out(self, second):
         extensions = self.data / "extensions"
         extensions.mkdir(parents=True)
-        for name in copies:
-            (extensions / name).symlink_to(ROOT)
+        (extensions / "some-folder-name").symlink_to(ROOT)
+        if second is not None:
+            for part in ("scripts", "isdo", "javascript"):
+                shutil.copytree(ROOT / part, extensions / second / part)
+            shutil.copy(ROOT / "install.py", extensions / second)
         shutil.copytree(ROOT / "tests/live_probe", extensions / "zz-live-probe")
         for other in (self.dir / "extensions").glob("*"):  # whatever this WebUI needs to read its checkpoints
             if other.is_dir() and other.resolve() != ROOT and not (extensions / other.name).exists():
