@@ -162,7 +162,7 @@ class Multistep:
         """Forget everything: the model is another one, or the run begins."""
         self.history, self.rules = [], {(1, self.taus[0]): 1}
         self.count, self.along, self.size, self.follow = 0, 0.0, 0.0, 1.0
-        self.band_power = self.power = self.trust = self.gain = None
+        self.band_power = self.power = self.trust = self.change = self.gain = None
 
     def observe(self, sigma, state, denoised):
         """Take in a call of the model: fit, then correct the last steps.
@@ -181,6 +181,8 @@ class Multistep:
             self.band_power = state.new_zeros(len(state), self.spectrum.count, dtype=self.spectrum.precision)
             self.power = self.trust = self.spectrum.spread(self.band_power, state)
         if len(self.history) > 1:
+            new, old = self.history[:2]
+            self.change = [self.window.painted(v) for v in (new.denoised - old.denoised, new.noise - old.noise)]
             self.fit()
             self.correct()
         del self.history[max(self.settings.order, self.settings.corrector, MEMORY) + 1 :]
@@ -193,10 +195,7 @@ class Multistep:
         """
         if self.fitted is None:
             return
-        new, old = self.history[:2]
-        painted = self.window.painted
-        change = painted(new.denoised - old.denoised), painted(new.noise - old.noise), self.spectrum
-        (power, band_coherence), (own, mode_coherence) = fit_bands(*change), fit_modes(*change)
+        (power, band_coherence), (own, mode_coherence) = (fit(*self.change, self.spectrum) for fit in (fit_bands, fit_modes))
         band_trust, mode_trust = trust(band_coherence, BAND_COHERENT), trust(mode_coherence, MODE_COHERENT)
         spread = self.spectrum.spread
         if self.spectrum.count > 1:  # the mean is one number a channel, which any S explains: its neighbours speak for it
@@ -210,11 +209,10 @@ class Multistep:
 
         It is S/r^2 on a Gaussian. None where the picture outweighs the noise: what D does there is no sign of anything.
         """
-        new, old = self.history[:2]
+        new = self.history[0]
         if new.signal >= DIM * new.sigma:
             return None
-        denoised, noise = (self.window.painted(v) for v in (new.denoised - old.denoised, new.noise - old.noise))
-        denoised, noise = (self.spectrum.inner(v, v) for v in (denoised, noise))
+        denoised, noise = (self.spectrum.inner(v, v) for v in self.change)
         tiny = torch.finfo(self.spectrum.precision).tiny ** 0.5
         scale = (new.signal / new.sigma) ** 2
         return scale * denoised.sum(1, keepdim=True) / ((denoised * noise).sqrt().sum(1, keepdim=True) + tiny)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from commandline import needs_weights, run
 from PIL import Image
 
 from isdo import __main__ as cli
@@ -17,16 +18,6 @@ from isdo.settings import FIELDS, Settings
 from isdo.zoo.net import CLASSES
 
 ROOT = Path(__file__).parents[1]
-needs_weights = pytest.mark.skipif(not (zoo.FOLDER / "eps.safetensors").exists(), reason="eps is not trained yet")
-
-
-def run(capsys, *arguments):
-    """Return (exit status, standard output, standard error)."""
-    try:
-        status = cli.main([str(a) for a in arguments])
-    except SystemExit as stop:
-        status = stop.code
-    return status, *capsys.readouterr()
 
 
 def sample(capsys, out, *arguments):

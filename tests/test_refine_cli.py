@@ -2,23 +2,14 @@
 
 import pytest
 import torch
+from commandline import needs_weights, run
 from PIL import Image
 
 from isdo import __main__ as cli
-from isdo import gallery, zoo
+from isdo import gallery
 from isdo.settings import REFINE_FIELDS, RefineSettings
 
-needs_weights = pytest.mark.skipif(not (zoo.FOLDER / "eps.safetensors").exists(), reason="eps is not trained yet")
 QUICK = ("--iterations", "2", "--calls", "1")
-
-
-def run(capsys, *arguments):
-    """Return (exit status, standard output, standard error)."""
-    try:
-        status = cli.main([str(a) for a in arguments])
-    except SystemExit as stop:
-        status = stop.code
-    return status, *capsys.readouterr()
 
 
 @pytest.fixture
