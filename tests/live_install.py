@@ -1,4 +1,4 @@
-"""install.py, run as a WebUI runs it at each start: by its own function, in its own interpreter. See livehost.py for what to set."""
+"""install.py, run as a WebUI runs it at each start: by its own function and interpreter. See livehost.py for what to set."""
 
 import os
 import subprocess

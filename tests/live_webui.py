@@ -292,6 +292,15 @@ def test_hires_alone(eps):
     assert ours(asked.values) == {"ISDO order": "1"} and rms(asked.image, got.image) > 0
 
 
+@pytest.mark.parametrize(("first", "second"), [("ISDO", "Euler"), ("Euler", "ISDO")])
+def test_hires_by_another_sampler(eps, first, second):
+    got = hires(eps, sampler_name=first, hr_sampler_name=second, scheduler="Karras")
+    eulers = hires(eps, **EULER, scheduler="Karras")
+    assert [call[:5] for call in steps_of(got.calls)] == [call[:5] for call in steps_of(eulers.calls)]
+    assert (got.values["Sampler"], got.values["Hires sampler"]) == (first, second)
+    assert rms(got.image, eulers.image) > 0.1
+
+
 @pytest.mark.parametrize(("strength", "calls"), [(0.05, 1), (0.275, 4), (0.815, 10), (1.0, 12)])
 def test_img2img(webui, strength, calls):
     webui.model("tiny-gauss")
@@ -514,6 +523,68 @@ def test_grid_refuses_wrong_values(eps):
     with pytest.raises(Refused) as refused:
         grid(eps, ("[ISDO] Order", "1,99"), **ISDO)
     assert "order" in refused.value.text
+
+
+def test_grid_over_samplers_and_our_settings_and_prompts(eps):
+    got = grid(eps, ("Sampler", "ISDO,Euler"), ("[ISDO] Order", "1,3"), **ISDO)
+    found = [eps.parse(text) for text in got.texts]
+    assert [(values["Sampler"], ours(values)) for values in found] == [
+        ("ISDO", {"ISDO order": "1"}), ("Euler", {}), ("ISDO", {}), ("Euler", {}),
+    ]  # fmt: skip
+    assert same(got.images[1], got.images[3]) and rms(got.images[0], got.images[2]) > 0
+    got = grid(eps, ("Prompt S/R", "red,blue"), **ISDO)
+    assert same(got.images[1], eps.picture(**ISDO, prompt="a blue circle").image)
+
+
+def test_grid_over_checkpoints_and_pictures_after_a_change_of_checkpoint(eps):
+    names = [name for name in ("tiny-eps", "tiny-v", "tiny-sdxl", "tiny-sd3", "tiny-flux") if name in eps.models]
+    pictures = {}
+    for name in names:
+        eps.model(name)
+        pictures[name] = eps.picture(**ISDO, cfg_scale=3)
+    eps.model("tiny-eps")
+    again = eps.picture(**ISDO, cfg_scale=3)
+    assert same(again.image, pictures["tiny-eps"].image) and again.text == pictures["tiny-eps"].text
+    got = grid(eps, ("Checkpoint name", ",".join(eps.models[name] for name in names)), **ISDO, cfg_scale=3)
+    for name, image in zip(names, got.images, strict=True):
+        assert same(image, pictures[name].image), name
+
+
+# --------------------------------------------------------------------------------------------------- the hosts' scripts
+
+
+def script_args(webui, name, tab, changes):
+    """Return a script's own arguments, some changed by the beginning of their labels; skip where there is no such script."""
+    found = [s for s in webui.get("/sdapi/v1/script-info") if s["name"] == name and s["is_img2img"] == (tab == "img2img")]
+    if not found:
+        pytest.skip(f"this WebUI has no {name}")
+    args = [argument["value"] for argument in found[0]["args"]]
+    for start, value in changes.items():
+        (i,) = [i for i, argument in enumerate(found[0]["args"]) if (argument["label"] or "").startswith(start)]
+        args[i] = value
+    return {"script_name": name, "script_args": args}
+
+
+@pytest.mark.parametrize(
+    ("tab", "name", "changes"),
+    [
+        ("txt2img", "prompt matrix", {}),
+        ("txt2img", "prompts from file or textbox", {"List of prompt inputs": 'a cat\n--prompt "a dog" --steps 5'}),
+        ("img2img", "sd upscale", {"Scale Factor": 2}),
+        ("img2img", "loopback", {"Loops": 3}),
+        ("img2img", "outpainting mk2", {}),
+    ],
+)
+def test_the_hosts_scripts_run_isdo_as_they_run_euler(eps, tab, name, changes):
+    ask = {"prompt": "a circle|red|blue", "scheduler": "Karras", "steps": 6, "width": 256, "height": 256}
+    if tab == "img2img":
+        ask |= {"init_images": [encode(scene(256))], "denoising_strength": 0.6}
+    ask |= script_args(eps, name, tab, changes)
+    got, eulers = eps.picture(tab, **ISDO, **ask), eps.picture(tab, **EULER, **ask)
+    assert got.calls and [call[:4] for call in steps_of(got.calls)] == [call[:4] for call in steps_of(eulers.calls)]
+    made = [eps.parse(text).get("Sampler") for text in got.texts if "Sampler:" in text]
+    assert made and set(made) == {"ISDO"}
+    assert got.images[-1].shape == eulers.images[-1].shape and rms(got.images[-1], eulers.images[-1]) > 0.1
 
 
 # ---------------------------------------------------------------------------------------------- against what is known

@@ -2,8 +2,8 @@
 
 WEBUI_DIR names the WebUI; WEBUI_PYTHON its interpreter (default: WEBUI_DIR/venv/bin/python); WEBUI_ARGS further flags. The rest
 of the environment is handed on as it is. The tests want the checkpoints tiny-eps, tiny-v and tiny-gauss (SD1-shaped denoisers
-of latents N(0, 0.5^2), the first two disturbed by the prompt), tiny-sdxl (as tiny-eps, SDXL-shaped), and tiny-flux, tiny-sd3 and
-tiny-chroma (flow) where the WebUI has such models; a test whose checkpoint is missing is skipped.
+of latents N(0, 0.5^2), the first two disturbed by the prompt), tiny-sdxl (as tiny-eps, but SDXL-shaped), and tiny-flux,
+tiny-sd3 and tiny-chroma (flow) where the WebUI has such models; a test whose checkpoint is missing is skipped.
 """
 
 import base64
