@@ -12,7 +12,7 @@ import livehost
 import numpy as np
 import pytest
 from live_webui import CONTROLS, SCHEDULE
-from livehost import Host, encode, ours, rms
+from livehost import Host, ours, rms
 from PIL import Image
 
 BROWSER = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
@@ -218,7 +218,7 @@ def test_the_accordion_tells_the_calls_of_img2img(page):
     page.click("#tabs > .tab-nav button:has-text('img2img')")
     pick(page, "img2img_sampling", "ISDO")
     note = f"#{ours_on(page, 'enable', 'img2img')} .isdo-calls"
-    black = encode(np.zeros((64, 64, 3), np.uint8))
+    black = livehost.encode(np.zeros((64, 64, 3), np.uint8))
     for steps, strength in ((7, 0.5), (20, 0.33), (9, 1)):
         number(page, "img2img_steps", steps)
         number(page, "img2img_denoising_strength", strength)
