@@ -57,20 +57,37 @@ def trust(coherence, threshold):
     return ((coherence - threshold) / (1 - threshold)).clamp(0, 1)
 
 
-def fit_bands(change_denoised, change_noise, spectrum):
+@dataclass(frozen=True)
+class Change:
+    """What is new since the last call, the painted part: dD and de in modes (B, channels, K), and per image and band
+    (B, bands) the products dD dD, de de and de dD."""
+
+    denoised: torch.Tensor
+    noise: torch.Tensor
+    size: torch.Tensor
+    noise_size: torch.Tensor
+    both: torch.Tensor
+
+    @classmethod
+    def between(cls, new, old, window, spectrum):
+        """Return the Change from one Evaluation to the next."""
+        denoised, noise = (window.painted(v) for v in (new.denoised - old.denoised, new.noise - old.noise))
+        pairs = (denoised, denoised), (noise, noise), (noise, denoised)
+        return cls(denoised, noise, *(spectrum.inner(*pair) for pair in pairs))
+
+
+def fit_bands(change):
     """Fit S >= 0 by least squares of dD = S de, per image and band; theory page, section 3.
 
     Returns:
         power (B, bands) and coherence (B, bands), the share of dD that the fit explains, 1 for a Gaussian.
     """
-    tiny = torch.finfo(spectrum.precision).tiny
-    both = spectrum.inner(change_noise, change_denoised).clamp(min=0)
-    noise = spectrum.inner(change_noise, change_noise).clamp(min=tiny)
-    denoised = spectrum.inner(change_denoised, change_denoised).clamp(min=tiny)
-    return both / noise, (both / noise) * (both / denoised)
+    tiny = torch.finfo(change.size.dtype).tiny
+    power = change.both.clamp(min=0) / change.noise_size.clamp(min=tiny)
+    return power, power * (change.both.clamp(min=0) / change.size.clamp(min=tiny))
 
 
-def fit_modes(change_denoised, change_noise, spectrum):
+def fit_modes(change, spectrum):
     """Fit S >= 0 for every channel and mode by itself: what a Gaussian of any spectrum needs, and noise for all else.
 
     Returns:
@@ -79,16 +96,13 @@ def fit_modes(change_denoised, change_noise, spectrum):
     """
     parts = spectrum.basis.parts
     if parts == 1:
-        return torch.zeros_like(change_noise), change_noise.new_zeros(
-            len(change_noise), spectrum.count, dtype=spectrum.precision
-        )
-    tiny = torch.finfo(change_noise.dtype).tiny
-    noise, denoised = (v.unflatten(-1, (-1, parts)) for v in (change_noise, change_denoised))
+        return torch.zeros_like(change.noise), torch.zeros_like(change.size)
+    tiny = torch.finfo(change.noise.dtype).tiny
+    noise, denoised = (v.unflatten(-1, (-1, parts)) for v in (change.noise, change.denoised))
     power = (noise * denoised).sum(-1, keepdim=True).clamp(min=0) / noise.square().sum(-1, keepdim=True).clamp(min=tiny)
     power = power.expand_as(noise).flatten(-2)
-    miss = change_denoised - power * change_noise
-    size = spectrum.inner(change_denoised, change_denoised).clamp(min=torch.finfo(spectrum.precision).tiny)
-    return power, 1 - spectrum.inner(miss, miss) / size
+    miss = change.denoised - power * change.noise
+    return power, 1 - spectrum.inner(miss, miss) / change.size.clamp(min=torch.finfo(change.size.dtype).tiny)
 
 
 def falling(value, half):
@@ -165,7 +179,7 @@ class Multistep:
         """Forget everything: the model is another one, or the run begins."""
         self.history, self.rules = [], {(1, self.taus[0]): 1}
         self.count, self.along, self.size, self.follow = 0, 0.0, 0.0, 1.0
-        self.band_power = self.power = self.trust = self.change = self.gain = None
+        self.band_power = self.power = self.trust = self.gain = None
 
     def observe(self, sigma, state, denoised):
         """Take in a call of the model: fit, then correct the last steps.
@@ -185,12 +199,13 @@ class Multistep:
             self.power = self.trust = self.spectrum.spread(self.band_power, state)
         if len(self.history) > 1:
             new, old = self.history[:2]
-            self.change = [self.window.painted(v) for v in (new.denoised - old.denoised, new.noise - old.noise)]
-            self.fit()
+            change = Change.between(new, old, self.window, self.spectrum)
+            self.fit(change)
+            self.measure_gain(change)
             self.correct()
         del self.history[max(self.settings.order, self.settings.corrector, MEMORY) + 1 :]
 
-    def fit(self):
+    def fit(self, change):
         """Measure the power from the change since the last evaluation.
 
         Every band gets one number, pooled over its modes and channels; where each mode by itself explains all but
@@ -198,7 +213,7 @@ class Multistep:
         """
         if self.fitted is None:
             return
-        (power, band_coherence), (own, mode_coherence) = (fit(*self.change, self.spectrum) for fit in (fit_bands, fit_modes))
+        (power, band_coherence), (own, mode_coherence) = fit_bands(change), fit_modes(change, self.spectrum)
         band_trust, mode_trust = trust(band_coherence, BAND_COHERENT), trust(mode_coherence, MODE_COHERENT)
         spread = self.spectrum.spread
         if self.spectrum.count > 1:  # the mean is one number a channel, which any S explains: its neighbours speak for it
@@ -207,7 +222,7 @@ class Multistep:
         self.power = torch.lerp(spread(self.band_power, own), own, spread(mode_trust * self.fitted, own))
         self.trust = spread(torch.maximum(band_trust, mode_trust) * self.fitted, own)
 
-    def measure_gain(self):
+    def measure_gain(self, change):
         """Take the largest |dD| / (r^2 |de|) (B, 1) of any step so far, r = s/a, weighted to the bands where D changes.
 
         It is S/r^2 on a Gaussian. Where the picture outweighs the noise, what D does is no sign of anything; a model that was
@@ -216,7 +231,7 @@ class Multistep:
         new = self.history[0]
         if new.signal >= DIM * new.sigma:
             return
-        denoised, noise = (self.spectrum.inner(v, v) for v in self.change)
+        denoised, noise = change.size, change.noise_size
         tiny = torch.finfo(self.spectrum.precision).tiny ** 0.5
         scale = (new.signal / new.sigma) ** 2
         gain = scale * denoised.sum(1, keepdim=True) / ((denoised * noise).sqrt().sum(1, keepdim=True) + tiny)
@@ -297,7 +312,6 @@ class Multistep:
         found = [self.residual(e) for e in self.history]
         self.learn_response(found)
         residuals = self.lifted(self.history[: self.settings.order + 1], found)
-        self.measure_gain()
         self.rules, between = self.weigh_rules(residuals), {(len(residuals), BETWEEN): 1}
         first, steps = self.history[-1], len(self.history) - 1
         blind = first.signal <= BLIND * first.sigma and steps < len(residuals)  # else the first node is none any more
