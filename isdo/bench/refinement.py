@@ -26,7 +26,7 @@ from .report import markdown
 COUNT, BATCH = 256, 32
 BASE, EXTRA = 12, 12  # model calls that drew a picture, and that each method may add
 # noise-to-signal ratios, how much may be repainted: more than half makes damaged pictures into others
-LEVELS = {"sets": (1.0, 2.0), "mixture": (1.0, 2.0), "recovery": (0.25, 0.5, 1.0)}
+LEVELS = {"sets": (1.0, 2.0, 4.0), "mixture": (1.0, 2.0), "recovery": (0.25, 0.5, 1.0)}
 LOSS_AT = (0.1, 0.25, 0.6)
 MIXTURE_BASE, MIXTURE_COUNT = 5, 300
 RESTARTS, RESTART_LOW = 3, 0.1
