@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from isdo.hosts import request
-from isdo.hosts.request import CONTROLS
+from isdo.hosts.request import CONTROLS, SAMPLER
 from isdo.settings import FIELDS, Settings
 
 ROOT = Path(__file__).parents[1]
@@ -22,22 +22,22 @@ def test_every_setting_has_another_value_to_try():
 def test_keys_labels_and_infotext_names_are_told_apart():
     for names in zip(*((field.key, field.label, field.infotext) for field in CONTROLS), strict=True):
         assert len(set(names)) == len(CONTROLS)
-    assert "enabled" not in DEFAULTS and len(set(request.INFOTEXT_KEYS)) == len(CONTROLS) + 1
+    assert "enabled" not in DEFAULTS and len(set(SAMPLER.infotext_keys)) == len(CONTROLS) + 1
 
 
 def test_a_list_is_enabled_and_then_the_settings_in_order():
-    assert request.read_args([True, *OTHER.values()]) == OTHER
-    assert request.read_args([True, "multistep", None, 8]) == {"solver": "multistep", "modes": 8}
+    assert SAMPLER.read_args([True, *OTHER.values()]) == OTHER
+    assert SAMPLER.read_args([True, "multistep", None, 8]) == {"solver": "multistep", "modes": 8}
 
 
 @pytest.mark.parametrize("args", [[], [False], [None], [False, *OTHER.values()], [{"enabled": False, "order": 2}]])
 def test_what_is_off_asks_for_nothing(args):
-    assert request.read_args(args) == {}
+    assert SAMPLER.read_args(args) is None
 
 
 def test_names_need_not_say_enabled():
-    assert request.read_args([{"order": 2, "tau": None}]) == {"order": 2}
-    assert request.read_args([{"enabled": True, "order": 2}, "the page's", "values"]) == {"order": 2}
+    assert SAMPLER.read_args([{"order": 2, "tau": None}]) == {"order": 2}
+    assert SAMPLER.read_args([{"enabled": True, "order": 2}, "the page's", "values"]) == {"order": 2}
 
 
 @pytest.mark.parametrize(
@@ -55,16 +55,16 @@ def test_names_need_not_say_enabled():
 )
 def test_what_makes_no_sense_is_refused_in_words(args, said):
     with pytest.raises(ValueError, match=said):
-        request.read_args(args)
+        SAMPLER.read_args(args)
 
 
 def test_the_nearer_word_counts():
     stored, axes = {"order": 2, "tau": "log"}, {"order": 4}
-    assert request.resolve({}) == DEFAULTS
-    assert request.resolve(stored, [True, None, None, None, 3], axes) == {**DEFAULTS, "order": 4, "tau": "log"}
-    assert request.resolve(stored, [{"order": 3}])["order"] == 3
+    assert SAMPLER.resolve({}) == SAMPLER.resolve({}, None, None) == DEFAULTS
+    assert SAMPLER.resolve(stored, {"order": 3}, axes) == {**DEFAULTS, "order": 4, "tau": "log"}
+    assert SAMPLER.resolve(stored, {"order": 3})["order"] == 3
     with pytest.raises(ValueError, match="Settings > ISDO: order is 7"):
-        request.resolve({"order": 7})
+        SAMPLER.resolve({"order": 7})
 
 
 def test_the_solver_gets_its_own_settings():
@@ -73,11 +73,11 @@ def test_the_solver_gets_its_own_settings():
 
 def test_the_infotext_tells_what_differs_and_nothing_else():
     params = {"Steps": 8, request.CALLS: 16, "ISDO order": 2}
-    request.write(params, DEFAULTS)
+    SAMPLER.write(params, DEFAULTS)
     assert params == {"Steps": 8}
-    request.write(params, {**DEFAULTS, "response": 0.25})
+    SAMPLER.write(params, {**DEFAULTS, "response": 0.25})
     assert params == {"Steps": 8, "ISDO response": 0.25}
-    request.clear(params)
+    SAMPLER.clear(params)
     assert params == {"Steps": 8}
 
 
@@ -85,16 +85,16 @@ def test_the_infotext_tells_what_differs_and_nothing_else():
 @pytest.mark.parametrize("values", [DEFAULTS, OTHER])
 def test_the_infotext_comes_back_as_it_went(place, values):
     params = {}
-    request.write(params, values)
+    SAMPLER.write(params, values)
     text = {key: str(value) for key, value in params.items()}
-    assert request.read({"Sampler": "Euler", **text, place: "ISDO"}) == values
+    assert SAMPLER.read({"Sampler": "Euler", **text, place: "ISDO"}) == values
 
 
 def test_pictures_of_others_and_bad_infotext():
-    assert request.read({"Sampler": "Euler", "ISDO order": "2"}) is None
+    assert SAMPLER.read({"Sampler": "Euler", "ISDO order": "2"}) is None
     for wrong in ("9", "two", "2.5"):
         with pytest.raises(ValueError, match="order is"):
-            request.read({"Sampler": "ISDO", "ISDO order": wrong})
+            SAMPLER.read({"Sampler": "ISDO", "ISDO order": wrong})
 
 
 def test_the_schema_describes_every_setting():
