@@ -86,7 +86,7 @@ class RefineSampler(sd_samplers_kdiffusion.KDiffusionSampler):
     def __init__(self, sd_model, task):
         super().__init__(self.solve, sd_model)
         self.config = sd_samplers_common.SamplerData(REFINE.name, None, [], {})
-        self.task, self.run, self.kept = task, None, None
+        self.task, self.picture, self.kept = task, None, None
         self.best, self.finished, self.counted, self.problem = None, [], None, None
 
     def get_sigmas(self, p, steps):
@@ -96,7 +96,7 @@ class RefineSampler(sd_samplers_kdiffusion.KDiffusionSampler):
     def sample_img2img(self, p, x, noise, conditioning, unconditional_conditioning, steps=None, image_conditioning=None):
         """Return the pictures x refined; those of the last finished iteration if stopped, x itself if something went wrong."""
         self.kept = p.nmask if getattr(p, "mask", None) is not None else None
-        self.run = run = copy.copy(p)
+        self.picture = run = copy.copy(p)
         run.extra_generation_params, run.denoising_strength = {}, 1.0
         run.mask = run.nmask = None  # the host would blend the first picture in at every noise level
         seeds = [(int(seed) + SEED_OFFSET) % 2**63 for seed in p.seeds[: len(x)]]
@@ -117,12 +117,12 @@ class RefineSampler(sd_samplers_kdiffusion.KDiffusionSampler):
         try:
             settings, way = self.task.settings, {}
             if self.task.values["same"]:
-                way, calls_a_step = same_way(self.run, self.task.steps)
+                way, calls_a_step = same_way(self.picture, self.task.steps)
                 settings = replace(settings, calls=max(settings.calls // calls_a_step, 1))
             with devices.without_autocast():
                 return refine(
                     self.counted, latent, extra_args, self.finish, disable, settings=settings, mask=self.kept,
-                    noise=lambda like: self.run.rng.next().to(like), **way,
+                    noise=lambda like: self.picture.rng.next().to(like), **way,
                 ).x  # fmt: skip
         except (ValueError, RuntimeError, Refused) as error:
             self.problem = str(error)
@@ -266,9 +266,9 @@ def before_picture(p, script, args):
         p.isdo_refining = task = asked_by_accordion(p, args)
         if task is None:
             return
-        task.args = p.script_args
-        off = [False] + [None] * (script.args_to - script.args_from - 1)
-        p.script_args = (*p.script_args[: script.args_from], *off, *p.script_args[script.args_to :])
+    task.args = p.script_args
+    off = [False] + [None] * (script.args_to - script.args_from - 1)
+    p.script_args = (*p.script_args[: script.args_from], *off, *p.script_args[script.args_to :])
     p.extra_generation_params.update(task.told(task.settings.iterations, task.calls))
 
 
@@ -349,8 +349,7 @@ def after_picture(p, processed):
     for image, text in task.pictures:
         processed.images.append(image)
         processed.infotexts.append(text)
-    if not task.by_script:
-        p.script_args = task.args
+    p.script_args = task.args
     p.isdo_refining = None
 
 
