@@ -674,7 +674,7 @@ def asked(kind="txt2img", **changes):
     p = Picture(
         **vars(picture(sampler_name="Euler", scheduler="Karras")), kind=kind, n_iter=1, batch_size=1, seed=1, sd_model=None,
         prompt="[cat:dog:.5]", hr_second_pass_steps=0, subseed_strength=0.0, comments={}, do_not_save_samples=False,
-        outpath_samples="out",
+        outpath_samples="out", override_settings={},
     )  # fmt: skip
     if kind == "img2img":
         p.init_images = torch.randn(1, *p.shape, generator=torch.Generator().manual_seed(9)) * 0.5 + MEAN

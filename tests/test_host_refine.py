@@ -139,6 +139,8 @@ def test_the_settings_page_counts_where_the_picture_says_nothing(a1111):
     got = draw(a1111, asked(steps=12), **ON)
     assert ours(got.texts[0])["ISDO refine noise"] == 0.5
     assert ours(draw(a1111, asked(steps=12), refine=[{"noise": 1.0}]).texts[0]) == {"ISDO refine": "4 iterations, 12 calls"}
+    p = asked("img2img", steps=12, override_settings={"isdo_refine_noise": 0.25, "other": 1})
+    assert ours(script(a1111, p).texts[0])["ISDO refine noise"] == 0.25
 
 
 def test_pictures_do_not_know_their_neighbours(host):

@@ -363,7 +363,10 @@ def run_script(p, args):
         Refused: arguments that make no sense.
     """
     with refusing():
-        values = REFINE.resolve(stored_defaults(REFINE), REFINE.read_args(args, switch=False))
+        mine = {REFINE.option(field): field.key for field in REFINE.fields}
+        # the host puts these into the settings later, when it draws
+        override = {mine[name]: value for name, value in p.override_settings.items() if name in mine}
+        values = REFINE.resolve(stored_defaults(REFINE) | override, REFINE.read_args(args, switch=False))
         if p.scripts is None:
             raise ValueError(f"{REFINE.name} is a script and p has none: give p the img2img scripts")
         settings = request.refine_settings(values, p.steps)
