@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from isdo.hosts import request
-from isdo.hosts.request import CONTROLS, SAMPLER
-from isdo.settings import FIELDS, Settings
+from isdo.hosts.request import CONTROLS, REFINE, REFINE_CONTROLS, SAMPLER, refine_settings
+from isdo.settings import FIELDS, RefineSettings, Settings
 
 ROOT = Path(__file__).parents[1]
 DEFAULTS = {field.key: field.default for field in CONTROLS}
@@ -107,7 +107,46 @@ def test_the_schema_describes_every_setting():
 
 def test_the_documentation_lists_every_setting():
     rows = [line for line in (ROOT / "docs" / "webui.md").read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
-    for field in CONTROLS:
+    for field in (*CONTROLS, *REFINE_CONTROLS):
         allowed = ", ".join(field.choices) if field.choices else f"{field.low} to {field.high}".replace(".0", "")
-        assert f"| {field.label} | `{field.key}` | {field.default} | {allowed} | {field.help} |" in rows
-    assert len(rows) == len(CONTROLS) + 1
+        allowed = "true, false" if field.kind is bool else allowed
+        default = str(field.default).lower() if field.kind is bool else field.default
+        assert f"| {field.label} | `{field.key}` | {default} | {allowed} | {field.help} |" in rows
+    assert len(rows) == len(CONTROLS) + len(REFINE_CONTROLS) + 2
+
+
+@pytest.mark.parametrize("drawn", range(0, 40))
+def test_the_refinement_as_it_comes_costs_no_more_than_the_picture(drawn):
+    got = refine_settings(REFINE.defaults, drawn)
+    assert 1 <= got.iterations * got.calls <= max(drawn, 1)
+    assert got.calls == min(3, max(drawn, 1)) and (got == RefineSettings()) is (drawn >= 12)
+    for asked in ({"iterations": 5}, {"calls": 2}, {"iterations": 1}):
+        chosen = refine_settings(REFINE.defaults | asked, drawn)
+        assert chosen == RefineSettings(**asked)
+    assert refine_settings(REFINE.defaults | {"noise": 2.0, "lock": 0}, drawn).iterations == got.iterations
+
+
+def test_a_script_s_list_has_no_switch():
+    assert REFINE.read_args([2, 3], switch=False) == {"iterations": 2, "calls": 3} and REFINE.read_args([], switch=False) == {}
+    assert REFINE.read_args([{"noise": 0.5}], switch=False) == {"noise": 0.5}
+    for wrong, said in (([True], "iterations is True"), ([{"enabled": True}], "no setting enabled"), ([1] * 18, "18 arguments")):
+        with pytest.raises(ValueError, match=said):
+            REFINE.read_args(wrong, switch=False)
+    assert REFINE.read_args([True]) == {} and REFINE.read_args([False, 2]) is None
+
+
+def test_what_was_refined_is_told_and_read():
+    values = {**REFINE.defaults, "undo": False, "noise": 0.5, "generators": "all"}
+    params = {"Steps": 8}
+    REFINE.write(params, values)
+    assert params == {"Steps": 8, "ISDO refine undo": False, "ISDO refine noise": 0.5, "ISDO refine generators": "all"}
+    text = {key: str(value) for key, value in params.items()}
+    assert REFINE.read(text) is None and REFINE.read({**text, "ISDO refine": "1 iteration, 3 calls"}) == values
+    REFINE.clear(params)
+    assert params == {"Steps": 8}
+
+
+def test_the_two_forms_share_no_name():
+    assert not set(SAMPLER.infotext_keys) & set(REFINE.infotext_keys)
+    options = [form.option(field) for form in (SAMPLER, REFINE) for field in form.fields]
+    assert len(set(options)) == len(options)
