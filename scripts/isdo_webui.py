@@ -54,6 +54,9 @@ else:
         def process_batch(self, p, *args, batch_number, **kwargs):
             webui.refinement.before_batch(p, batch_number)
 
+        def process_before_every_sampling(self, p, *args, **kwargs):
+            webui.refinement.before_sampling(p)
+
         def before_hr(self, p, *args):
             webui.refinement.before_hires(p)
 

@@ -208,6 +208,9 @@ class Script:
     def process_batch(self, p, *args, **kwargs):
         pass
 
+    def process_before_every_sampling(self, p, *args, **kwargs):
+        pass
+
     def before_hr(self, p, *args):
         pass
 
@@ -542,6 +545,7 @@ class Host:
 
     def sample(self, p, hook):
         noise = p.rng.next()
+        hook("process_before_every_sampling", x=noise, noise=noise, c=p.c, uc=p.uc)
         if p.kind == "img2img":
             samples = p.sampler.sample_img2img(p, p.init_latent, noise, p.c, p.uc, image_conditioning=p.image_conditioning)
             return samples if p.mask is None else samples * p.nmask + p.init_latent * p.mask

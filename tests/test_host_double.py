@@ -39,6 +39,7 @@ SIGNATURES = {
     "modules/scripts.py:Script.process": Script.process,
     "modules/scripts.py:Script.process_batch": Script.process_batch,
     "modules/scripts.py:Script.before_hr": Script.before_hr,
+    "modules/scripts.py:Script.process_before_every_sampling": Script.process_before_every_sampling,
     "modules/scripts.py:Script.post_sample": Script.post_sample,
     "modules/scripts.py:Script.postprocess_image": Script.postprocess_image,
     "modules/scripts.py:Script.postprocess": Script.postprocess,

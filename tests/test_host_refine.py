@@ -175,6 +175,41 @@ def test_the_sampler_isdo_and_the_refinement_go_together(host):
     assert got.texts[0]["ISDO order"] == 2 and got.texts[0]["ISDO refine"] == "4 iterations, 12 calls"
 
 
+class Table:
+    """A checkpoint's noise levels, which its host may change."""
+
+    def __init__(self):
+        self.sigmas = self.usual = torch.ones(2)
+
+    def set_sigmas(self, sigmas):
+        self.sigmas = sigmas
+
+
+@pytest.mark.parametrize("name", ["predictor", "model_sampling"])
+def test_the_model_has_the_noise_levels_that_it_drew_with(name, monkeypatch):
+    with started(forge=True).running() as host:
+        host.load()
+        table, changed, found = Table(), torch.zeros(2), []
+        unet = SimpleNamespace(model=SimpleNamespace(**{name: table}))
+        p = asked(steps=12, sd_model=SimpleNamespace(forge_objects=SimpleNamespace(unet=unet)))
+        sample, refined = host.sample, sys.modules["isdo.hosts.refinement"].Counted.__call__
+
+        def with_other_levels(p, hook):
+            table.set_sigmas(changed)
+            samples = sample(p, hook)
+            table.set_sigmas(table.usual)
+            return samples
+
+        def looked_at(self, *args, **kwargs):
+            found.append(table.sigmas is changed)
+            return refined(self, *args, **kwargs)
+
+        monkeypatch.setattr(host, "sample", with_other_levels)
+        monkeypatch.setattr(sys.modules["isdo.hosts.refinement"].Counted, "__call__", looked_at)
+        draw(host, p, **ON)
+        assert found == [True] * 12 and table.sigmas is table.usual
+
+
 # ----------------------------------------------------------------------------------------------------------- what it costs
 
 

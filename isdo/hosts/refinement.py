@@ -9,7 +9,7 @@ from modules import devices, errors, images, processing, rng, sd_samplers, sd_sa
 
 from ..refinement import SEED_OFFSET, refine
 from ..settings import RefineSettings
-from . import request
+from . import forge, request
 from .picture import Refused, refusing, stored_defaults
 from .request import NAME, REFINE
 
@@ -25,6 +25,7 @@ class Refining:
         steps: of the schedule in whose pace to go, where it is the picture's own.
         drawn: calls of the pass whose pictures are refined; the denoiser's counter goes on from there.
         args: p.script_args as they came.
+        levels: noise levels of the model while the host sampled, where it may change them.
         pictures: [(picture, infotext)] to be shown behind the finished ones.
     """
 
@@ -35,6 +36,7 @@ class Refining:
     steps: int
     drawn: int = 0
     args: object = None
+    levels: torch.Tensor | None = None
     pictures: list = field(default_factory=list)
 
     @property
@@ -303,6 +305,13 @@ def before_batch(p, batch):
         bar.updateTotal(before + p.n_iter * max(task.calls, 1))
 
 
+def before_sampling(p):
+    """Remember the noise levels that the model has now."""
+    task = task_of(p)
+    if task is not None:
+        task.levels = getattr(forge.noise_table(p.sd_model), "sigmas", None)
+
+
 def before_hires(p):
     """Have the second pass refined as soon as it is sampled: after it the host decodes at once."""
     task = task_of(p)
@@ -335,7 +344,7 @@ def refined(p, task, samples, conditioning, unconditional_conditioning, image_co
         REFINE.clear(p.extra_generation_params)
         return samples
     state.nextjob()
-    with precision():
+    with precision(), forge.noise_levels(p.sd_model, task.levels):
         return RefineSampler(p.sd_model, task).sample_img2img(
             p, samples, samples, last(conditioning), last(unconditional_conditioning), image_conditioning=image_conditioning
         )
