@@ -125,6 +125,8 @@ class CFGDenoiser:
         host = self.sampler.host
         seen = SimpleNamespace(step=self.step, total=self.total_steps, sigma=float(sigma[0]), x=x.clone(), masked=self.mask)
         seen.prompts = None if cond is None else [at_step(part.schedules, self.step) for parts in cond.batch for part in parts]
+        seen.negative = None if uncond is None else [at_step(schedule, self.step) for schedule in uncond]
+        seen.image_cond = image_cond
         host.seen.append(seen)
         if host.interrupt_at is not None and len(host.seen) > host.interrupt_at:
             host.state.interrupted = True
@@ -529,7 +531,7 @@ class Host:
             p.rng = ImageRNG(p.shape, p.seeds)
             hook("process_batch", batch_number=batch, prompts=p.prompts, seeds=p.seeds, subseeds=p.subseeds)
             total = p.find_total(self, p.steps)
-            p.c, p.uc = Conds([p.schedule(total)] * p.batch_size), [[(total, "bad")]] * p.batch_size
+            p.c, p.uc = Conds([p.schedule(total)] * p.batch_size), [[(3, "bad"), (total, "worse")]] * p.batch_size
             ps = SimpleNamespace(samples=self.sample(p, hook))
             hook("post_sample", ps)
             images = ps.samples if isinstance(ps.samples, Decoded) else Decoded(ps.samples)

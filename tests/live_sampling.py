@@ -42,3 +42,12 @@ def test_it_is_right_where_the_answer_is_known(found):
 def test_no_key_of_ours_and_no_neighbour(found):
     assert not any(key.startswith("ISDO") for key in found["isdo"]["params"])
     assert found["alone"]["first"] == found["isdo"]["first"]
+
+
+def test_the_accordion_s_hooks_refine_what_was_sampled(found):
+    got = found["refined"]
+    assert got["comments"] == [] and got["params"]["ISDO refine"] == "4 iterations, 12 calls"
+    assert got["calls"] == 24 and got["steps"] == 12 and got["dtype"] == "torch.float32"
+    assert got["change"] > 0.1 and got["means"] < 1e-5  # repainted, and the lock held
+    assert 0.35 < got["spread"] < 0.65  # of a Gaussian with 0.5
+    assert found["refined alone"]["checksum"] == got["checksum"]

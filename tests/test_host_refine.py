@@ -158,6 +158,7 @@ def test_img2img_is_refined_after_its_own_pass(host):
     plain = draw(host, p)
     got = draw(host, asked("img2img", steps=20, denoising_strength=0.6), **ON)
     assert len(plain.calls) == 13 and torch.equal(got.x, by_hand(host, plain.x, [1]))
+    assert [call.image_cond.item() for call in got.calls] == [1] * 25  # img2img's own, for checkpoints that look at it
 
 
 def test_hires_is_refined_after_the_second_pass_and_once(host):
@@ -252,6 +253,7 @@ def test_the_counter_goes_on_and_the_prompt_stays_the_last_one(host):
     got = draw(host, asked(steps=12), **ON)
     assert [call.step for call in got.calls] == list(range(24))
     assert [call.prompts for call in got.calls] == [["cat"]] * 7 + [["dog"]] * 17
+    assert [call.negative for call in got.calls] == [["bad"]] * 4 + [["worse"]] * 20
     assert {call.total for call in got.calls[12:]} == {24}
     assert got.p.c.batch[0][0].schedules == [(6, "cat"), (12, "dog")]  # the picture's own are as they were
 

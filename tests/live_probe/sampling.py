@@ -58,16 +58,30 @@ def fake_model(torch):
 def main():
     initialise()
     import torch
-    from modules import prompt_parser, rng, script_loading, sd_models, sd_samplers, sd_samplers_kdiffusion, shared
+    from modules import prompt_parser, rng, script_loading, scripts, sd_models, sd_samplers, sd_samplers_kdiffusion, shared
 
     shared.opts.data["live_previews_enable"] = False
     sys.path.insert(0, ROOT)
-    script_loading.load_module(os.path.join(ROOT, "scripts", "isdo_webui.py"))
+    loaded = script_loading.load_module(os.path.join(ROOT, "scripts", "isdo_webui.py"))
     sys.path.remove(ROOT)
     sd_samplers_kdiffusion.sampling_prepare = lambda *a, **k: None
     sd_samplers_kdiffusion.sampling_cleanup = lambda *a, **k: None
 
-    def run(name, steps, batch=2, scheduler="Karras"):
+    def refined(p, samples, conds):
+        """Let the accordion's own hooks refine the samples, as the host calls them."""
+        p.c, p.uc = conds
+        p.subseeds, p.subseed_strength, p.n_iter, p.comment = p.seeds, 0.0, 1, lambda text: p.comments.append(text)
+        p.image_conditioning, p.comments = samples.new_zeros(1, 5, 1, 1), []
+        accordion, p.script_args = loaded.RefineAccordion(), (0, True)
+        accordion.args_from, accordion.args_to = 1, 2
+        accordion.process(p, True)
+        accordion.process_batch(p, True, batch_number=0)
+        accordion.process_before_every_sampling(p, True)
+        ps = scripts.PostSampleArgs(samples)
+        accordion.post_sample(p, ps, True)
+        return ps.samples
+
+    def run(name, steps, batch=2, scheduler="Karras", refine=False):
         model = fake_model(torch)
         sd_models.model_data.set_sd_model(model)
         part = prompt_parser.ScheduledPromptConditioning(steps, torch.zeros(77, 8))
@@ -76,26 +90,32 @@ def main():
             sampler_name=name, scheduler=scheduler, steps=steps, cfg_scale=3.0, is_hr_pass=False, enable_hr=False, hr_cfg=1.0,
             hr_scheduler=None, sampler_noise_scheduler_override=None, eta=None, s_churn=0.0, s_tmin=0.0, s_tmax=float("inf"),
             s_noise=1.0, s_min_uncond=0.0, extra_generation_params={}, rng=rng.ImageRNG((4, 16, 16), list(range(batch))),
-            seeds=[0] * batch, all_seeds=[0] * batch, iteration=0, batch_size=batch, refiner_switch_at=None, scripts=None,
+            seeds=list(range(batch)), all_seeds=list(range(batch)),
+            iteration=0, batch_size=batch, refiner_switch_at=None, scripts=None,
             refiner_checkpoint_info=None, denoising_strength=0.5, sd_model=model, width=128, height=128, tiling=False,
         )  # fmt: skip
         sampler = sd_samplers.create_sampler(name, model)
         noise = p.rng.next()
         with torch.inference_mode(), contextlib.redirect_stdout(sys.stderr):
-            out = sampler.sample(
-                p, noise, prompt_parser.MulticondLearnedConditioning((batch,), composed), [[part]] * batch,
-                image_conditioning=noise.new_zeros(1, 5, 1, 1),
-            )  # fmt: skip
+            conds = prompt_parser.MulticondLearnedConditioning((batch,), composed), [[part]] * batch
+            out = sampler.sample(p, noise, *conds, image_conditioning=noise.new_zeros(1, 5, 1, 1))
+            if refine:
+                drawn, out = out, refined(p, out, conds)
         start = sampler.get_sigmas(p, steps)[0]
         exact = MEAN + (noise * start - MEAN) * SPREAD / (SPREAD**2 + start**2) ** 0.5
         return {
             "error": float((out - exact).square().mean().sqrt()), "calls": len(model.calls), "dtype": str(out.dtype),
             "first": out[0].double().sum().item(), "params": p.extra_generation_params,
+            **({"comments": p.comments, "spread": float(out.std()), "steps": shared.state.sampling_steps,
+                "change": float((out - drawn).square().mean().sqrt()),
+                "means": float((out - drawn).mean((-2, -1)).abs().max()),
+                "checksum": out[0].double().square().sum().item()} if refine else {}),
         }  # fmt: skip
 
     names = [sampler.name for sampler in sd_samplers.all_samplers]
     found = {"names": names.count("ISDO"), "isdo": run("ISDO", 8), "alone": run("ISDO", 8, 1), "euler": run("Euler", 8)}
     found["euler fine"] = run("Euler", 200)
+    found["refined"], found["refined alone"] = run("Euler", 12, refine=True), run("Euler", 12, 1, refine=True)
     with open(os.path.join(DATA, "found.json"), "w") as file:  # some hosts keep stdout for themselves
         json.dump(found, file)
 
