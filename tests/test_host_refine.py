@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hostdouble import Host, HTTPException, ImageRNG, Script, asked
+from hostdouble import Host, HTTPException, ImageRNG, Script, asked, sample_sde
 
 import isdo
 from isdo.hosts.request import REFINE, REFINE_CONTROLS, SAMPLER
@@ -262,6 +262,7 @@ def test_the_counter_of_the_script_runs_over_all_calls(host):
     got = script(host, asked("img2img", steps=20))
     assert [call.step for call in got.calls] == list(range(12)) and {call.total for call in got.calls} == {12}
     assert [call.prompts for call in got.calls] == [["cat"]] * 7 + [["dog"]] * 5
+    assert got.texts[0]["Steps"] == 20  # as the page had it: its schedule is that of "Use same"
 
 
 # ------------------------------------------------------------------------------------------------ interrupt, skip, trouble
@@ -481,6 +482,21 @@ def test_noise_of_a_stochastic_sampler_is_the_picture_s_own(a1111):
     together = draw(a1111, asked(steps=12, sampler_name="SDE", batch_size=2), refine=[{"same": True}])
     alone = draw(a1111, asked(steps=12, sampler_name="SDE", seed=2), refine=[{"same": True}])
     assert torch.equal(together.x[1], alone.x[0])
+    plain = draw(a1111, asked(steps=12, sampler_name="SDE", seed=2))
+    rng, sigmas = ImageRNG(plain.x.shape[1:], [2 + SEED_OFFSET]), [call.sigma for call in plain.calls]
+
+    def by_sde(model, x, sigmas, extra_args, callback, disable):
+        return sample_sde(model, x, sigmas, {}, callback, disable, lambda *_: rng.next(), "heun")
+
+    expected = isdo.refine(
+        Model(a1111), plain.x, disable=True, noise=lambda x: rng.next(), sampler=by_sde, sigmas=torch.tensor([*sigmas, 0.0])
+    ).x
+    assert torch.equal(alone.x, expected)
+
+
+def test_what_the_host_s_sampler_notes_of_its_own_pass_is_not_told(a1111):
+    got = script(a1111, asked("img2img", steps=12), {"same": True})
+    assert "Schedule type" not in got.texts[0]  # nor extra noise, nor whatever else was not done
 
 
 def test_a_sampler_without_a_schedule_is_refused_in_words(a1111, monkeypatch):
