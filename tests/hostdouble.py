@@ -126,7 +126,7 @@ class CFGDenoiser:
         seen = SimpleNamespace(step=self.step, total=self.total_steps, sigma=float(sigma[0]), x=x.clone(), masked=self.mask)
         seen.prompts = None if cond is None else [at_step(part.schedules, self.step) for parts in cond.batch for part in parts]
         seen.negative = None if uncond is None else [at_step(schedule, self.step) for schedule in uncond]
-        seen.image_cond = image_cond
+        seen.image_cond, seen.half = image_cond, torch.is_autocast_enabled("cpu")
         host.seen.append(seen)
         if host.interrupt_at is not None and len(host.seen) > host.interrupt_at:
             host.state.interrupted = True
@@ -257,9 +257,9 @@ def too_high(n, sigma_min, sigma_max, device):
 class Host:
     """A WebUI in a test: ``forge`` chooses the family, ``prediction`` the model, ``schedules`` whether there is a list."""
 
-    def __init__(self, forge=False, prediction="epsilon", schedules=True, more_samplers=False):
+    def __init__(self, forge=False, prediction="epsilon", schedules=True, more_samplers=False, half=False):
         self.forge, self.prediction, self.predictor = forge, prediction, Predictor(prediction)
-        self.more_samplers = more_samplers
+        self.more_samplers, self.half = more_samplers, half
         self.seen, self.interrupt_at, self.refine_at, self.scripts_data = [], None, None, []
         self.skip_at = self.nan_at = None
         self.state, self.total_tqdm, self.saved, self.reported = State(), TotalTQDM(), [], []
@@ -370,7 +370,9 @@ class Host:
             "modules.shared", opts=self.opts, OptionInfo=OptionInfo, options_section=None, state=self.state,
             total_tqdm=self.total_tqdm,
         )  # fmt: skip
-        new("modules.devices", autocast=nullcontext, without_autocast=nullcontext, unet_needs_upcast=False)
+        on, off = (functools.partial(torch.autocast, "cpu", torch.bfloat16, enabled) for enabled in (True, False))
+        on, off = (on, off) if self.half else (nullcontext, nullcontext)
+        new("modules.devices", unet_needs_upcast=False, autocast=on, without_autocast=off)
         new("modules.errors", report=lambda message, *, exc_info=False: self.reported.append(message))
         new("modules.images", save_image=self.save_image)
         new("modules.rng", ImageRNG=ImageRNG)
@@ -532,7 +534,8 @@ class Host:
             hook("process_batch", batch_number=batch, prompts=p.prompts, seeds=p.seeds, subseeds=p.subseeds)
             total = p.find_total(self, p.steps)
             p.c, p.uc = Conds([p.schedule(total)] * p.batch_size), [[(3, "bad"), (total, "worse")]] * p.batch_size
-            ps = SimpleNamespace(samples=self.sample(p, hook))
+            with self.modules["modules.devices"].autocast():
+                ps = SimpleNamespace(samples=self.sample(p, hook))
             hook("post_sample", ps)
             images = ps.samples if isinstance(ps.samples, Decoded) else Decoded(ps.samples)
             self.state.nextjob()

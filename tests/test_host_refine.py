@@ -176,6 +176,18 @@ def test_the_sampler_isdo_and_the_refinement_go_together(host):
     assert got.texts[0]["ISDO order"] == 2 and got.texts[0]["ISDO refine"] == "4 iterations, 12 calls"
 
 
+@pytest.mark.parametrize("face", [draw, script])
+def test_a_host_in_half_precision_runs_its_model_in_it_and_our_numbers_in_full(face):
+    """AUTOMATIC1111's way; a lock of half precision would let the mean of a channel go."""
+    with started(half=True).running() as host:
+        host.load()
+        p = asked("img2img", steps=12, denoising_strength=0.99)
+        start = draw(host, p).x if face is draw else p.init_images
+        got = face(host, p, **ON) if face is draw else face(host, p)
+        assert torch.equal(got.x, by_hand(host, start, [1]))
+        assert all(call.half for call in got.calls)
+
+
 class Table:
     """A checkpoint's noise levels, which its host may change."""
 

@@ -89,7 +89,7 @@ class RefineSampler(sd_samplers_kdiffusion.KDiffusionSampler):
         super().__init__(self.solve, sd_model)
         self.config = sd_samplers_common.SamplerData(REFINE.name, None, [], {})
         self.task, self.picture, self.kept = task, None, None
-        self.best, self.finished, self.counted, self.problem = None, [], None, None
+        self.best, self.iterations, self.between, self.counted, self.problem = None, 0, [], None, None
 
     def get_sigmas(self, p, steps):
         """Return no noise at all: each iteration adds its own."""
@@ -133,27 +133,29 @@ class RefineSampler(sd_samplers_kdiffusion.KDiffusionSampler):
             self.problem = f"{type(error).__name__}: {error}"
         finally:
             if self.problem is not None:
-                self.best, self.finished = latent, []
+                self.best, self.iterations = latent, 0
             self.last_latent = self.best  # what the host gives back when it is interrupted
         return latent
 
     def finish(self, state):
         """Remember the picture after an iteration."""
-        self.best = state["x"]
-        self.finished.append(self.best)
+        if self.iterations and (self.task.values["show"] or self.task.values["save"]):
+            self.between.append(self.best)
+        self.best, self.iterations = state["x"], self.iterations + 1
 
     def tell(self, p):
-        """Write the infotext, say what went wrong, and keep the pictures in between that were asked for."""
+        """Write the infotext, and say what went wrong."""
         REFINE.clear(p.extra_generation_params)
         if self.problem is not None:
             comment(p, f"the picture is as it was before the refinement. {self.problem}")
-        if not self.finished:
-            return
-        p.extra_generation_params.update(self.task.told(len(self.finished), self.counted.calls))
-        if not (self.task.values["show"] or self.task.values["save"]):
-            return
+        if self.iterations:
+            p.extra_generation_params.update(self.task.told(self.iterations, self.counted.calls))
+            self.keep_pictures(p)
+
+    def keep_pictures(self, p):
+        """Save the pictures in between, and keep those that are to be shown."""
         save = self.task.values["save"] and p.save_samples()
-        for k, latents in enumerate(self.finished[:-1], 1):
+        for k, latents in enumerate(self.between, 1):
             for i in range(len(latents)):
                 image = sd_samplers.sample_to_image(latents, i, approximation=0)
                 text = processing.create_infotext(
