@@ -241,6 +241,8 @@ def test_who_says_how_many_calls_gets_them(a1111):
 def test_both_passes_and_both_calls_of_a_step_count_as_drawn(a1111):
     hires = {"steps": 5, "enable_hr": True, "hr_second_pass_steps": 3, "denoising_strength": 0.6}
     assert ours(draw(a1111, asked(**hires), **ON).texts[0]) == {"ISDO refine": "2 iterations, 6 calls"}
+    again = asked(**hires, firstpass_image=object())  # the button that makes hires of a finished picture
+    assert sys.modules["isdo.hosts.refinement"].passes(again) == [3]
     assert ours(draw(a1111, asked(steps=6, sampler_name="Heun"), **ON).texts[0]) == {"ISDO refine": "4 iterations, 12 calls"}
 
 

@@ -222,10 +222,11 @@ def passes(p):
     """Return the model calls of each pass that a picture is drawn in."""
     if hasattr(p, "init_images"):
         return [calls_of(p.sampler_name, sd_samplers_common.setup_img2img_steps(p)[1] + 1)]
-    first = [] if getattr(p, "firstpass_image", None) is not None else [calls_of(p.sampler_name, p.steps)]
-    if getattr(p, "enable_hr", False):
-        return [*first, calls_of(p.hr_sampler_name or p.sampler_name, p.hr_second_pass_steps or p.steps)]
-    return first
+    first = calls_of(p.sampler_name, p.steps)
+    if not getattr(p, "enable_hr", False):
+        return [first]
+    second = calls_of(p.hr_sampler_name or p.sampler_name, p.hr_second_pass_steps or p.steps)
+    return [first, second] if getattr(p, "firstpass_image", None) is None else [second]
 
 
 def last(conds):
