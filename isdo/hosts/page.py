@@ -110,6 +110,7 @@ def axis_choices(field):
 
 
 def axis_value(field, value):
+    """Return the value of a cell in the field's type."""
     return field.read(value) if field.kind is bool and isinstance(value, str) else value
 
 
