@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .quadrature import TAUS, extrapolation_weights, step_shares, step_total
+from .quadrature import BETWEEN, TAUS, extrapolation_weights, step_shares, step_total
 
 # Shares of explained variance from which a fit is believed; trust grows linearly from there to one. What falls short is
 # stepped with S = 0 and ends on D itself, as every host expects: on trained nets a half-believed fit costs accuracy.
@@ -22,9 +22,11 @@ STRETCH = 8
 # The variables of interpolation that "auto" lets compete: cautious in long first steps and under guidance, and bold.
 AUTO = (TAUS["sigma"], TAUS["log1p"])
 # While noise outweighs the picture (a/s below DIM), how strongly D follows it tells plain models from strongly guided ones,
-# which overshoot. Below GENTLE the first prediction is bold; from STEEP on corrections are taken by less than half, but for
-# steps shorter than SHORT in log r, so that the order of convergence stays.
-DIM, GENTLE, STEEP, SHORT = 0.5, 0.25, 0.7, 0.1
+# which overshoot. Below GENTLE the first prediction is bold; around STEEP corrections begin to be taken in part, down to
+# LEAST of them, but for steps shorter than SHORT in log r, so that the order of convergence stays.
+DIM, GENTLE, STEEP, LEAST, SHORT = 0.5, 0.25, 0.6, 0.3, 0.1
+# The end is foreseen over so many times the last step at most.
+REACH = 2.0
 # The response is learned from that many evaluations back, against a prior worth that many steps.
 MEMORY, PRIOR = 3, 8.0
 # A step in log sigma that is shorter than this share of the one before it, or than this, is none: see `is_twin`.
@@ -90,8 +92,8 @@ def fit_modes(change_denoised, change_noise, spectrum):
 
 
 def falling(value, half):
-    """Return 1 at 0, a half at ``half``, and all but 0 from twice that on."""
-    return 1 / (1 + (value / half) ** 4)
+    """Return 1 at 0, a half at ``half``, and all but 0 from half as much again on."""
+    return 1 / (1 + (value / half) ** 8)
 
 
 def is_twin(sigmas):
@@ -149,10 +151,11 @@ class Multistep:
         settings: Settings.
         like: a tensor of the state's dtype, on its device.
         window: Whole or Masked.
+        low: the smallest sigma that the model knows, 0 if it does not say.
     """
 
-    def __init__(self, path, spectrum, settings, like, window):
-        self.path, self.spectrum, self.settings, self.window = path, spectrum, settings, window
+    def __init__(self, path, spectrum, settings, like, window, low=0.0):
+        self.path, self.spectrum, self.settings, self.window, self.low = path, spectrum, settings, window, low
         self.taus = AUTO if settings.tau == "auto" else (TAUS[settings.tau],)
         self.fitted = spectrum.lowest(settings.modes) if settings.power == "fitted" else None
         self.response = spectrum.spread((settings.response * (1 - 0.75 * spectrum.height_of))[None], like)
@@ -205,17 +208,19 @@ class Multistep:
         self.trust = spread(torch.maximum(band_trust, mode_trust) * self.fitted, own)
 
     def measure_gain(self):
-        """Return |dD| / (r^2 |de|) (B, 1) over the last step, r = s/a, weighted to the bands where D changes.
+        """Take the largest |dD| / (r^2 |de|) (B, 1) of any step so far, r = s/a, weighted to the bands where D changes.
 
-        It is S/r^2 on a Gaussian. None where the picture outweighs the noise: what D does there is no sign of anything.
+        It is S/r^2 on a Gaussian. Where the picture outweighs the noise, what D does is no sign of anything; a model that was
+        steep before is still guided there.
         """
         new = self.history[0]
         if new.signal >= DIM * new.sigma:
-            return None
+            return
         denoised, noise = (self.spectrum.inner(v, v) for v in self.change)
         tiny = torch.finfo(self.spectrum.precision).tiny ** 0.5
         scale = (new.signal / new.sigma) ** 2
-        return scale * denoised.sum(1, keepdim=True) / ((denoised * noise).sqrt().sum(1, keepdim=True) + tiny)
+        gain = scale * denoised.sum(1, keepdim=True) / ((denoised * noise).sqrt().sum(1, keepdim=True) + tiny)
+        self.gain = gain if self.gain is None else torch.maximum(self.gain, gain)
 
     def take(self, evaluation, x):
         """Return the correction to x as far as it is taken: where D is steep, a full one would overshoot and swing back."""
@@ -223,8 +228,8 @@ class Multistep:
             return x
         old = self.history[1]
         length = 1.0 if old.signal == 0 else math.log(old.sigma * evaluation.signal / (evaluation.sigma * old.signal))
-        part = falling(self.gain * min(1.0, length / SHORT), STEEP)[:, :, None].to(x.dtype)
-        return torch.lerp(evaluation.state, x, torch.maximum(part, self.trust))
+        part = LEAST + (1 - LEAST) * falling(self.gain * min(1.0, length / SHORT), STEEP)
+        return torch.lerp(evaluation.state, x, torch.maximum(part[:, :, None].to(x.dtype), self.trust))
 
     def residual(self, evaluation):
         """Return (m, lift): m = D - S e where the model was called, and what the correction of x since then adds to it.
@@ -292,11 +297,8 @@ class Multistep:
         found = [self.residual(e) for e in self.history]
         self.learn_response(found)
         residuals = self.lifted(self.history[: self.settings.order + 1], found)
-        self.gain = self.measure_gain()
-        self.rules = self.weigh_rules(residuals)
-        rules = {}
-        for (_, tau), weight in self.rules.items():
-            rules[len(residuals), tau] = rules.get((len(residuals), tau), 0) + weight
+        self.measure_gain()
+        self.rules, between = self.weigh_rules(residuals), {(len(residuals), BETWEEN): 1}
         first, steps = self.history[-1], len(self.history) - 1
         blind = first.signal <= BLIND * first.sigma and steps < len(residuals)  # else the first node is none any more
         if self.settings.corrector == 0 or not blind:
@@ -306,7 +308,7 @@ class Multistep:
             steps -= 1
         for i in range(steps, 0, -1):
             done = self.history[i - 1]
-            x = self.step(self.history[i], done.sigma, residuals, rules)
+            x = self.step(self.history[i], done.sigma, residuals, between)
             # what a trusted fit has settled stays: later fits of a large S, from changes of e that vanish, are rounding
             done.corrected = self.take(done, x) if done.settled is None else torch.lerp(x, done.corrected, done.settled)
             done.settled = self.trust
@@ -336,8 +338,30 @@ class Multistep:
         return {rule: trust / total for rule, trust in trusts.items()}
 
     def predict(self, end):
-        """Return x (modes) at the next sigma. The step to 0 is of first order: no m is extrapolated to where no call was."""
+        """Return x (modes) at the next sigma. In the step to 0 no m is extrapolated to where no call can be."""
         rules = self.rules if end > 0 else {(1, self.taus[0]): 1}
         rules = {(min(order, len(self.history)), tau): weight for (order, tau), weight in rules.items()}
-        nodes = self.history[: max(order for order, _ in rules)]
-        return self.step(self.history[0], end, self.lifted(nodes, map(self.residual, nodes)), rules)
+        nodes = self.history[: max(order for order, _ in rules)] if end > 0 else self.history[:3]
+        residuals = self.lifted(nodes, map(self.residual, nodes))
+        if end == 0:
+            residuals = [(residuals[0][0], self.foresee(residuals))]
+        return self.step(self.history[0], end, residuals, rules)
+
+    def foresee(self, residuals):
+        """Return the newest m carried on to the smallest sigma of the model, where the picture is what D says.
+
+        Schedules that end far above it ("simple" in few steps) leave detail undone. Of the straight line through the last
+        two m each band goes the part by which the line before it foretold the newest, and no further than that was right.
+        """
+        (sigma, newest), *earlier = residuals
+        if len(earlier) < 2 or self.settings.order == 1 or not 0 < self.low < sigma:
+            return newest
+        (sigma1, m1), (sigma2, m2) = earlier
+        change = newest - m1
+        line = (m1 - m2) * ((sigma1 - sigma) / (sigma2 - sigma1))
+        made, foretold = self.window.painted(change), self.window.painted(line)
+        tiny = torch.finfo(self.spectrum.precision).tiny ** 0.25
+        size, both = self.spectrum.inner(foretold, foretold) + tiny, self.spectrum.inner(made, foretold).clamp(min=0)
+        part = (both / size).clamp(max=1) * (both / size) * (both / (self.spectrum.inner(made, made) + tiny))
+        reach = min(REACH, (sigma - self.low) / (sigma1 - sigma))
+        return torch.addcmul(newest, self.spectrum.spread(part, newest), change, value=reach)

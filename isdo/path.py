@@ -49,3 +49,14 @@ def detect_path(model):
         return FLOW
     sigmas = getattr(inner, "sigmas", None)
     return FLOW if sigmas is not None and len(sigmas) and float(sigmas[-1]) <= 1 else VE
+
+
+def smallest_sigma(model):
+    """Return the smallest noise level that a model knows, 0 if it does not say: asked by capability."""
+    for holder in (model, getattr(model, "inner_model", None)):
+        if (value := getattr(holder, "sigma_min", None)) is not None:
+            return float(value)
+        table = getattr(holder, "sigmas", None)
+        if table is not None and len(table):
+            return float(table[0])
+    return 0.0

@@ -65,6 +65,10 @@ TAUS = {
     )
 }
 
+# For corrections, which interpolate, whatever variable extrapolates best: D was asked at a predicted x, and of the done part of
+# a step this variable leaves the newer, less certain answer a smaller share than log1p does.
+BETWEEN = Tau("sigma^1.5", _power(1.5))
+
 
 def step_total(path, start, end, power):
     """Return how one step of the ODE depends on its start and on a constant m: x(end) = ratio x(start) + total m.

@@ -10,7 +10,7 @@ import torch
 from tqdm.auto import trange
 
 from . import group
-from .path import PATHS, detect_path
+from .path import PATHS, detect_path, smallest_sigma
 from .sampling import check_mask, check_x, sample_isdo
 from .schedules import curvature_sigmas, rest
 from .settings import RefineSettings, Settings
@@ -102,17 +102,6 @@ class Watch:
         self.denoised = state["denoised"]
         if self.callback is not None:
             self.callback({**state, "i": self.done + state["i"]})
-
-
-def smallest_sigma(model):
-    """Return the smallest noise level that a model knows, 0 if it does not say: asked by capability."""
-    for holder in (model, getattr(model, "inner_model", None)):
-        if (value := getattr(holder, "sigma_min", None)) is not None:
-            return float(value)
-        table = getattr(holder, "sigmas", None)
-        if table is not None and len(table):
-            return float(table[0])
-    return 0.0
 
 
 def descent(path, ratio, calls, low, sigmas=None, end=0.0):

@@ -6,7 +6,7 @@ import torch
 from tqdm.auto import trange
 
 from .multistep import Masked, Multistep, Whole
-from .path import PATHS, detect_path
+from .path import PATHS, detect_path, smallest_sigma
 from .settings import Settings
 from .spectrum import Spectrum
 
@@ -91,7 +91,7 @@ def sample_isdo(model, x, sigmas, extra_args=None, callback=None, disable=None, 
     working = x.dtype if x.dtype == torch.float64 else torch.float32
     spectrum = Spectrum(*x.shape[-2:], x.device, settings.basis)
     window = Whole() if mask is None else Masked(spectrum, x.shape, check_mask(mask, x).to(x.device, working))
-    solver = SOLVERS[settings.solver](path, spectrum, settings, x.new_empty(0, dtype=working), window)
+    solver = SOLVERS[settings.solver](path, spectrum, settings, x.new_empty(0, dtype=working), window, smallest_sigma(model))
     state, inner, sound = x.to(working), None, []
     modes = spectrum.forward(state)
     for i in trange(len(levels) - 1, disable=disable):

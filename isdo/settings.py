@@ -85,7 +85,7 @@ FIELDS = (
         "how many of the last steps are done again with each new model call; 0 is the predictor alone", low=0, high=3,
     ),
     Field(
-        "response", 0.8, float, "Response", "ISDO response",
+        "response", 0.6, float, "Response", "ISDO response",
         "how much of a correction the model is taken to follow in the lowest band; a quarter of it in the highest",
         low=0.0, high=1.0,
     ),

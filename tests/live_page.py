@@ -201,8 +201,30 @@ def test_the_accordion_tells_the_calls(page):
     small(page)
     page.wait_for_function(f"() => document.querySelector('{note}').textContent.includes('7')")
     assert "7" not in before and page.locator(note).count() == 1
+    page.click("#txt2img_hr > .label-wrap > .icon")
+    page.wait_for_selector("#txt2img_hires_steps input[type=number]", state="visible")
+    number(page, "txt2img_hires_steps", 4)
+    page.wait_for_function(f"() => document.querySelector('{note}').textContent.includes('11 model calls')")
+    page.webui.get("/live-probe/calls")
+    generate(page)
+    assert len(page.webui.get("/live-probe/calls")) == 11
+    page.click("#txt2img_hr > .label-wrap > .icon")
+    page.wait_for_function(f"() => /\\b7 model calls/.test(document.querySelector('{note}').textContent)")
     pick(page, "txt2img_sampling", "Euler")
     page.wait_for_function(f"() => !/[0-9]/.test(document.querySelector('{note}').textContent)")
+
+
+def test_the_accordion_tells_the_calls_of_img2img(page):
+    page.click("#tabs > .tab-nav button:has-text('img2img')")
+    pick(page, "img2img_sampling", "ISDO")
+    note = f"#{ours_on(page, 'enable', 'img2img')} .isdo-calls"
+    black = livehost.encode(np.zeros((64, 64, 3), np.uint8))
+    for steps, strength in ((7, 0.5), (20, 0.33), (9, 1)):
+        number(page, "img2img_steps", steps)
+        number(page, "img2img_denoising_strength", strength)
+        ask = {"sampler_name": "ISDO", "steps": steps, "denoising_strength": strength, "init_images": [black]}
+        calls = len(page.webui.picture("img2img", **ask).calls)
+        page.wait_for_function(f"() => document.querySelector('{note}').textContent.startsWith('{calls} model calls')")
 
 
 def test_img2img_tab_has_it_all(page):

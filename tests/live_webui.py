@@ -161,6 +161,21 @@ def test_refiner_takes_over_when_it_does_with_euler(eps):
     assert rms(got.image, fine.image) < rms(eulers.image, fine.image)
 
 
+@pytest.mark.parametrize("window", [(0.25, 0.75), (0.0, 0.4), (0.6, 1.0)])
+def test_a_control_acts_in_the_steps_it_acts_in_with_euler(eps, window):
+    """As ControlNet's: by the step counter of AUTOMATIC1111, by the noise level in Forge's own class."""
+    ask = {"scheduler": "Karras", "steps": 12, "seed": centred(128)}
+    with eps.probing(window=window):
+        got, eulers = eps.picture(**ISDO, **ask), eps.picture(**EULER, **ask)
+        fine = eps.picture(**EULER, **ask | {"steps": 200})
+    controlled = [call["controlled"] for call in got.calls]
+    assert controlled == [call["controlled"] for call in eulers.calls] and 0 < sum(controlled) < 12
+    assert steps_of(got.calls) == steps_of(eulers.calls)
+    plain = eps.picture(**ISDO, **ask)
+    print(rms(got.image, plain.image), rms(got.image, fine.image), rms(eulers.image, fine.image))
+    assert rms(got.image, plain.image) > 1 and not any(call["controlled"] for call in plain.calls)
+
+
 # --------------------------------------------------------------------------------------------------- batches and seeds
 
 
@@ -278,6 +293,15 @@ def test_hires_alone(eps):
     assert ours(asked.values) == {"ISDO order": "1"} and rms(asked.image, got.image) > 0
 
 
+@pytest.mark.parametrize(("first", "second"), [("ISDO", "Euler"), ("Euler", "ISDO")])
+def test_hires_by_another_sampler(eps, first, second):
+    got = hires(eps, sampler_name=first, hr_sampler_name=second, scheduler="Karras")
+    eulers = hires(eps, **EULER, scheduler="Karras")
+    assert [call[:5] for call in steps_of(got.calls)] == [call[:5] for call in steps_of(eulers.calls)]
+    assert (got.values["Sampler"], got.values["Hires sampler"]) == (first, second)
+    assert rms(got.image, eulers.image) > 0.1
+
+
 @pytest.mark.parametrize(("strength", "calls"), [(0.05, 1), (0.275, 4), (0.815, 10), (1.0, 12)])
 def test_img2img(webui, strength, calls):
     webui.model("tiny-gauss")
@@ -319,7 +343,7 @@ def test_inpaint_keeps_what_euler_keeps(eps, fill):
     kept = mask()[..., 0] == 0
     assert same(got.image[kept], eulers.image[kept])
     assert rms(got.image[~kept], eulers.image[~kept]) > 0.5  # there, the samplers differ
-    assert [call[:3] for call in steps_of(got.calls)] == [call[:3] for call in steps_of(eulers.calls)]
+    assert [call[:5] for call in steps_of(got.calls)] == [call[:5] for call in steps_of(eulers.calls)]
 
 
 def test_inpaint_of_the_latent_keeps_what_euler_keeps(eps):
@@ -397,6 +421,23 @@ def test_skip_goes_on_with_the_next_picture(eps):
     got, _ = while_running(eps, lambda: eps.post("/sdapi/v1/skip", {}), **ISDO, n_iter=2, steps=60)
     assert 60 < len(got.calls) < 120
     assert same(got.images[-1], eps.picture(**ISDO, seed=2, steps=60, width=256, height=256).image)
+
+
+def test_stop_after_this_picture_finishes_it(eps):
+    got, _ = while_running(eps, lambda: eps.post("/live-probe/stop", {}), **ISDO, n_iter=3, steps=60)
+    assert len(got.calls) == 60 and len(got.images) == 1
+    assert same(got.image, eps.picture(**ISDO, steps=60, width=256, height=256).image)
+
+
+@pytest.mark.parametrize("last", [0, 4])
+def test_a_sampler_told_to_stop_stops_where_euler_does(eps, last):
+    ask = {"scheduler": "Karras", "steps": 12}
+    before = eps.picture(**ISDO, **ask)
+    with eps.probing(stop_at=last):
+        got, eulers = eps.picture(**ISDO, **ask), eps.picture(**EULER, **ask)
+    assert len(got.calls) == len(eulers.calls) == last + 2  # it is looked at after the step
+    assert got.values["Sampler"] == "ISDO" and rms(got.image, before.image) > 0.5
+    assert same(eps.picture(**ISDO, **ask).image, before.image)
 
 
 def test_progress_never_falls_and_shows_the_picture(eps):
@@ -485,6 +526,68 @@ def test_grid_refuses_wrong_values(eps):
     assert "order" in refused.value.text
 
 
+def test_grid_over_samplers_and_our_settings_and_prompts(eps):
+    got = grid(eps, ("Sampler", "ISDO,Euler"), ("[ISDO] Order", "1,3"), **ISDO)
+    found = [eps.parse(text) for text in got.texts]
+    assert [(values["Sampler"], ours(values)) for values in found] == [
+        ("ISDO", {"ISDO order": "1"}), ("Euler", {}), ("ISDO", {}), ("Euler", {}),
+    ]  # fmt: skip
+    assert same(got.images[1], got.images[3]) and rms(got.images[0], got.images[2]) > 0
+    got = grid(eps, ("Prompt S/R", "red,blue"), **ISDO)
+    assert same(got.images[1], eps.picture(**ISDO, prompt="a blue circle").image)
+
+
+def test_grid_over_checkpoints_and_pictures_after_a_change_of_checkpoint(eps):
+    names = [name for name in ("tiny-eps", "tiny-v", "tiny-sdxl", "tiny-sd3", "tiny-flux") if name in eps.models]
+    pictures = {}
+    for name in names:
+        eps.model(name)
+        pictures[name] = eps.picture(**ISDO, cfg_scale=3)
+    eps.model("tiny-eps")
+    again = eps.picture(**ISDO, cfg_scale=3)
+    assert same(again.image, pictures["tiny-eps"].image) and again.text == pictures["tiny-eps"].text
+    got = grid(eps, ("Checkpoint name", ",".join(eps.models[name] for name in names)), **ISDO, cfg_scale=3)
+    for name, image in zip(names, got.images, strict=True):
+        assert same(image, pictures[name].image), name
+
+
+# --------------------------------------------------------------------------------------------------- the hosts' scripts
+
+
+def script_args(webui, name, tab, changes):
+    """Return a script's own arguments, some changed by the beginning of their labels; skip where there is no such script."""
+    found = [s for s in webui.get("/sdapi/v1/script-info") if s["name"] == name and s["is_img2img"] == (tab == "img2img")]
+    if not found:
+        pytest.skip(f"this WebUI has no {name}")
+    args = [argument["value"] for argument in found[0]["args"]]
+    for start, value in changes.items():
+        (i,) = [i for i, argument in enumerate(found[0]["args"]) if (argument["label"] or "").startswith(start)]
+        args[i] = value
+    return {"script_name": name, "script_args": args}
+
+
+@pytest.mark.parametrize(
+    ("tab", "name", "changes"),
+    [
+        ("txt2img", "prompt matrix", {}),
+        ("txt2img", "prompts from file or textbox", {"List of prompt inputs": 'a cat\n--prompt "a dog" --steps 5'}),
+        ("img2img", "sd upscale", {"Scale Factor": 2}),
+        ("img2img", "loopback", {"Loops": 3}),
+        ("img2img", "outpainting mk2", {}),
+    ],
+)
+def test_the_hosts_scripts_run_isdo_as_they_run_euler(eps, tab, name, changes):
+    ask = {"prompt": "a circle|red|blue", "scheduler": "Karras", "steps": 6, "width": 256, "height": 256}
+    if tab == "img2img":
+        ask |= {"init_images": [encode(scene(256))], "denoising_strength": 0.6}
+    ask |= script_args(eps, name, tab, changes)
+    got, eulers = eps.picture(tab, **ISDO, **ask), eps.picture(tab, **EULER, **ask)
+    assert got.calls and [call[:4] for call in steps_of(got.calls)] == [call[:4] for call in steps_of(eulers.calls)]
+    made = [eps.parse(text).get("Sampler") for text in got.texts if "Sampler:" in text]
+    assert made and set(made) == {"ISDO"}
+    assert got.images[-1].shape == eulers.images[-1].shape and rms(got.images[-1], eulers.images[-1]) > 0.1
+
+
 # ---------------------------------------------------------------------------------------------- against what is known
 
 
@@ -556,6 +659,49 @@ def test_zero_terminal_snr(webui, scheduler):
     print(rms(got.image, fine.image), rms(euler.image, fine.image))
     assert fine.image.std() > 20
     assert rms(got.image, fine.image) < rms(euler.image, fine.image)
+
+
+# --------------------------------------------------------------------------------------------------------------- SDXL
+
+
+@pytest.fixture
+def sdxl(webui):
+    """The WebUI with an SDXL-shaped checkpoint: its conditions are mappings of text and of sizes."""
+    webui.model("tiny-sdxl")
+    return webui
+
+
+@pytest.mark.parametrize("prompt", ["a red circle", "a [cat:dog:.5]", "a red circle AND a blue square :0.7 AND [cat:dog:4]"])
+def test_sdxl_is_asked_what_euler_asks_and_is_nearer_to_the_limit(sdxl, prompt):
+    ask = {"prompt": prompt, "negative_prompt": "[bad:worse:0.3]", "scheduler": "Karras", "seed": centred(128)}
+    got, eulers = sdxl.picture(**ISDO, **ask), sdxl.picture(**EULER, **ask)
+    assert all("crossattn=" in call["cond"] and "vector=" in call["cond"] for call in got.calls)
+    assert steps_of(got.calls) == steps_of(eulers.calls) and len(got.calls) == 8
+    fine = sdxl.picture(**EULER, **ask | {"steps": 200})
+    print(rms(got.image, fine.image), rms(eulers.image, fine.image), fine.image.std())
+    assert fine.image.std() > 20
+    assert rms(got.image, fine.image) < rms(eulers.image, fine.image)
+
+
+def test_sdxl_without_guidance_in_batches_and_hires(sdxl):
+    batch = sdxl.picture(**ISDO, seed=5, batch_size=2, n_iter=2).images[-4:]
+    for i, picture in enumerate(batch):
+        assert np.abs(picture.astype(int) - sdxl.picture(**ISDO, seed=5 + i).image).max() <= 1
+    for ask in ({"cfg_scale": 1}, {"s_min_uncond": 4.0}):
+        got, eulers = (sdxl.picture(**who, **ask, scheduler="Karras") for who in (ISDO, EULER))
+        assert steps_of(got.calls) == steps_of(eulers.calls)
+    got, eulers = hires(sdxl, **ISDO, scheduler="Karras"), hires(sdxl, **EULER, scheduler="Karras")
+    assert got.image.shape == (256, 256, 3) and steps_of(got.calls) == steps_of(eulers.calls)
+
+
+def test_sdxl_inpainting_keeps_what_euler_keeps(sdxl):
+    ask = {
+        "init_images": [encode(scene())], "mask": encode(mask()), "denoising_strength": 0.8, "mask_blur": 0,
+        "inpainting_fill": 1, "inpaint_full_res": False, "scheduler": "Karras",
+    }  # fmt: skip
+    got, eulers = sdxl.picture("img2img", **ISDO, **ask), sdxl.picture("img2img", **EULER, **ask)
+    kept = mask()[..., 0] == 0
+    assert same(got.image[kept], eulers.image[kept]) and rms(got.image, eulers.image) > 0.5
 
 
 # -------------------------------------------------------------------------------------------------------- flow models

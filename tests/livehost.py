@@ -2,8 +2,8 @@
 
 WEBUI_DIR names the WebUI; WEBUI_PYTHON its interpreter (default: WEBUI_DIR/venv/bin/python); WEBUI_ARGS further flags. The rest
 of the environment is handed on as it is. The tests want the checkpoints tiny-eps, tiny-v and tiny-gauss (SD1-shaped denoisers
-of latents N(0, 0.5^2), the first two disturbed by the prompt), and tiny-flux, tiny-sd3 and tiny-chroma (flow) where the WebUI
-has such models; a test whose checkpoint is missing is skipped.
+of latents N(0, 0.5^2), the first two disturbed by the prompt), tiny-sdxl (as tiny-eps, but SDXL-shaped), and tiny-flux,
+tiny-sd3 and tiny-chroma (flow) where the WebUI has such models; a test whose checkpoint is missing is skipped.
 """
 
 import base64
@@ -19,6 +19,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -40,8 +41,9 @@ QUIET = {
     "MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "8589934592",
 }  # fmt: skip
 # All options are saved once: A1111 gives back after an override only those that were. "Original" emphasis divides by the mean
-# of the conditioning, which is 0 in an untrained text model. The noise is then the same in every WebUI.
-OPTIONS = {"emphasis": "No norm", "randn_source": "CPU"}
+# of the conditioning, which is 0 in an untrained text model. The noise is then the same in every WebUI. Every other kind of
+# preview but the cheap one would download a network for SDXL and SD3.
+OPTIONS = {"emphasis": "No norm", "randn_source": "CPU", "show_progress_type": "Approx cheap"}
 NOT_SAVED = ("sd_model_checkpoint", "sd_checkpoint_hash", "disabled_extensions", "disable_all_extensions", "forge_preset")
 
 
@@ -199,6 +201,15 @@ class Host:
             pytest.skip(f"no checkpoint {name} among {', '.join(sorted(self.models)) or 'none'}")
         self.post("/sdapi/v1/options", {"sd_model_checkpoint": self.models[name]})
 
+    @contextmanager
+    def probing(self, **asked):
+        """Have the probe do something to the pictures made meanwhile: see tests/live_probe."""
+        self.post("/live-probe/ask", asked)
+        try:
+            yield
+        finally:
+            self.post("/live-probe/ask", {})
+
     def picture(self, kind="txt2img", **values):
         """Generate, and return pictures, infotexts (parsed by the WebUI itself) and the probe's list of calls.
 
@@ -235,5 +246,5 @@ def ours(values):
 
 
 def steps_of(calls):
-    """Return what a host's denoiser was asked, call by call: step, planned steps, sigma, prompts."""
-    return [(c["step"], c["total"], c["sigma"], c["cond"], c["uncond"]) for c in calls]
+    """Return what a host's denoiser was asked, call by call: steps, planned steps, sigma, prompts."""
+    return [[c[key] for key in ("step", "total", "own step", "own total", "sigma", "cond", "uncond")] for c in calls]

@@ -11,8 +11,8 @@ import torch
 
 from isdo import gallery, schedules, zoo
 from isdo.denoiser import CallCounter
-from isdo.path import FLOW, PATHS, VE
-from isdo.refinement import Lock, descent, plan, refine, smallest_sigma
+from isdo.path import FLOW, PATHS, VE, smallest_sigma
+from isdo.refinement import Lock, descent, plan, refine
 from isdo.sampling import sample_isdo
 from isdo.settings import FIELDS, HOST_FIELDS, REFINE_FIELDS, RefineSettings, Settings
 

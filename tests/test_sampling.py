@@ -602,9 +602,52 @@ def test_where_denoised_follows_the_noise_too_strongly_corrections_are_small(gai
     e = [(state - d) / sigma**2 for sigma, state, d in zip((first, second), x, denoised, strict=True)]
     exact = abs(denoised[1] - denoised[0]) / abs(e[1] - e[0]) / second**2
     assert measured.item() == pytest.approx(exact, rel=1e-9)
-    assert found.norm() / full.norm() == pytest.approx(1 / (1 + (exact / 0.7) ** 4), rel=1e-6)
+    assert found.norm() / full.norm() == pytest.approx(0.3 + 0.7 / (1 + (exact / 0.6) ** 8), rel=1e-6)
 
 
-def test_once_the_picture_outweighs_the_noise_nothing_is_held_back(corrections):
-    seen = corrections(0.1, [14.0, 7.0, 3.0, 1.9, 0.5, 0.1])
-    assert [gain is None for _, gain in seen] == [False, False, True, True]
+def test_where_the_picture_outweighs_the_noise_no_gain_is_measured(corrections):
+    assert {gain for _, gain in corrections(0.1, [1.9, 0.5, 0.1])} == {None}
+
+
+def test_a_model_that_was_steep_is_taken_to_stay_so(corrections):
+    gains = [gain.item() for _, gain in corrections(3.0, [14.0, 7.0, 3.0, 1.9, 0.5, 0.1])]
+    assert gains == sorted(gains) and gains[1] == gains[2] == gains[3]
+
+
+PLAIN = Settings(power="zero", response=0.0)
+
+
+class Straight:
+    """D is a straight line in sigma, of whatever slope each picture has, and of no x at all."""
+
+    def __init__(self, start, slope, low):
+        self.start, self.slope, self.sigma_min = start, slope, low
+
+    def __call__(self, x, sigma):
+        return self.start + self.slope * sigma[:, None, None, None]
+
+
+@pytest.mark.parametrize(("low", "end"), [(0.03, 0.03), (0.0, 0.2), (0.2, 0.2), (0.5, 0.2), (1e-9, 1e-9)])
+def test_the_last_step_goes_to_the_smallest_sigma_that_the_model_says(low, end, normal):
+    start, slope = normal(2, 4, 8, 8), normal(2, 4, 8, 8)
+    model = Straight(start, slope, low)
+    found = run(model, 3 * normal(2, 4, 8, 8), [2.0, 1.0, 0.6, 0.4, 0.2, 0.0], PLAIN)
+    torch.testing.assert_close(found, start + slope * end, rtol=1e-9, atol=1e-9)
+
+
+def test_what_the_line_before_did_not_foretell_is_not_carried_on(normal):
+    start, other = normal(1, 1, 8, 8), normal(1, 1, 8, 8)
+    said = {0.6: start, 0.4: start + other, 0.2: start}  # there and back: the line pointed the wrong way
+
+    def model(x, sigma):
+        return said.get(round(sigma[0].item(), 6), start)
+
+    model.sigma_min = 0.03
+    found = run(model, 3 * normal(1, 1, 8, 8), [2.0, 1.0, 0.6, 0.4, 0.2, 0.0], PLAIN)
+    torch.testing.assert_close(found, start, rtol=1e-9, atol=1e-9)
+
+
+def test_the_end_is_not_foreseen_further_than_twice_the_last_step(normal):
+    start, slope = normal(1, 1, 8, 8), normal(1, 1, 8, 8)
+    found = run(Straight(start, slope, 0.03), normal(1, 1, 8, 8), [14.0, 12.0, 11.0, 10.0, 0.0], PLAIN)
+    torch.testing.assert_close(found, start + slope * (10.0 - 2 * 1.0), rtol=1e-9, atol=1e-9)

@@ -26,15 +26,20 @@ def initialise():
     initialize.imports()
 
 
-def fake_model(torch):
-    """Return an sd_model whose network is the denoiser of N(MEAN, SPREAD^2), with the host's own predictor where it has one."""
+def fake_model(torch, kind):
+    """Return an sd_model whose network is the denoiser of N(MEAN, SPREAD^2), with the host's own predictor where it has one.
+
+    ``calls`` lists what the network was asked: sigma, and one number for each prompt (and for each of SDXL's vectors).
+    """
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     calls = []
 
     def apply_model(x, t, **conditions):
-        calls.append(float(t[0]))
+        given = {name: value for name, value in conditions.items() if name in ("c_crossattn", "y") and value is not None}
+        calls.append([float(t[0]), {name: value.flatten(1)[:, 0].tolist() for name, value in given.items()}])
         sigma = t.to(x).view(-1, *[1] * (x.ndim - 1))
-        return MEAN + SPREAD**2 / (SPREAD**2 + sigma**2) * (x - MEAN)
+        signal = 1 - sigma if kind == "flow" else 1
+        return MEAN + SPREAD**2 * signal / (SPREAD**2 * signal**2 + sigma**2) * (x - signal * MEAN)
 
     network = SimpleNamespace(apply_model=apply_model, memory_required=lambda *a, **k: 0)
     try:
@@ -42,7 +47,7 @@ def fake_model(torch):
     except ImportError:
         pass
     else:
-        network.predictor = k_prediction.Prediction(
+        network.predictor = flow_predictor(k_prediction) if kind == "flow" else k_prediction.Prediction(
             sigma_data=1.0, prediction_type="epsilon", beta_schedule="linear", linear_start=0.00085, linear_end=0.012,
             timesteps=1000,
         )  # fmt: skip
@@ -50,9 +55,16 @@ def fake_model(torch):
     unet.controlnet_linked_list = unet.extra_concat_condition = None
     return SimpleNamespace(
         forge_objects=SimpleNamespace(unet=unet), alphas_cumprod=torch.cumprod(1 - betas, 0).float(), parameterization="eps",
-        is_sdxl=False, is_sd3=False, sd_checkpoint_info=None, is_webui_legacy_model=lambda: True, calls=calls, device="cpu",
-        model=SimpleNamespace(conditioning_key="crossattn"), cond_stage_key="txt", is_inpaint=False,
+        is_sdxl=kind == "sdxl", is_sd3=False, sd_checkpoint_info=None, is_webui_legacy_model=lambda: True, calls=calls,
+        device="cpu", model=SimpleNamespace(conditioning_key="crossattn"), cond_stage_key="txt", is_inpaint=False,
     )  # fmt: skip
+
+
+def flow_predictor(k_prediction):
+    try:
+        return k_prediction.PredictionDiscreteFlow(shift=3.0)
+    except TypeError:  # Forge Neo
+        return k_prediction.PredictionDiscreteFlow(SimpleNamespace(sampling_settings={"shift": 3.0}))
 
 
 def main():
@@ -66,6 +78,10 @@ def main():
     sys.path.remove(ROOT)
     sd_samplers_kdiffusion.sampling_prepare = lambda *a, **k: None
     sd_samplers_kdiffusion.sampling_cleanup = lambda *a, **k: None
+
+    def prompt(kind, value):
+        text = torch.full((77, 8), float(value))
+        return {"crossattn": text, "vector": torch.full((16,), value + 0.5)} if kind == "sdxl" else text
 
     def refined(p, samples, conds):
         """Let the accordion's own hooks refine the samples, as the host calls them."""
@@ -81,41 +97,51 @@ def main():
         accordion.post_sample(p, ps, True)
         return ps.samples
 
-    def run(name, steps, batch=2, scheduler="Karras", refine=False):
-        model = fake_model(torch)
+    def run(name, steps, batch=2, scheduler="Karras", kind="eps", refine=False):
+        """Sample [1:2:.5] with the negative prompt 0."""
+        model = fake_model(torch, kind)
         sd_models.model_data.set_sd_model(model)
-        part = prompt_parser.ScheduledPromptConditioning(steps, torch.zeros(77, 8))
-        composed = [[prompt_parser.ComposableScheduledPromptConditioning([part], 1.0)]] * batch
+        Part = prompt_parser.ScheduledPromptConditioning
+        parts = [Part(steps // 2, prompt(kind, 1)), Part(steps, prompt(kind, 2))]
+        negative = [[Part(steps, prompt(kind, 0))]] * batch
+        composed = [[prompt_parser.ComposableScheduledPromptConditioning(parts, 1.0)]] * batch
         p = SimpleNamespace(
             sampler_name=name, scheduler=scheduler, steps=steps, cfg_scale=3.0, is_hr_pass=False, enable_hr=False, hr_cfg=1.0,
             hr_scheduler=None, sampler_noise_scheduler_override=None, eta=None, s_churn=0.0, s_tmin=0.0, s_tmax=float("inf"),
             s_noise=1.0, s_min_uncond=0.0, extra_generation_params={}, rng=rng.ImageRNG((4, 16, 16), list(range(batch))),
-            seeds=list(range(batch)), all_seeds=list(range(batch)),
-            iteration=0, batch_size=batch, refiner_switch_at=None, scripts=None,
+            seeds=[0] * batch, all_seeds=[0] * batch, iteration=0, batch_size=batch, refiner_switch_at=None, scripts=None,
             refiner_checkpoint_info=None, denoising_strength=0.5, sd_model=model, width=128, height=128, tiling=False,
         )  # fmt: skip
         sampler = sd_samplers.create_sampler(name, model)
         noise = p.rng.next()
         with torch.inference_mode(), contextlib.redirect_stdout(sys.stderr):
-            conds = prompt_parser.MulticondLearnedConditioning((batch,), composed), [[part]] * batch
-            out = sampler.sample(p, noise, *conds, image_conditioning=noise.new_zeros(1, 5, 1, 1))
+            conds = prompt_parser.MulticondLearnedConditioning((batch,), composed), negative
+            drawn = out = sampler.sample(p, noise, *conds, image_conditioning=noise.new_zeros(1, 5, 1, 1))
             if refine:
-                drawn, out = out, refined(p, out, conds)
+                out = refined(p, drawn, conds)
         start = sampler.get_sigmas(p, steps)[0]
-        exact = MEAN + (noise * start - MEAN) * SPREAD / (SPREAD**2 + start**2) ** 0.5
+        signal = 1 - start if kind == "flow" else 1
+        exact = MEAN + (noise * start - signal * MEAN) * SPREAD / (SPREAD**2 * signal**2 + start**2) ** 0.5
         return {
-            "error": float((out - exact).square().mean().sqrt()), "calls": len(model.calls), "dtype": str(out.dtype),
+            "error": float((out - exact).square().mean().sqrt()), "calls": model.calls, "dtype": str(out.dtype),
             "first": out[0].double().sum().item(), "params": p.extra_generation_params,
-            **({"comments": p.comments, "spread": float(out.std()), "steps": shared.state.sampling_steps,
-                "change": float((out - drawn).square().mean().sqrt()),
-                "means": float((out - drawn).mean((-2, -1)).abs().max()),
-                "checksum": out[0].double().square().sum().item()} if refine else {}),
+            "change": float((out - drawn).square().mean().sqrt()),
+            "means": float((out - drawn).mean((-2, -1)).abs().max()), "spread": float(out.std()),
+            "comments": getattr(p, "comments", []), "steps": shared.state.sampling_steps,
         }  # fmt: skip
 
     names = [sampler.name for sampler in sd_samplers.all_samplers]
-    found = {"names": names.count("ISDO"), "isdo": run("ISDO", 8), "alone": run("ISDO", 8, 1), "euler": run("Euler", 8)}
-    found["euler fine"] = run("Euler", 200)
-    found["refined"], found["refined alone"] = run("Euler", 12, refine=True), run("Euler", 12, 1, refine=True)
+    found = {"names": names.count("ISDO")}
+    kinds = {"eps": "Karras", "sdxl": "Karras"}
+    if hasattr(sys.modules.get("backend.modules.k_prediction"), "PredictionDiscreteFlow"):
+        kinds["flow"] = "Simple"
+        found["own grid"] = run("ISDO", 8, scheduler="Automatic", kind="flow")
+    for kind, scheduler in kinds.items():
+        ask = {"scheduler": scheduler, "kind": kind}
+        found[kind] = {"isdo": run("ISDO", 8, **ask), "alone": run("ISDO", 8, 1, **ask), "euler": run("Euler", 8, **ask)}
+        found[kind]["euler fine"] = run("Euler", 200, **ask)
+        found[kind]["refined"] = run("Euler", 12, refine=True, **ask)
+        found[kind]["refined alone"] = run("Euler", 12, 1, refine=True, **ask)
     with open(os.path.join(DATA, "found.json"), "w") as file:  # some hosts keep stdout for themselves
         json.dump(found, file)
 
