@@ -94,6 +94,10 @@ class Linked(Wrapped):
         if predictor.prediction_type == "const":
             self.sigmas = torch.arange(1, 1001) / 1000
 
+    @property
+    def sigma_min(self):
+        raise TypeError("'Tensor' object is not callable")  # the predictor's is a number, and the linker calls it
+
     def get_sigmas(self, n):
         if self.predictor.prediction_type == "const":
             return torch.linspace(9999, 0, n + 1)  # what Flux gives on Forge

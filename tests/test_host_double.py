@@ -185,6 +185,14 @@ def test_beyond_the_end_of_a_prompt_s_schedule_is_its_beginning(function):
     assert "target_index = 0" in source and "if current_step <= entry.end_at_step:" in source and ".cond" in source
 
 
+def test_the_linker_s_smallest_sigma_is_of_no_use():
+    files = [p for p in Path(WEBUI).rglob("k_diffusion/external.py") if "ForgeScheduleLinker" in p.read_text(encoding="utf-8")]
+    if not files:
+        pytest.skip("this WebUI has no linker")
+    source = ast.unparse(find(files[0].relative_to(WEBUI), "ForgeScheduleLinker.sigma_min"))
+    assert "return self.predictor.sigma_min()" in source  # the predictor's is a tensor
+
+
 def test_conditioning_has_the_double_s_parts():
     source = text("modules")
     assert re.search(r"self\.schedules\b", source) and re.search(r"self\.batch\b", source)

@@ -69,10 +69,6 @@ class Model:
     def __init__(self, host):
         self.inner_model = host.wrap()
 
-    @property
-    def sigma_min(self):
-        return float(self.inner_model.sigmas[0])
-
     def __call__(self, x, sigma):
         return self.inner_model.denoise(x, sigma)
 

@@ -66,10 +66,6 @@ class Counted:
     def inner_model(self):
         return self.denoiser.inner_model
 
-    @property
-    def sigma_min(self):
-        return float(self.inner_model.sigmas[0])  # Forge's own property of that name raises
-
     def __call__(self, x, sigma, **extra_args):
         self.denoiser.step = self.first + self.calls
         with precision():
