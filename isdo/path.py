@@ -52,11 +52,14 @@ def detect_path(model):
 
 
 def smallest_sigma(model):
-    """Return the smallest noise level that a model knows, 0 if it does not say: asked by capability."""
+    """Return the smallest noise level that a model knows, 0 if it does not say: asked by capability.
+
+    A table goes first: on Forge and Neo the wrapper has a ``sigma_min`` that raises TypeError.
+    """
     for holder in (model, getattr(model, "inner_model", None)):
-        if (value := getattr(holder, "sigma_min", None)) is not None:
-            return float(value)
         table = getattr(holder, "sigmas", None)
         if table is not None and len(table):
-            return float(table[0])
+            return min(float(table[0]), float(table[-1]))
+        if (value := getattr(holder, "sigma_min", None)) is not None:
+            return float(value)
     return 0.0

@@ -7,7 +7,10 @@ from typing import ClassVar
 
 @dataclass(frozen=True)
 class Field:
-    """One setting: ``kind`` is its Python type; ``choices`` or ``low`` and ``high`` (inclusive) bound it."""
+    """One setting: ``kind`` is its Python type; ``choices`` or ``low`` and ``high`` (inclusive) bound it.
+
+    What is ``rare`` stands apart on a page.
+    """
 
     key: str
     default: object
@@ -18,6 +21,7 @@ class Field:
     choices: tuple = ()
     low: float = -math.inf
     high: float = math.inf
+    rare: bool = False
 
     def check(self, value):
         """Return the value in the field's own type.
@@ -117,12 +121,12 @@ REFINE_FIELDS = (
     ),
     Field(
         "noise_decay", 0.0, float, "Noise decay", "ISDO refine noise decay",
-        "iteration k adds noise / k^decay, so that it comes to rest; 0 always adds the same", low=0.0, high=4.0,
+        "iteration k adds noise / k^decay, so that it comes to rest; 0 always adds the same", low=0.0, high=4.0, rare=True,
     ),
     Field(
         "floor", 0.1, float, "Floor", "ISDO refine floor",
         "noise-to-signal ratio at which all iterations but the last turn round; 0, a mask or a tolerance: each ends clean",
-        low=0.0, high=1.0,
+        low=0.0, high=1.0, rare=True,
     ),
     Field(
         "strength", 0.25, float, "Group strength", "ISDO refine strength",
@@ -130,7 +134,7 @@ REFINE_FIELDS = (
     ),
     Field(
         "strength_decay", 0.5, float, "Group strength decay", "ISDO refine strength decay",
-        "iteration k moves by strength / k^decay", low=0.0, high=4.0,
+        "iteration k moves by strength / k^decay", low=0.0, high=4.0, rare=True,
     ),
     Field(
         "generators", "none", str, "Group action", "ISDO refine generators",
@@ -139,11 +143,11 @@ REFINE_FIELDS = (
     ),
     Field(
         "antithetic", True, bool, "Antithetic pairs", "ISDO refine antithetic",
-        "every other iteration moves the opposite way, which cancels the bias of first order",
+        "every other iteration moves the opposite way, which cancels the bias of first order", rare=True,
     ),
     Field(
         "undo", True, bool, "Undo the action", "ISDO refine undo",
-        "move back what has changed; without it the picture wanders",
+        "move back what has changed; without it the picture wanders", rare=True,
     ),
     Field(
         "lock", 1, int, "Lock", "ISDO refine lock",
@@ -152,15 +156,31 @@ REFINE_FIELDS = (
     ),
     Field(
         "detail", 0.02, float, "Drift of detail", "ISDO refine detail",
-        "by what share the energy of fine detail may drift from the first picture's; 1 lets it go", low=0.0, high=1.0,
+        "by what share the energy of fine detail may drift from the first picture's; 1 lets it go",
+        low=0.0, high=1.0, rare=True,
     ),
     Field(
         "noise_scale", 1.0, float, "Noise scale", "ISDO refine noise scale",
-        "noise added over noise told to the model; a little above 1 counters models that smooth", low=0.9, high=1.1,
+        "noise added over noise told to the model; a little above 1 counters models that smooth", low=0.9, high=1.1, rare=True,
     ),
     Field(
         "tolerance", 0.0, float, "Tolerance", "ISDO refine tolerance",
         "a picture is done when an iteration changes it by less than this share; 0 runs all iterations", low=0.0, high=1.0,
+    ),
+)  # fmt: skip
+# What the WebUIs' plugin asks of a refinement besides.
+REFINE_HOST_FIELDS = (
+    Field(
+        "same", False, bool, "Use same sampler and schedule", "ISDO refine same sampler",
+        "solve back with the picture's own sampler, in the pace of its schedule; else with ISDO and its curvature schedule",
+    ),
+    Field(
+        "show", False, bool, "Show intermediate pictures", "ISDO refine show",
+        "put the picture after each iteration behind the finished ones",
+    ),
+    Field(
+        "save", False, bool, "Save intermediate pictures", "ISDO refine save",
+        "save the picture after each iteration, where finished pictures are saved", rare=True,
     ),
 )  # fmt: skip
 

@@ -26,10 +26,20 @@ def controls(fields, values, elem_id):
     """Create one control for each field, two a row, and return them in order.
 
     Args:
-        fields: the Fields.
+        fields: the Fields; the rare ones go into an accordion of their own below the others.
         values: {key: value} to begin with.
         elem_id: a function from key to the id of the element on the page.
     """
+    rare = [field for field in fields if field.rare]
+    made = rows([field for field in fields if not field.rare], values, elem_id)
+    if rare:
+        with gr.Accordion("More", open=False, elem_id=elem_id("more")):
+            made |= rows(rare, values, elem_id)
+    return [made[field.key] for field in fields]
+
+
+def rows(fields, values, elem_id):
+    """Create the controls as ``controls`` does; return {key: control}."""
     made = {}
     shown = sorted(fields, key=has_choice, reverse=True)
     for i in range(0, len(shown), 2):
@@ -42,4 +52,4 @@ def controls(fields, values, elem_id):
                 )  # fmt: skip
                 # else the values of the first start would be kept there and Settings > ISDO would have no effect
                 control.do_not_save_to_config = True
-    return [made[field.key] for field in fields]
+    return made

@@ -25,15 +25,60 @@ else:
         """The accordion, and the arguments that a picture is made with."""
 
         def title(self):
-            return webui.NAME
+            return webui.SAMPLER.name
 
         def show(self, is_img2img):
             return scripts.AlwaysVisible
 
         def ui(self, is_img2img):
-            return webui.panel(self)
+            return webui.panel(self, webui.SAMPLER)
 
         def process(self, p, *args):
             webui.before_picture(p, args)
+
+    class RefineAccordion(scripts.Script):
+        """The accordion that refines finished pictures. First of the two of that title: the API takes the first it finds."""
+
+        def title(self):
+            return webui.REFINE.name
+
+        def show(self, is_img2img):
+            return scripts.AlwaysVisible
+
+        def ui(self, is_img2img):
+            return webui.panel(self, webui.REFINE)
+
+        def process(self, p, *args):
+            webui.refinement.before_picture(p, self, args)
+
+        def process_batch(self, p, *args, batch_number, **kwargs):
+            webui.refinement.before_batch(p, batch_number)
+
+        def process_before_every_sampling(self, p, *args, **kwargs):
+            webui.refinement.before_sampling(p)
+
+        def before_hr(self, p, *args):
+            webui.refinement.before_hires(p)
+
+        def post_sample(self, p, ps, *args):
+            webui.refinement.after_sampling(p, ps)
+
+        def postprocess(self, p, processed, *args):
+            webui.refinement.after_picture(p, processed)
+
+    class RefineScript(scripts.Script):
+        """The entry in img2img's list of scripts."""
+
+        def title(self):
+            return webui.REFINE.name
+
+        def show(self, is_img2img):
+            return is_img2img
+
+        def ui(self, is_img2img):
+            return webui.script_controls(self, webui.REFINE)
+
+        def run(self, p, *args):
+            return webui.refinement.run_script(p, args)
 
     webui.install()

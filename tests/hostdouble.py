@@ -8,7 +8,7 @@ import importlib.util
 import inspect
 import sys
 from collections import namedtuple
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -94,6 +94,10 @@ class Linked(Wrapped):
         if predictor.prediction_type == "const":
             self.sigmas = torch.arange(1, 1001) / 1000
 
+    @property
+    def sigma_min(self):
+        raise TypeError("'Tensor' object is not callable")  # the predictor's is a number, and the linker calls it
+
     def get_sigmas(self, n):
         if self.predictor.prediction_type == "const":
             return torch.linspace(9999, 0, n + 1)  # what Flux gives on Forge
@@ -123,9 +127,19 @@ class CFGDenoiser:
 
     def __call__(self, x, sigma, uncond, cond, cond_scale, s_min_uncond, image_cond):
         host = self.sampler.host
-        host.seen.append(SimpleNamespace(step=self.step, sigma=float(sigma[0]), x=x.clone()))
+        seen = SimpleNamespace(step=self.step, total=self.total_steps, sigma=float(sigma[0]), x=x.clone(), masked=self.mask)
+        seen.prompts = None if cond is None else [at_step(part.schedules, self.step) for parts in cond.batch for part in parts]
+        seen.negative = None if uncond is None else [at_step(schedule, self.step) for schedule in uncond]
+        seen.image_cond, seen.half = image_cond, torch.is_autocast_enabled("cpu")
+        host.seen.append(seen)
         if host.interrupt_at is not None and len(host.seen) > host.interrupt_at:
+            host.state.interrupted = True
+        if host.skip_at is not None and len(host.seen) > host.skip_at:
+            host.state.skipped, host.skip_at = True, None
+        if host.state.interrupted or host.state.skipped:
             raise Interrupted
+        if host.nan_at is not None and len(host.seen) > host.nan_at:
+            x = x * torch.nan
         if host.refine_at == self.step:
             self.model_wrap = None
         if self.mask is not None and host.forge:
@@ -137,8 +151,21 @@ class CFGDenoiser:
             denoised = denoised + 0.3 * x.mean((-2, -1), keepdim=True)
         if self.mask is not None:
             denoised = denoised * self.nmask + self.init_latent * self.mask
+        self.sampler.last_latent = denoised
         self.step += 1
         return denoised
+
+
+def at_step(schedule, step):
+    """Return the prompt of a step; beyond the end it is the first, as in the hosts."""
+    return next((text for end, text in schedule if step <= end), schedule[0][1])
+
+
+class Conds:
+    """A prompt that changes: [(last step of it, text), ...] for each picture."""
+
+    def __init__(self, schedules):
+        self.batch = [[SimpleNamespace(schedules=schedule, weight=1.0)] for schedule in schedules]
 
 
 # ---------------------------------------------------------------------------------------------------------- the modules
@@ -179,10 +206,32 @@ class Options(SimpleNamespace):
 
 
 class Script:
-    is_img2img = False
+    is_img2img, infotext_fields = False, ()
+
+    def process(self, p, *args):
+        pass
+
+    def process_batch(self, p, *args, **kwargs):
+        pass
+
+    def process_before_every_sampling(self, p, *args, **kwargs):
+        pass
+
+    def before_hr(self, p, *args):
+        pass
+
+    def post_sample(self, p, ps, *args):
+        pass
+
+    def postprocess_image(self, p, pp, *args):
+        pass
+
+    def postprocess(self, p, processed, *args):
+        pass
 
     def elem_id(self, item_id):
-        return f"script_{'img2img' if self.is_img2img else 'txt2img'}_{self.title().lower()}_{item_id}"
+        tab = ("img2img_" if self.is_img2img else "txt2img_") if self.show(True) == self.show(False) else ""
+        return f"script_{tab}{self.title().lower().replace(' ', '_')}_{item_id}"
 
 
 class AxisOption:
@@ -212,11 +261,15 @@ def too_high(n, sigma_min, sigma_max, device):
 class Host:
     """A WebUI in a test: ``forge`` chooses the family, ``prediction`` the model, ``schedules`` whether there is a list."""
 
-    def __init__(self, forge=False, prediction="epsilon", schedules=True):
+    def __init__(self, forge=False, prediction="epsilon", schedules=True, more_samplers=False, half=False):
         self.forge, self.prediction, self.predictor = forge, prediction, Predictor(prediction)
+        self.more_samplers, self.half = more_samplers, half
         self.seen, self.interrupt_at, self.refine_at, self.scripts_data = [], None, None, []
+        self.skip_at = self.nan_at = None
+        self.state, self.total_tqdm, self.saved, self.reported = State(), TotalTQDM(), [], []
         self.callbacks = {"on_app_started": [], "on_before_ui": [], "on_ui_settings": []}
         self.opts = Options(labels={}, always_discard_next_to_last_sigma=False, sgm_noise_multiplier=False)
+        vars(self.opts).update(enable_pnginfo=True, samples_format="png")
         self.modules = self.make_modules(schedules)
 
     def wrap(self):
@@ -232,7 +285,12 @@ class Host:
             return made
 
         euler = SamplerData("Euler", lambda model: KDiffusionSampler(sample_euler, model), ["k_euler"], {})
-        all_samplers = [euler]
+        heun = SamplerData("Heun", lambda model: KDiffusionSampler(sample_heun, model), ["k_heun"], {"second_order": True})
+        sde_options = {"solver_type": "heun", "brownian_noise": True}
+        sde = SamplerData("SDE", lambda model: KDiffusionSampler(sample_sde, model), ["k_sde"], sde_options)
+        fast = SamplerData("DPM fast", lambda model: KDiffusionSampler(sample_fast, model), ["k_fast"], {})
+        others = {each.name: each for each in (euler, heun, sde, fast)} if self.more_samplers else {"Euler": euler}
+        all_samplers = list(others.values())
         listed = [Scheduler("automatic", "Automatic", None), Scheduler("karras", "Karras", karras)]
         listed += [Scheduler("kl", "KL Optimal", stops_above_zero), Scheduler("ays", "Align Your Steps", too_high)]
         schedulers_map = {key: each for each in listed for key in (each.name, each.label)}
@@ -273,35 +331,59 @@ class Host:
                 steps, t_enc = setup_img2img_steps(p, steps)
                 sigmas = self.get_sigmas(p, steps)[steps - t_enc - 1 :]
                 self.model_wrap_cfg.init_latent = x
-                return self.run(p, self.noised(x, noise, sigmas[0]), sigmas, t_enc + 1)
+                given = conditioning, unconditional_conditioning, image_conditioning
+                return self.run(p, self.noised(x, noise, sigmas[0]), sigmas, t_enc + 1, *given)
 
             def sample(self, p, x, conditioning, unconditional_conditioning, steps=None, image_conditioning=None):
                 steps = steps or p.steps
                 sigmas = self.get_sigmas(p, steps)
                 scale = (1 + sigmas[0] ** 2).sqrt() if host.opts.sgm_noise_multiplier else sigmas[0]
-                return self.run(p, x * scale, sigmas, steps)
+                return self.run(p, x * scale, sigmas, steps, conditioning, unconditional_conditioning, image_conditioning)
 
-            def run(self, p, x, sigmas, steps):
+            def run(self, p, x, sigmas, steps, cond, uncond, image_cond):
                 denoiser = self.model_wrap_cfg
-                self.p = denoiser.p = p
-                denoiser.mask, denoiser.nmask, denoiser.step = p.mask, p.nmask, 0
                 denoiser.steps, denoiser.total_steps = steps, self.config.total_steps(steps)
+                host.state.sampling_steps, host.state.sampling_step = steps, 0
                 self.last_latent = x
-                names = {"uncond": None, "cond": None, "cond_scale": 7.0, "s_min_uncond": 0.0, "image_cond": None}
-                given = {"sigmas": sigmas} if "sigmas" in inspect.signature(self.func).parameters else {}
+                names = {"uncond": uncond, "cond": cond, "cond_scale": 7.0, "s_min_uncond": 0.0, "image_cond": image_cond}
+                given = self.initialize(p)
+                if "sigmas" in inspect.signature(self.func).parameters:
+                    given["sigmas"] = sigmas
+                if self.config.options.get("brownian_noise"):
+                    given["noise_sampler"] = lambda *_: torch.ones_like(x)
+                if self.config.options.get("solver_type"):
+                    given["solver_type"] = self.config.options["solver_type"]
                 try:
-                    return self.func(
-                        denoiser, x, extra_args=names, disable=True, callback=host.steps_done.append, **given
-                    )
+                    return self.func(denoiser, x, extra_args=names, disable=True, callback=self.callback_state, **given)
                 except Interrupted:
                     return self.last_latent
 
+            def initialize(self, p):
+                self.p = self.model_wrap_cfg.p = p
+                self.model_wrap_cfg.mask, self.model_wrap_cfg.nmask, self.model_wrap_cfg.step = p.mask, p.nmask, 0
+                return {"s_noise": 1.0} if "s_noise" in inspect.signature(self.func).parameters else {}
+
+            def callback_state(self, d):
+                host.steps_done.append(d)
+                host.state.sampling_step = d["i"]
+                host.total_tqdm.update()
+
         new("modules.scripts", Script=Script, AlwaysVisible=object(), scripts_data=self.scripts_data)
         new("modules.script_callbacks", **{name: found.append for name, found in self.callbacks.items()})
-        new("modules.shared", opts=self.opts, OptionInfo=OptionInfo, options_section=None)
+        new(
+            "modules.shared", opts=self.opts, OptionInfo=OptionInfo, options_section=None, state=self.state,
+            total_tqdm=self.total_tqdm,
+        )  # fmt: skip
+        on, off = (functools.partial(torch.autocast, "cpu", torch.bfloat16, enabled) for enabled in (True, False))
+        on, off = (on, off) if self.half else (nullcontext, nullcontext)
+        new("modules.devices", unet_needs_upcast=False, autocast=on, without_autocast=off)
+        new("modules.errors", report=lambda message, *, exc_info=False: self.reported.append(message))
+        new("modules.images", save_image=self.save_image)
+        new("modules.rng", ImageRNG=ImageRNG)
+        new("modules.processing", process_images=self.process_images, create_infotext=create_infotext)
         new("modules.sd_samplers_common", SamplerData=SamplerData, setup_img2img_steps=setup_img2img_steps)
-        new("modules.sd_samplers_kdiffusion", KDiffusionSampler=KDiffusionSampler, k_diffusion_samplers_map={"Euler": euler})
-        samplers = new("modules.sd_samplers", all_samplers=all_samplers, all_samplers_map={"Euler": euler}, samplers_map={})
+        new("modules.sd_samplers_kdiffusion", KDiffusionSampler=KDiffusionSampler, k_diffusion_samplers_map=dict(others))
+        samplers = new("modules.sd_samplers", all_samplers=all_samplers, all_samplers_map=dict(others), samplers_map={})
 
         def find_sampler_config(name):
             return all_samplers[0] if name is None else samplers.all_samplers_map.get(name)
@@ -321,7 +403,8 @@ class Host:
 
         vars(samplers).update(
             find_sampler_config=find_sampler_config, set_samplers=set_samplers,
-            get_sampler_and_scheduler=get_sampler_and_scheduler,
+            get_sampler_and_scheduler=get_sampler_and_scheduler, create_sampler=self.create_sampler,
+            sample_to_image=lambda samples, index=0, approximation=None: Image(samples[index]),
         )  # fmt: skip
         if schedules:
             new("modules.sd_schedulers", Scheduler=Scheduler, schedulers=listed, schedulers_map=schedulers_map)
@@ -381,10 +464,169 @@ class Host:
         return samples
 
     def create(self, name):
+        return self.create_sampler(name, None)
+
+    def create_sampler(self, name, model):
         config = self.modules["modules.sd_samplers"].find_sampler_config(name)
-        sampler = config.constructor(None)
+        sampler = config.constructor(model)
         sampler.config = config
         return sampler
+
+    def save_image(self, image, path, basename, seed=None, prompt=None, extension="png", info=None, p=None, suffix=""):
+        self.saved.append((image, seed, info, suffix))
+
+    def runner(self, img2img=False):
+        """Return the scripts of a tab as the host keeps them, each with its place among the arguments."""
+        made, at = [], 1
+        for value in vars(self.script).values():
+            if isinstance(value, type) and issubclass(value, self.modules["modules.scripts"].Script):
+                script = value()
+                script.is_img2img = img2img
+                if not script.show(img2img):
+                    continue
+                script.alwayson = script.show(img2img) is not True
+                script.controls = script.ui(img2img)
+                script.args_from, script.args_to = at, at + len(script.controls)
+                at = script.args_to
+                made.append(script)
+        return made
+
+    def ask(self, p, img2img=False, **args):
+        """Give p the scripts of its tab and the arguments that the page would hand over: ``refine`` and ``script``."""
+        p.scripts = self.runner(img2img)
+        given, names = [0], {"IsdoScript": "sampler", "RefineAccordion": "refine", "RefineScript": "script"}
+        for script in p.scripts:
+            mine = args.get(names[type(script).__name__])
+            if mine is None:
+                mine = [control.value for control in script.controls]
+            given += [*mine, *[None] * (len(script.controls) - len(mine))]
+        p.script_args = tuple(given)
+        self.state.__init__()
+        self.total_tqdm.__init__()
+        self.seen.clear()
+        self.steps_done.clear()
+        return p
+
+    def process_images(self, p):
+        """Draw every batch of p; hooks of scripts in the hosts' order, and what they raise is reported and no more."""
+
+        def hook(name, *given, **named):
+            for script in [script for script in p.scripts if script.alwayson]:
+                args = p.script_args[script.args_from : script.args_to]
+                try:
+                    getattr(script, name)(p, *given, *args, **named)
+                except Exception as error:
+                    self.reported.append(error)
+
+        p.all_seeds = [p.seed + i for i in range(p.n_iter * p.batch_size)]
+        p.all_prompts = [p.prompt] * len(p.all_seeds)
+        p.all_subseeds = p.all_seeds
+        hook("process")
+        if p.kind == "img2img":
+            p.init_latent, p.sampler = p.init_images.clone(), self.create(p.sampler_name)
+            p.image_conditioning = torch.ones(1)
+        if self.state.job_count == -1:
+            self.state.job_count = p.n_iter * (2 if p.enable_hr else 1)
+        made, infotexts = [], []
+        for batch in range(p.n_iter):
+            p.iteration, self.state.skipped = batch, False
+            if self.state.interrupted:
+                break
+            mine = slice(batch * p.batch_size, (batch + 1) * p.batch_size)
+            p.seeds, p.prompts, p.subseeds = p.all_seeds[mine], p.all_prompts[mine], p.all_subseeds[mine]
+            p.rng = ImageRNG(p.shape, p.seeds)
+            hook("process_batch", batch_number=batch, prompts=p.prompts, seeds=p.seeds, subseeds=p.subseeds)
+            total = p.find_total(self, p.steps)
+            p.c, p.uc = Conds([p.schedule(total)] * p.batch_size), [[(3, "bad"), (total, "worse")]] * p.batch_size
+            with self.modules["modules.devices"].autocast():
+                ps = SimpleNamespace(samples=self.sample(p, hook))
+            hook("post_sample", ps)
+            images = ps.samples if isinstance(ps.samples, Decoded) else Decoded(ps.samples)
+            self.state.nextjob()
+            for image in images:
+                pp = SimpleNamespace(image=Image(image))
+                hook("postprocess_image", pp)
+                made.append(pp.image)
+                infotexts.append(create_infotext(p, p.prompts, p.seeds, p.subseeds))
+        processed = SimpleNamespace(images=made, infotexts=infotexts, p=p)
+        hook("postprocess", processed)
+        return processed
+
+    def sample(self, p, hook):
+        noise = p.rng.next()
+        hook("process_before_every_sampling", x=noise, noise=noise, c=p.c, uc=p.uc)
+        if p.kind == "img2img":
+            samples = p.sampler.sample_img2img(p, p.init_latent, noise, p.c, p.uc, image_conditioning=p.image_conditioning)
+            return samples if p.mask is None else samples * p.nmask + p.init_latent * p.mask
+        p.sampler = self.create(p.sampler_name)
+        samples = p.sampler.sample(p, noise, p.c, p.uc, image_conditioning=torch.zeros(1))
+        if not p.enable_hr or self.state.interrupted:
+            return samples
+        p.is_hr_pass, p.sampler = True, self.create(p.hr_sampler_name or p.sampler_name)
+        self.state.nextjob()
+        steps = p.hr_second_pass_steps or p.steps
+        p.rng = ImageRNG(p.shape, p.seeds)
+        p.hr_c, p.hr_uc = Conds([p.schedule(steps)] * p.batch_size), [[(steps, "bad")]] * p.batch_size
+        hook("before_hr")
+        samples = p.sampler.sample_img2img(
+            p, samples, p.rng.next(), p.hr_c, p.hr_uc, steps=steps, image_conditioning=torch.zeros(1)
+        )
+        p.sampler, p.is_hr_pass = None, False
+        return Decoded(samples)
+
+
+class State:
+    """What the hosts' progress bar is made from."""
+
+    def __init__(self):
+        self.interrupted = self.skipped = False
+        self.job_no = self.sampling_step = self.sampling_steps = 0
+        self.job_count = -1
+
+    def nextjob(self):
+        self.job_no += 1
+        self.sampling_step = 0
+
+
+class TotalTQDM:
+    """The console's bar over all jobs, once somebody told its length."""
+
+    def __init__(self):
+        self._tqdm, self.done = None, 0
+
+    def update(self):
+        self.done += 1
+
+    def updateTotal(self, new_total):
+        self._tqdm = SimpleNamespace(total=new_total)
+
+
+class ImageRNG:
+    """Noise of each picture from its own generator."""
+
+    def __init__(self, shape, seeds, subseeds=None, subseed_strength=0.0, seed_resize_from_h=0, seed_resize_from_w=0):
+        self.shape, self.generators = tuple(shape), [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def next(self):
+        return torch.stack([torch.randn(self.shape, generator=generator) for generator in self.generators])
+
+
+class Decoded(list):
+    """What comes out of the VAE."""
+
+    already_decoded = True
+
+
+class Image:
+    """A picture on its way to the file."""
+
+    def __init__(self, data):
+        self.data, self.info = data, {}
+
+
+def create_infotext(p, all_prompts, all_seeds, all_subseeds, comments=None, iteration=0, position_in_batch=0):
+    """Return the parameters as a mapping: how they are written down is the hosts' own."""
+    return {"Steps": p.steps, "Sampler": p.sampler_name, **p.extra_generation_params}
 
 
 def sample_euler(model, x, sigmas, extra_args=None, callback=None, disable=None):
@@ -395,8 +637,68 @@ def sample_euler(model, x, sigmas, extra_args=None, callback=None, disable=None)
     return x
 
 
+def sample_heun(model, x, sigmas, extra_args=None, callback=None, disable=None, s_noise=1.0):
+    for i in range(len(sigmas) - 1):
+        denoised = model(x, sigmas[i].expand(len(x)), **extra_args)
+        callback({"x": x, "i": i, "sigma": sigmas[i], "sigma_hat": sigmas[i], "denoised": denoised})
+        slope, step = (x - denoised) / sigmas[i], sigmas[i + 1] - sigmas[i]
+        end = x + slope * step
+        if sigmas[i + 1] > 0:
+            again = (end - model(end, sigmas[i + 1].expand(len(x)), **extra_args)) / sigmas[i + 1]
+            end = x + (slope + again) / 2 * step
+        x = end
+    return x
+
+
+def sample_sde(model, x, sigmas, extra_args=None, callback=None, disable=None, noise_sampler=None, solver_type="midpoint"):
+    assert solver_type == "heun"
+    for i in range(len(sigmas) - 1):
+        denoised = model(x, sigmas[i].expand(len(x)), **extra_args)
+        callback({"x": x, "i": i, "sigma": sigmas[i], "sigma_hat": sigmas[i], "denoised": denoised})
+        x = denoised + sigmas[i + 1] * noise_sampler(sigmas[i], sigmas[i + 1])
+    return x
+
+
+def sample_fast(model, x, sigma_min, sigma_max, n, extra_args=None, callback=None, disable=None):
+    raise AssertionError("has no schedule to run on")
+
+
+class Picture(SimpleNamespace):
+    """What the host calls p."""
+
+    def comment(self, text):
+        self.comments[text] = 1
+
+    def save_samples(self):
+        return not self.do_not_save_samples
+
+    def txt2img_image_conditioning(self, x):
+        return torch.zeros(1)
+
+    def find_total(self, host, steps):
+        return host.modules["modules.sd_samplers"].find_sampler_config(self.sampler_name).total_steps(steps)
+
+    def schedule(self, steps):
+        return [(steps // 2, "cat"), (steps, "dog")]
+
+
+def asked(kind="txt2img", **changes):
+    """Return a p that the host draws whole, of a tab."""
+    p = Picture(
+        **vars(picture(sampler_name="Euler", scheduler="Karras")), kind=kind, n_iter=1, batch_size=1, seed=1, sd_model=None,
+        prompt="[cat:dog:.5]", hr_second_pass_steps=0, subseed_strength=0.0, comments={}, do_not_save_samples=False,
+        outpath_samples="out", override_settings={},
+    )  # fmt: skip
+    if kind == "img2img":
+        p.init_images = torch.randn(1, *p.shape, generator=torch.Generator().manual_seed(9)) * 0.5 + MEAN
+    vars(p).update(changes)
+    if kind == "img2img" and len(p.init_images) < p.batch_size:
+        p.init_images = p.init_images.expand(p.batch_size, *p.shape)
+    return p
+
+
 def picture(**changes):
-    """Return what the host calls p."""
+    """Return what the host calls p, as far as a sampler looks."""
     p = SimpleNamespace(
         sampler_name="ISDO", scheduler="Automatic", hr_scheduler=None, hr_sampler_name=None, enable_hr=False, is_hr_pass=False,
         steps=8, denoising_strength=0.75, seeds=[1], shape=(4, 8, 8), init_latent=None, mask=None, nmask=None,

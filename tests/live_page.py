@@ -11,7 +11,7 @@ from pathlib import Path
 import livehost
 import numpy as np
 import pytest
-from live_webui import CONTROLS, SCHEDULE
+from live_webui import CONTROLS, SCHEDULE, scene
 from livehost import Host, ours, rms
 from PIL import Image
 
@@ -264,3 +264,85 @@ def test_reload_ui_twice(page):
     assert page.webui.get("/isdo/v1/version")["name"] == "ISDO"
     labels = [s["name"] for s in page.webui.get("/sdapi/v1/script-info") if s["name"] == "isdo"]
     assert len(labels) == 2  # txt2img and img2img
+
+
+# ------------------------------------------------------------------------------------------------------------ ISDO refine
+
+
+def refine_on(page, key, tab="txt2img"):
+    """Return the id of a control of the refinement's accordion; with no tab, of the script's."""
+    return f"script_{tab}_isdo_refine_{key}" if tab else f"script_isdo_refine_{key}"
+
+
+def tick_refine(page, tab="txt2img"):
+    page.click(f"#{refine_on(page, 'enable', tab)} > .label-wrap > .icon")
+    page.wait_for_timeout(800)
+
+
+def is_ticked(page, tab="txt2img"):
+    return page.eval_on_selector(f"#{refine_on(page, 'enable', tab)}-visible-checkbox", "e => e.checked")
+
+
+def give_picture(page, array, folder):
+    """Upload a picture into img2img, whose tab is opened."""
+    path = folder / "scene.png"
+    Image.fromarray(array).save(path)
+    page.click("#tabs > .tab-nav button:has-text('img2img')")
+    page.wait_for_timeout(500)
+    page.locator("#img2img_image input[type=file], #img2img_img2img_tab input[type=file]").first.set_input_files(str(path))
+    page.wait_for_timeout(2500)
+
+
+def test_refine_and_paste_and_refine_the_same(page):
+    small(page)
+    pick(page, "txt2img_sampling", "Euler")
+    number(page, "txt2img_steps", 12)
+    assert not is_ticked(page)
+    plain, text = generate(page)
+    assert ours(Host.parse(text)) == {}
+    tick_refine(page)
+    number(page, refine_on(page, "noise"), 0.5)
+    page.click(f"#{refine_on(page, 'same')} input")
+    picture, text = generate(page)
+    told = {"ISDO refine": "4 iterations, 12 calls", "ISDO refine noise": "0.5", "ISDO refine same sampler": "True"}
+    assert ours(Host.parse(text)) == told and rms(picture, plain) > 1
+    shoot(page, "refine.png")
+    load(page)
+    assert not is_ticked(page) and shown(page, refine_on(page, "noise")) == "1"
+    paste(page, text)
+    assert is_ticked(page) and shown(page, refine_on(page, "noise")) == "0.5"
+    again, same_text = generate(page)
+    assert same_text == text and np.abs(again.astype(int) - picture).max() <= 1
+
+
+def test_pasting_a_plain_run_switches_refinement_off(page):
+    small(page)
+    plain, text = generate(page)
+    tick_refine(page)
+    refined, refined_text = generate(page)
+    assert ours(Host.parse(refined_text)) == {"ISDO refine": "2 iterations, 6 calls"} and rms(refined, plain) > 1  # seven steps
+    paste(page, text)
+    assert not is_ticked(page)
+    again, same_text = generate(page)
+    assert same_text == text and np.abs(again.astype(int) - plain).max() <= 1
+
+
+def test_the_script_and_paste_and_the_script_again(page, tmp_path):
+    give_picture(page, scene(), tmp_path)
+    small(page, "img2img")
+    number(page, "img2img_steps", 12)
+    pick(page, "tab_img2img #script_list", "ISDO refine")
+    page.wait_for_selector(f"#{refine_on(page, 'noise', None)} input[type=number]", state="visible")
+    number(page, refine_on(page, "noise", None), 0.5)
+    picture, text = generate(page, "img2img")
+    told = {"ISDO refine": "4 iterations, 12 calls", "ISDO refine noise": "0.5"}
+    assert ours(Host.parse(text)) == told and Host.parse(text)["Script"] == "ISDO refine"
+    shoot(page, "refine-script.png")
+    load(page)
+    give_picture(page, scene(), tmp_path)
+    paste(page, text, "img2img")
+    assert shown(page, "tab_img2img #script_list") == "ISDO refine" and not is_ticked(page, "img2img")
+    assert shown(page, refine_on(page, "noise", None)) == "0.5" and page.is_visible(f"#{refine_on(page, 'noise', None)}")
+    again, same_text = generate(page, "img2img")
+    assert same_text == text and np.abs(again.astype(int) - picture).max() <= 1
+    assert rms(picture, scene()) > 1

@@ -66,3 +66,13 @@ def test_a_flow_model_has_a_grid_of_its_own(found):
     sigmas = [sigma for sigma, _ in found["own grid"]["calls"]]
     assert len(sigmas) == 8 and 0.9 < sigmas[0] <= 1 and sigmas == sorted(set(sigmas), reverse=True)
     assert found["own grid"]["error"] < found["flow"]["euler"]["error"] / 10
+
+
+def test_the_accordion_s_hooks_refine_what_was_sampled(kind):
+    got = kind["refined"]
+    assert got["comments"] == [] and got["params"]["ISDO refine"] == "4 iterations, 12 calls"
+    assert len(got["calls"]) == 24 and got["steps"] == 12 and got["dtype"] == "torch.float32"
+    assert got["change"] > 0.1 and got["means"] < 1e-5  # repainted, and the lock held
+    assert 0.35 < got["spread"] < 0.65  # of a Gaussian with 0.5
+    assert {max(given["c_crossattn"]) for _, given in got["calls"][12:]} == {2.0}  # the prompt as it was at the end
+    assert kind["refined alone"]["first"] == got["first"]

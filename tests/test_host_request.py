@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from isdo.hosts import request
-from isdo.hosts.request import CONTROLS
-from isdo.settings import FIELDS, Settings
+from isdo.hosts.request import CONTROLS, REFINE, REFINE_CONTROLS, SAMPLER, refine_settings
+from isdo.settings import FIELDS, RefineSettings, Settings
 
 ROOT = Path(__file__).parents[1]
 DEFAULTS = {field.key: field.default for field in CONTROLS}
@@ -22,22 +22,22 @@ def test_every_setting_has_another_value_to_try():
 def test_keys_labels_and_infotext_names_are_told_apart():
     for names in zip(*((field.key, field.label, field.infotext) for field in CONTROLS), strict=True):
         assert len(set(names)) == len(CONTROLS)
-    assert "enabled" not in DEFAULTS and len(set(request.INFOTEXT_KEYS)) == len(CONTROLS) + 1
+    assert "enabled" not in DEFAULTS and len(set(SAMPLER.infotext_keys)) == len(CONTROLS) + 1
 
 
 def test_a_list_is_enabled_and_then_the_settings_in_order():
-    assert request.read_args([True, *OTHER.values()]) == OTHER
-    assert request.read_args([True, "multistep", None, 8]) == {"solver": "multistep", "modes": 8}
+    assert SAMPLER.read_args([True, *OTHER.values()]) == OTHER
+    assert SAMPLER.read_args([True, "multistep", None, 8]) == {"solver": "multistep", "modes": 8}
 
 
 @pytest.mark.parametrize("args", [[], [False], [None], [False, *OTHER.values()], [{"enabled": False, "order": 2}]])
 def test_what_is_off_asks_for_nothing(args):
-    assert request.read_args(args) == {}
+    assert SAMPLER.read_args(args) is None
 
 
 def test_names_need_not_say_enabled():
-    assert request.read_args([{"order": 2, "tau": None}]) == {"order": 2}
-    assert request.read_args([{"enabled": True, "order": 2}, "the page's", "values"]) == {"order": 2}
+    assert SAMPLER.read_args([{"order": 2, "tau": None}]) == {"order": 2}
+    assert SAMPLER.read_args([{"enabled": True, "order": 2}, "the page's", "values"]) == {"order": 2}
 
 
 @pytest.mark.parametrize(
@@ -55,16 +55,16 @@ def test_names_need_not_say_enabled():
 )
 def test_what_makes_no_sense_is_refused_in_words(args, said):
     with pytest.raises(ValueError, match=said):
-        request.read_args(args)
+        SAMPLER.read_args(args)
 
 
 def test_the_nearer_word_counts():
     stored, axes = {"order": 2, "tau": "log"}, {"order": 4}
-    assert request.resolve({}) == DEFAULTS
-    assert request.resolve(stored, [True, None, None, None, 3], axes) == {**DEFAULTS, "order": 4, "tau": "log"}
-    assert request.resolve(stored, [{"order": 3}])["order"] == 3
+    assert SAMPLER.resolve({}) == SAMPLER.resolve({}, None, None) == DEFAULTS
+    assert SAMPLER.resolve(stored, {"order": 3}, axes) == {**DEFAULTS, "order": 4, "tau": "log"}
+    assert SAMPLER.resolve(stored, {"order": 3})["order"] == 3
     with pytest.raises(ValueError, match="Settings > ISDO: order is 7"):
-        request.resolve({"order": 7})
+        SAMPLER.resolve({"order": 7})
 
 
 def test_the_solver_gets_its_own_settings():
@@ -73,11 +73,11 @@ def test_the_solver_gets_its_own_settings():
 
 def test_the_infotext_tells_what_differs_and_nothing_else():
     params = {"Steps": 8, request.CALLS: 16, "ISDO order": 2}
-    request.write(params, DEFAULTS)
+    SAMPLER.write(params, DEFAULTS)
     assert params == {"Steps": 8}
-    request.write(params, {**DEFAULTS, "response": 0.25})
+    SAMPLER.write(params, {**DEFAULTS, "response": 0.25})
     assert params == {"Steps": 8, "ISDO response": 0.25}
-    request.clear(params)
+    SAMPLER.clear(params)
     assert params == {"Steps": 8}
 
 
@@ -85,16 +85,16 @@ def test_the_infotext_tells_what_differs_and_nothing_else():
 @pytest.mark.parametrize("values", [DEFAULTS, OTHER])
 def test_the_infotext_comes_back_as_it_went(place, values):
     params = {}
-    request.write(params, values)
+    SAMPLER.write(params, values)
     text = {key: str(value) for key, value in params.items()}
-    assert request.read({"Sampler": "Euler", **text, place: "ISDO"}) == values
+    assert SAMPLER.read({"Sampler": "Euler", **text, place: "ISDO"}) == values
 
 
 def test_pictures_of_others_and_bad_infotext():
-    assert request.read({"Sampler": "Euler", "ISDO order": "2"}) is None
+    assert SAMPLER.read({"Sampler": "Euler", "ISDO order": "2"}) is None
     for wrong in ("9", "two", "2.5"):
         with pytest.raises(ValueError, match="order is"):
-            request.read({"Sampler": "ISDO", "ISDO order": wrong})
+            SAMPLER.read({"Sampler": "ISDO", "ISDO order": wrong})
 
 
 def test_the_schema_describes_every_setting():
@@ -107,7 +107,46 @@ def test_the_schema_describes_every_setting():
 
 def test_the_documentation_lists_every_setting():
     rows = [line for line in (ROOT / "docs" / "webui.md").read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
-    for field in CONTROLS:
+    for field in (*CONTROLS, *REFINE_CONTROLS):
         allowed = ", ".join(field.choices) if field.choices else f"{field.low} to {field.high}".replace(".0", "")
-        assert f"| {field.label} | `{field.key}` | {field.default} | {allowed} | {field.help} |" in rows
-    assert len(rows) == len(CONTROLS) + 1
+        allowed = "true, false" if field.kind is bool else allowed
+        default = str(field.default).lower() if field.kind is bool else field.default
+        assert f"| {field.label} | `{field.key}` | {default} | {allowed} | {field.help} |" in rows
+    assert len(rows) == len(CONTROLS) + len(REFINE_CONTROLS) + 2
+
+
+@pytest.mark.parametrize("drawn", range(0, 40))
+def test_the_refinement_as_it_comes_costs_no_more_than_the_picture(drawn):
+    got = refine_settings(REFINE.defaults, drawn)
+    assert 1 <= got.iterations * got.calls <= max(drawn, 1)
+    assert got.calls == min(3, max(drawn, 1)) and (got == RefineSettings()) is (drawn >= 12)
+    for asked in ({"iterations": 5}, {"calls": 2}, {"iterations": 1}):
+        chosen = refine_settings(REFINE.defaults | asked, drawn)
+        assert chosen == RefineSettings(**asked)
+    assert refine_settings(REFINE.defaults | {"noise": 2.0, "lock": 0}, drawn).iterations == got.iterations
+
+
+def test_a_script_s_list_has_no_switch():
+    assert REFINE.read_args([2, 3], switch=False) == {"iterations": 2, "calls": 3} and REFINE.read_args([], switch=False) == {}
+    assert REFINE.read_args([{"noise": 0.5}], switch=False) == {"noise": 0.5}
+    for wrong, said in (([True], "iterations is True"), ([{"enabled": True}], "setting enabled"), ([1] * 18, "18 arguments")):
+        with pytest.raises(ValueError, match=said):
+            REFINE.read_args(wrong, switch=False)
+    assert REFINE.read_args([True]) == {} and REFINE.read_args([False, 2]) is None
+
+
+def test_what_was_refined_is_told_and_read():
+    values = {**REFINE.defaults, "undo": False, "noise": 0.5, "generators": "all"}
+    params = {"Steps": 8}
+    REFINE.write(params, values)
+    assert params == {"Steps": 8, "ISDO refine undo": False, "ISDO refine noise": 0.5, "ISDO refine generators": "all"}
+    text = {key: str(value) for key, value in params.items()}
+    assert REFINE.read(text) is None and REFINE.read({**text, "ISDO refine": "1 iteration, 3 calls"}) == values
+    REFINE.clear(params)
+    assert params == {"Steps": 8}
+
+
+def test_the_two_forms_share_no_name():
+    assert not set(SAMPLER.infotext_keys) & set(REFINE.infotext_keys)
+    options = [form.option(field) for form in (SAMPLER, REFINE) for field in form.fields]
+    assert len(set(options)) == len(options)

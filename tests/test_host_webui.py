@@ -11,7 +11,7 @@ import torch
 from hostdouble import MEAN, POWER, ROOT, SCRIPT, Host, HTTPException, picture
 
 from isdo import sample_isdo
-from isdo.hosts.request import CONTROLS
+from isdo.hosts.request import CONTROLS, REFINE_CONTROLS
 from isdo.settings import Settings
 
 KINDS = {
@@ -72,7 +72,7 @@ def test_loading_again_replaces_and_adds_nothing(host):
     host.ui()
     host.ui()
     assert samplers.all_samplers is held and [s.name for s in held] == ["Euler", "ISDO"] and held[1] is not first
-    assert len(plot.axis_options) == len(CONTROLS)
+    assert len(plot.axis_options) == len(CONTROLS) + len(REFINE_CONTROLS)
     schedules = host.modules.get("modules.sd_schedulers")
     if schedules:
         assert [s.name for s in schedules.schedulers].count("isdo_curvature") == 1
@@ -121,7 +121,7 @@ def test_a_strange_host_gets_one_line_and_goes_on(capsys):
 def test_the_script_brings_one_script_class(a1111):
     base = a1111.modules["modules.scripts"].Script
     found = [name for name, value in vars(a1111.script).items() if isinstance(value, type) and issubclass(value, base)]
-    assert found == ["IsdoScript"]
+    assert found == ["IsdoScript", "RefineAccordion", "RefineScript"]
 
 
 def test_install_is_quick_and_quiet():
@@ -374,7 +374,8 @@ def test_what_automatic_was_for_isdo_is_not_told_of_the_next_cell(a1111):
 
 
 def test_the_settings_page_counts_where_the_accordion_is_closed(a1111):
-    assert {option for option in a1111.opts.labels} == {f"isdo_{f.key}" for f in CONTROLS if len(f.choices) != 1}
+    options = {f"isdo_{f.key}" for f in CONTROLS if len(f.choices) != 1} | {f"isdo_refine_{f.key}" for f in REFINE_CONTROLS}
+    assert set(a1111.opts.labels) == options
     a1111.opts.isdo_order = 2
     p = picture()
     a1111.generate(p, [False])
@@ -440,7 +441,9 @@ def test_every_setting_has_an_axis(a1111):
     a1111.scripts_data += [SimpleNamespace(module=plot), SimpleNamespace(module=SimpleNamespace())]
     a1111.ui()
     axes = {axis.label: axis for axis in plot.axis_options}
-    assert list(axes) == [f"[ISDO] {field.label}" for field in CONTROLS]
+    assert list(axes) == [
+        *(f"[ISDO] {field.label}" for field in CONTROLS), *(f"[ISDO refine] {field.label}" for field in REFINE_CONTROLS)
+    ]  # fmt: skip
     axis = axes["[ISDO] Order"]
     p = picture()
     cells = [SimpleNamespace(**vars(p)) for _ in range(2)]  # shallow copies that share the infotext's parameters

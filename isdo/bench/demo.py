@@ -1,4 +1,5 @@
-"""The demonstration: one trained model, the same noise and number of calls, and what each sampler makes of them."""
+"""The demonstration: one trained model, the same noise and number of calls, and what each sampler makes of them; and what
+refinement makes of finished pictures where more calls of a sampler make nothing."""
 
 from dataclasses import replace
 from functools import partial
@@ -8,6 +9,9 @@ from pathlib import Path
 import torch
 
 from .. import gallery
+from ..refinement import refine
+from ..sampling import sample_isdo
+from ..schedules import karras
 from ..zoo import load
 from ..zoo.net import CLASSES
 from . import report
@@ -51,8 +55,23 @@ def page(problem, found, calls):
     return gallery.page([row[: len(CLASSES)] for row in rows], names, CLASSES)
 
 
+def refined_page(name="eps", faces=6, animals=6, guidance=3.0, calls=12):
+    """Return a page: pictures as drawn, with twice the calls, and refined by default settings; seeds 0, 1, 2, ..."""
+    model, seeds = load(name), range(faces + animals)
+    labels = torch.tensor([CLASSES.index("faces")] * faces + [CLASSES.index("animals")] * animals)
+    extra = {"labels": labels, "guidance": guidance}
+    x = model.sigma_max * gallery.noise(seeds, (3, SIDE, SIDE))
+
+    def drawn(steps):
+        return sample_isdo(model, x, karras(steps, model.sigma_min, model.sigma_max), extra, disable=True)
+
+    better = refine(model, drawn(calls), extra, disable=True, seeds=list(seeds))
+    names = f"drawn\n{calls} calls", f"drawn with\n{2 * calls} calls", f"drawn, refined\n{calls} + {better.calls} calls"
+    return gallery.page([drawn(calls), drawn(2 * calls), better.x], names, zoom=3)
+
+
 def demo(folder="out", pages=(6, 8), progress=iter):
-    """Draw with ISDO and its peers from the same noise; returns the files written into ``folder``.
+    """Draw with ISDO and its peers from the same noise, and refine; returns the files written into ``folder``.
 
     Args:
         folder: made when missing.
@@ -64,8 +83,11 @@ def demo(folder="out", pages=(6, 8), progress=iter):
     """
     folder, problem, found = Path(folder), make_problem(), {}
     folder.mkdir(parents=True, exist_ok=True)
-    for job in progress([(), *product(SHOWN, BUDGETS)]):
-        if job:
+    refined = folder / "demo-refine.png"
+    for job in progress([(), refined, *product(SHOWN, BUDGETS)]):
+        if job == refined:
+            gallery.write_png(refined_page(), refined)
+        elif job:
             found[job] = run(problem, *job)
         else:
             problem.reference()  # the longest job, counted like the others
@@ -74,4 +96,4 @@ def demo(folder="out", pages=(6, 8), progress=iter):
         gallery.write_png(page(problem, found, calls), file)
     plot = folder / "demo-work-precision.png"
     report.plot([row for _, row in found.values()], plot)
-    return [*files.values(), plot]
+    return [*files.values(), plot, refined]

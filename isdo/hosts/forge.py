@@ -1,6 +1,9 @@
-"""What Forge and Forge Neo do differently."""
+"""What Forge and its family do differently."""
 
 from contextlib import contextmanager
+from operator import attrgetter
+
+TABLES = ("forge_objects.unet.model.predictor", "forge_objects.unet.model.model_sampling")  # Forge and Neo; reForge, Classic
 
 
 @contextmanager
@@ -28,6 +31,40 @@ def steady_mask(denoiser, x):
             del predictor.noise_scaling
         else:
             predictor.noise_scaling = kept
+
+
+def noise_table(sd_model):
+    """Return what holds the noise levels that a checkpoint is called with, or None on hosts that have no such thing."""
+    for name in TABLES:
+        try:
+            table = attrgetter(name)(sd_model)
+        except AttributeError:
+            continue
+        if hasattr(table, "set_sigmas"):
+            return table
+    return None
+
+
+@contextmanager
+def noise_levels(sd_model, sigmas):
+    """Have a checkpoint called with the noise levels that its picture was drawn with.
+
+    For zero terminal SNR the hosts change them while a picture is sampled, and change them back before it is finished.
+
+    Args:
+        sd_model: the host's.
+        sigmas: of its table when the picture was sampled; None changes nothing.
+    """
+    table = noise_table(sd_model)
+    if table is None or sigmas is None or table.sigmas is sigmas:
+        yield
+        return
+    usual = table.sigmas
+    table.set_sigmas(sigmas)
+    try:
+        yield
+    finally:
+        table.set_sigmas(usual)
 
 
 def has_own_flow_grid():

@@ -5,8 +5,7 @@ from contextlib import contextmanager
 from fastapi import HTTPException
 from modules import shared
 
-from . import request
-from .request import ALIASES, CONTROLS, NAME
+from .request import ALIASES, NAME, SAMPLER
 
 
 class Refused(HTTPException):
@@ -28,14 +27,9 @@ def refusing():
         raise Refused(error) from error
 
 
-def option(field):
-    """Return the name of a field's default in the host's settings."""
-    return f"isdo_{field.key}"
-
-
-def stored_defaults():
-    """Return {key: value} of Settings > ISDO."""
-    return {field.key: getattr(shared.opts, option(field), field.default) for field in CONTROLS}
+def stored_defaults(form=SAMPLER):
+    """Return {key: value} of a form's page in the Settings."""
+    return {field.key: getattr(shared.opts, form.option(field), field.default) for field in form.fields}
 
 
 def runs_in(p):
@@ -53,7 +47,8 @@ def values_of(p):
     Raises:
         ValueError: what is wrong with them.
     """
-    return request.resolve(stored_defaults(), getattr(p, "isdo_args", ()), getattr(p, "isdo_axes", None))
+    asked = SAMPLER.read_args(getattr(p, "isdo_args", ()))
+    return SAMPLER.resolve(stored_defaults(), asked, getattr(p, "isdo_axes", None))
 
 
 def before_picture(p, args):
@@ -62,12 +57,12 @@ def before_picture(p, args):
     What is wrong with the arguments is said when the sampler starts: the host would swallow it here.
     """
     p.isdo_args = args
-    request.clear(p.extra_generation_params)
+    SAMPLER.clear(p.extra_generation_params)
     if getattr(p, "scheduler", None) in (None, "Automatic"):
         # what "Automatic" was for the X/Y/Z cell before: the host leaves it there, and Euler's cell would say Karras
         p.extra_generation_params.pop("Schedule type", None)
     if runs_in(p):
         try:
-            request.write(p.extra_generation_params, values_of(p))
+            SAMPLER.write(p.extra_generation_params, values_of(p))
         except ValueError:
             pass

@@ -1,106 +1,162 @@
 """What one picture asks of ISDO - from the page, the API, an XYZ cell, the Settings - and its way to the infotext and back."""
 
-from ..settings import FIELDS, HOST_FIELDS, Settings
+from dataclasses import dataclass, replace
+
+from ..settings import FIELDS, HOST_FIELDS, REFINE_FIELDS, REFINE_HOST_FIELDS, RefineSettings, Settings
 
 NAME, ALIASES = "ISDO", ("isdo", "k_isdo")
 CONTROLS = (*FIELDS, *HOST_FIELDS)
 CALLS = "ISDO calls"  # infotext key: the model calls of a run that made more than one a step
-INFOTEXT_KEYS = (*(field.infotext for field in CONTROLS), CALLS)
-_BY_KEY = {field.key: field for field in CONTROLS}
-_DEFAULTS = {field.key: field.default for field in CONTROLS}
+REFINE_NAME = "ISDO refine"  # title of script and accordion, and the infotext key that says that it ran
+REFINE_CONTROLS = (*REFINE_FIELDS, *REFINE_HOST_FIELDS)
 
 
-def check(values):
-    """Return the values {key: value}, each in its field's own type.
+@dataclass(frozen=True, eq=False)
+class Form:
+    """What may be asked of one part of the plugin.
 
-    Raises:
-        ValueError: an unknown key or a value outside its choices or range.
+    Attributes:
+        name: its title.
+        fields: the Fields, in the order of the arguments.
+        prefix: what the names of its options and of its attributes on p begin with.
+        said: infotext keys that are its own besides those of the fields.
+        traces: infotext keys any of which has one of these values where it had a part in a picture; None: any value.
     """
-    unknown = sorted(str(key) for key in set(values) - set(_BY_KEY))
-    if unknown:
-        raise ValueError(f"ISDO has no setting {', '.join(unknown)}: there are {', '.join(_BY_KEY)}")
-    return {key: _BY_KEY[key].check(value) for key, value in values.items()}
+
+    name: str
+    fields: tuple
+    prefix: str
+    said: tuple
+    traces: dict
+
+    def __post_init__(self):
+        object.__setattr__(self, "by_key", {field.key: field for field in self.fields})
+        object.__setattr__(self, "defaults", {field.key: field.default for field in self.fields})
+
+    def option(self, field):
+        """Return the name of a field's default in the host's settings."""
+        return f"{self.prefix}_{field.key}"
+
+    @property
+    def infotext_keys(self):
+        """Return every infotext key that is its own."""
+        return (*(field.infotext for field in self.fields), *self.said)
+
+    def check(self, values):
+        """Return the values {key: value}, each in its field's own type.
+
+        Raises:
+            ValueError: an unknown key or a value outside its choices or range.
+        """
+        unknown = sorted(str(key) for key in set(values) - set(self.by_key))
+        if unknown:
+            raise ValueError(f"{self.name} has no setting {', '.join(unknown)}: there are {', '.join(self.by_key)}")
+        return {key: self.by_key[key].check(value) for key, value in values.items()}
+
+    def read_args(self, args, switch=True):
+        """Return {key: value} of what the script's arguments ask for, None where they are off and leave all to the Settings.
+
+        Args:
+            args: (enabled, then the values in the order of the fields), shorter lists and None where nothing is asked; or
+                one mapping {key: value}, which may also say "enabled".
+            switch: whether there is such a thing as enabled; without it the script is on.
+
+        Raises:
+            ValueError: too many arguments, an unknown key, a bad value; also when not enabled.
+        """
+        first = ["enabled"] if switch else []
+        if len(args) > 0 and isinstance(args[0], dict):
+            asked = {key: value for key, value in args[0].items() if value is not None}
+            enabled = asked.pop("enabled", True) if switch else True
+        elif len(args) > len(self.fields) + len(first):
+            known = ", ".join([*first, *self.by_key])
+            raise ValueError(f"{self.name} got {len(args)} arguments: give at most {known}, or one mapping of names")
+        else:
+            enabled = (args[0] if args else False) if switch else True
+            given = args[len(first) :]
+            asked = {field.key: value for field, value in zip(self.fields, given, strict=False) if value is not None}
+        if not isinstance(enabled, bool) and enabled is not None:
+            known = ", ".join(self.by_key)
+            raise ValueError(f"enabled is {enabled!r}: give true or false, then {known}; or one mapping of names")
+        asked = self.check(asked)
+        return asked if enabled else None
+
+    def resolve(self, stored, asked=None, axes=None):
+        """Return every value {key: value} for a run: the defaults, then the Settings page, the arguments, the XYZ axes.
+
+        Raises:
+            ValueError: what is wrong, and where it came from if not from the picture's own request.
+        """
+        try:
+            stored = self.check(stored)
+        except ValueError as error:
+            raise ValueError(f"Settings > {self.name}: {error}") from None
+        return {**self.defaults, **stored, **(asked or {}), **self.check(axes or {})}
+
+    def clear(self, params):
+        """Take everything of its own out of a picture's infotext parameters; XYZ cells and batches share them."""
+        for key in self.infotext_keys:
+            params.pop(key, None)
+
+    def write(self, params, values):
+        """Set the infotext parameters of a run: what differs from ISDO's own defaults, whatever the Settings page says."""
+        self.clear(params)
+        params.update({self.by_key[key].infotext: value for key, value in values.items() if value != self.defaults[key]})
+
+    def read(self, params):
+        """Return every value {key: value} of the run that an infotext describes, None if this had no part in it.
+
+        Raises:
+            ValueError: a value that ISDO does not have.
+        """
+        if not any(key in params and (value is None or params[key] == value) for key, value in self.traces.items()):
+            return None
+        return {
+            field.key: field.read(params[field.infotext]) if field.infotext in params else field.default
+            for field in self.fields
+        }
+
+    def describe(self):
+        """Return {key: what it is} of all fields, for programs."""
+
+        def described(field):
+            bounds = {"choices": list(field.choices)} if field.choices else {"minimum": field.low, "maximum": field.high}
+            return {
+                "label": field.label, "type": field.kind.__name__, "default": field.default,
+                **({} if field.kind is bool else bounds), "infotext": field.infotext, "help": field.help,
+            }  # fmt: skip
+
+        return {field.key: described(field) for field in self.fields}
 
 
-def read_args(args):
-    """Return {key: value} of what the script's arguments ask for, {} where they leave all to the Settings page.
-
-    Args:
-        args: (enabled, then the values in the order of CONTROLS), shorter lists and None where nothing is asked; or one
-            mapping {key: value}, which may also say "enabled".
-
-    Raises:
-        ValueError: too many arguments, an unknown key, a bad value; also when not enabled.
-    """
-    if len(args) > 0 and isinstance(args[0], dict):
-        asked = {key: value for key, value in args[0].items() if value is not None}
-        enabled = asked.pop("enabled", True)
-    elif len(args) > len(CONTROLS) + 1:
-        raise ValueError(f"ISDO got {len(args)} arguments: give at most enabled, {', '.join(_BY_KEY)}, or one mapping of names")
-    else:
-        enabled = args[0] if args else False
-        asked = {field.key: value for field, value in zip(CONTROLS, args[1:], strict=False) if value is not None}
-    if not isinstance(enabled, bool) and enabled is not None:
-        raise ValueError(f"enabled is {enabled!r}: give true or false, then {', '.join(_BY_KEY)}; or one mapping of names")
-    asked = check(asked)
-    return asked if enabled else {}
-
-
-def resolve(stored, args=(), axes=None):
-    """Return every value {key: value} for a run: the defaults, then the Settings page, the arguments, the XYZ axes.
-
-    Raises:
-        ValueError: what is wrong, and where it came from if not from the picture's own request.
-    """
-    try:
-        stored = check(stored)
-    except ValueError as error:
-        raise ValueError(f"Settings > ISDO: {error}") from None
-    return {**_DEFAULTS, **stored, **read_args(args), **check(axes or {})}
+SAMPLER = Form(NAME, CONTROLS, "isdo", (CALLS,), {"Sampler": NAME, "Hires sampler": NAME})
+REFINE = Form(REFINE_NAME, REFINE_CONTROLS, "isdo_refine", (REFINE_NAME,), {REFINE_NAME: None})
 
 
 def solver_settings(values):
-    """Return the Settings among the values."""
+    """Return the Settings among the sampler's values."""
     return Settings(**{field.key: values[field.key] for field in FIELDS})
 
 
-def clear(params):
-    """Take everything of ISDO out of a picture's infotext parameters; XYZ cells and batches share them."""
-    for key in INFOTEXT_KEYS:
-        params.pop(key, None)
+def refine_settings(values, drawn):
+    """Return the RefineSettings among the values.
 
-
-def write(params, values):
-    """Set the infotext parameters of a run: what differs from ISDO's own defaults, whatever the Settings page says."""
-    clear(params)
-    params.update({_BY_KEY[key].infotext: value for key, value in values.items() if value != _DEFAULTS[key]})
-
-
-def read(params):
-    """Return every value {key: value} of the run that an infotext describes, None if ISDO had no part in it.
-
-    Raises:
-        ValueError: a value that ISDO does not have.
+    Nobody who ticks the box and no more shall wait longer for the refinement than for the picture: while both numbers are
+    ISDO's own, there are no more model calls than ``drawn``. Whoever says how many gets them.
     """
-    if NAME not in (params.get("Sampler"), params.get("Hires sampler")):
-        return None
-    return {
-        field.key: field.read(params[field.infotext]) if field.infotext in params else field.default for field in CONTROLS
-    }
+    settings = RefineSettings(**{field.key: values[field.key] for field in REFINE_FIELDS})
+    if all(values[key] == REFINE.defaults[key] for key in ("iterations", "calls")):
+        calls = min(settings.calls, max(drawn, 1))
+        settings = replace(settings, calls=calls, iterations=min(settings.iterations, max(drawn // calls, 1)))
+    return settings
 
 
 def schema():
-    """Return what may be asked, for programs: {"args": order, "settings": {key: what it is}}."""
-
-    def describe(field):
-        bounds = {"choices": list(field.choices)} if field.choices else {"minimum": field.low, "maximum": field.high}
-        return {
-            "label": field.label, "type": field.kind.__name__, "default": field.default, **bounds,
-            "infotext": field.infotext, "help": field.help,
-        }  # fmt: skip
-
+    """Return what may be asked, for programs: {"args": order, "settings": {key: what it is}}, and the same of "refine"."""
+    refine = {"script": REFINE_NAME, "args": ["enabled", *REFINE.by_key], "script_args": list(REFINE.by_key)}
     return {
         "sampler": NAME,
-        "args": ["enabled", *_BY_KEY],
-        "settings": {field.key: describe(field) for field in CONTROLS},
+        "args": ["enabled", *SAMPLER.by_key],
+        "settings": SAMPLER.describe(),
+        "refine": {**refine, "settings": REFINE.describe()},
     }

@@ -77,7 +77,7 @@ class IsdoSampler(sd_samplers_kdiffusion.KDiffusionSampler):
         with refusing():
             self.values = values_of(p)
             self.solver_settings = request.solver_settings(self.values)
-        request.write(p.extra_generation_params, self.values)  # some extensions make a p without scripts
+        request.SAMPLER.write(p.extra_generation_params, self.values)  # some extensions make a p without scripts
         named = PATHS.get(self.solver_settings.path)
         self.path = detect_path(self.model_wrap_cfg) if named is None else named
 

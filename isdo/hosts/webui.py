@@ -2,13 +2,14 @@
 
 from modules import script_callbacks
 
+from . import refinement
 from .api import add_api
-from .page import add_axes, add_options, panel
+from .page import add_axes, add_options, panel, script_controls
 from .picture import before_picture
-from .request import NAME
+from .request import REFINE, SAMPLER
 from .sampler import register
 
-__all__ = ["NAME", "before_picture", "install", "panel"]
+__all__ = ["REFINE", "SAMPLER", "before_picture", "install", "panel", "refinement", "script_controls"]
 
 
 def install():

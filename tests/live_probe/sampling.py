@@ -70,11 +70,11 @@ def flow_predictor(k_prediction):
 def main():
     initialise()
     import torch
-    from modules import prompt_parser, rng, script_loading, sd_models, sd_samplers, sd_samplers_kdiffusion, shared
+    from modules import prompt_parser, rng, script_loading, scripts, sd_models, sd_samplers, sd_samplers_kdiffusion, shared
 
     shared.opts.data["live_previews_enable"] = False
     sys.path.insert(0, ROOT)
-    script_loading.load_module(os.path.join(ROOT, "scripts", "isdo_webui.py"))
+    loaded = script_loading.load_module(os.path.join(ROOT, "scripts", "isdo_webui.py"))
     sys.path.remove(ROOT)
     sd_samplers_kdiffusion.sampling_prepare = lambda *a, **k: None
     sd_samplers_kdiffusion.sampling_cleanup = lambda *a, **k: None
@@ -83,7 +83,21 @@ def main():
         text = torch.full((77, 8), float(value))
         return {"crossattn": text, "vector": torch.full((16,), value + 0.5)} if kind == "sdxl" else text
 
-    def run(name, steps, batch=2, scheduler="Karras", kind="eps"):
+    def refined(p, samples, conds):
+        """Let the accordion's own hooks refine the samples, as the host calls them."""
+        p.c, p.uc = conds
+        p.subseeds, p.subseed_strength, p.n_iter, p.comment = p.seeds, 0.0, 1, lambda text: p.comments.append(text)
+        p.image_conditioning, p.comments = samples.new_zeros(1, 5, 1, 1), []
+        accordion, p.script_args = loaded.RefineAccordion(), (0, True)
+        accordion.args_from, accordion.args_to = 1, 2
+        accordion.process(p, True)
+        accordion.process_batch(p, True, batch_number=0)
+        accordion.process_before_every_sampling(p, True)
+        ps = scripts.PostSampleArgs(samples)
+        accordion.post_sample(p, ps, True)
+        return ps.samples
+
+    def run(name, steps, batch=2, scheduler="Karras", kind="eps", refine=False):
         """Sample [1:2:.5] with the negative prompt 0."""
         model = fake_model(torch, kind)
         sd_models.model_data.set_sd_model(model)
@@ -101,16 +115,19 @@ def main():
         sampler = sd_samplers.create_sampler(name, model)
         noise = p.rng.next()
         with torch.inference_mode(), contextlib.redirect_stdout(sys.stderr):
-            out = sampler.sample(
-                p, noise, prompt_parser.MulticondLearnedConditioning((batch,), composed), negative,
-                image_conditioning=noise.new_zeros(1, 5, 1, 1),
-            )  # fmt: skip
+            conds = prompt_parser.MulticondLearnedConditioning((batch,), composed), negative
+            drawn = out = sampler.sample(p, noise, *conds, image_conditioning=noise.new_zeros(1, 5, 1, 1))
+            if refine:
+                out = refined(p, drawn, conds)
         start = sampler.get_sigmas(p, steps)[0]
         signal = 1 - start if kind == "flow" else 1
         exact = MEAN + (noise * start - signal * MEAN) * SPREAD / (SPREAD**2 * signal**2 + start**2) ** 0.5
         return {
             "error": float((out - exact).square().mean().sqrt()), "calls": model.calls, "dtype": str(out.dtype),
             "first": out[0].double().sum().item(), "params": p.extra_generation_params,
+            "change": float((out - drawn).square().mean().sqrt()),
+            "means": float((out - drawn).mean((-2, -1)).abs().max()), "spread": float(out.std()),
+            "comments": getattr(p, "comments", []), "steps": shared.state.sampling_steps,
         }  # fmt: skip
 
     names = [sampler.name for sampler in sd_samplers.all_samplers]
@@ -123,6 +140,8 @@ def main():
         ask = {"scheduler": scheduler, "kind": kind}
         found[kind] = {"isdo": run("ISDO", 8, **ask), "alone": run("ISDO", 8, 1, **ask), "euler": run("Euler", 8, **ask)}
         found[kind]["euler fine"] = run("Euler", 200, **ask)
+        found[kind]["refined"] = run("Euler", 12, refine=True, **ask)
+        found[kind]["refined alone"] = run("Euler", 12, 1, refine=True, **ask)
     with open(os.path.join(DATA, "found.json"), "w") as file:  # some hosts keep stdout for themselves
         json.dump(found, file)
 
