@@ -14,7 +14,7 @@ from .path import PATHS, detect_path, smallest_sigma
 from .sampling import check_mask, check_x, sample_isdo
 from .schedules import curvature_sigmas, rest
 from .settings import RefineSettings, Settings
-from .spectrum import Spectrum
+from .spectrum import Spectrum, full_precision
 
 log = logging.getLogger(__name__)
 # Seeds of the picture's own noise and of its refinement are the same numbers to the user; noise that the picture was
@@ -161,11 +161,12 @@ class Lock:
         if not len(self.basis):
             return change
         flat = change.reshape(len(change), -1, self.basis.shape[1])
-        # one product a picture: a matrix library may block, and round, a larger one otherwise
-        found = torch.stack([picture @ self.basis.T for picture in flat])
-        if self.inverse is not None:
-            found = (self.inverse @ found[..., None])[..., 0]
-        low = torch.stack([weights @ self.basis for weights in found]).view_as(change)
+        with full_precision(change.device):
+            # one product a picture: a matrix library may block, and round, a larger one otherwise
+            found = torch.stack([picture @ self.basis.T for picture in flat])
+            if self.inverse is not None:
+                found = (self.inverse @ found[..., None])[..., 0]
+            low = torch.stack([weights @ self.basis for weights in found]).view_as(change)
         return change - (low if self.mask is None else self.mask * low)
 
 

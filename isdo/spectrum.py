@@ -1,5 +1,6 @@
 """Orthonormal transforms over the last two axes, and the radial bands in which their modes are grouped."""
 
+import contextlib
 import functools
 import math
 from dataclasses import dataclass
@@ -42,12 +43,22 @@ def _cosine_matrix(size, dtype, device):
     return matrix.to(device, dtype)
 
 
+def full_precision(device):
+    """Return the context in which matrix products keep their precision: WebUIs sample under autocast, which halves it."""
+    try:
+        halved = torch.is_autocast_enabled(device.type)
+    except TypeError:  # torch before 2.4 knows CUDA's alone
+        halved = torch.is_autocast_enabled()
+    return torch.autocast(device.type, enabled=False) if halved else contextlib.nullcontext()
+
+
 def _sandwich(left, x, right):
     """Return left @ x @ right over the last two axes, with bits that do not depend on the batch."""
-    if x.device.type != "cpu":
-        return left @ x @ right
-    # one product an image: a matrix library may block a larger one otherwise
-    return torch.stack([left @ (image @ right) for image in x.flatten(0, -3)]).view_as(x)
+    with full_precision(x.device):
+        if x.device.type != "cpu":
+            return left @ x @ right
+        # one product an image: a matrix library may block a larger one otherwise
+        return torch.stack([left @ (image @ right) for image in x.flatten(0, -3)]).view_as(x)
 
 
 def _cosine_forward(x):

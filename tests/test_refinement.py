@@ -131,6 +131,14 @@ def test_what_is_locked_are_the_lowest_cosines(normal):
     assert Lock(0, None, x)(x) is x
 
 
+@pytest.mark.parametrize("mask", [None, torch.ones(1, 1, 8, 12)])
+def test_the_lock_holds_under_autocast(mask, normal):
+    change = normal(1, 3, 8, 12).float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        left = Lock(3, mask, change)(change)
+    assert torch.equal(left, Lock(3, mask, change)(change))
+
+
 @pytest.mark.parametrize("soft", [False, True])
 def test_unmasked_pixels_stay_and_the_lock_holds_under_a_mask(mixture, normal, soft):
     x = normal(2, 2, 9, 10)

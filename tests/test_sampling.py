@@ -199,6 +199,14 @@ def test_a_picture_is_bit_equal_whatever_the_batch_holds(shape, basis, dtype, ra
     assert torch.equal(run(rational, batch.roll(2, 0), grid(8), settings)[4:5], alone)
 
 
+@pytest.mark.parametrize("basis", ["fourier", "cosine"])
+def test_autocast_round_the_sampler_changes_nothing(basis, rational, normal):
+    x, settings = 3 * normal(1, 4, 8, 12).float(), Settings(basis=basis)
+    plain = run(rational, x, grid(6), settings)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(run(rational, x, grid(6), settings), plain)
+
+
 @pytest.mark.parametrize("settings", [Settings(), Settings(basis="cosine")], ids=["fourier", "cosine"])
 def test_a_picture_is_bit_equal_where_threads_share_the_work(settings, rational, normal):
     threads = torch.get_num_threads()
