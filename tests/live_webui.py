@@ -632,7 +632,8 @@ def test_eight_steps_against_the_known_solution(webui):
     errors = {name: off(r.image, known) for name, r in (("isdo", got), ("euler", euler), ("fine", fine))}
     print(errors, rms(got.image, fine.image), rms(euler.image, fine.image))
     assert known.std() > 20
-    assert errors["isdo"] < errors["euler"] / 2 and errors["isdo"] < 1.1 * errors["fine"]
+    # in grey levels: rounding to them is 0.29 of it already
+    assert errors["isdo"] < errors["euler"] / 10 and errors["isdo"] < 0.5
     assert rms(got.image, fine.image) < rms(euler.image, fine.image) / 5
 
 
