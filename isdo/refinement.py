@@ -183,9 +183,9 @@ class Leash:
     """
 
     def __init__(self, drift, picture):
-        self.drift, self.spectrum = drift, Spectrum(*picture.shape[-2:], picture.device)
+        self.drift, self.spectrum = drift, Spectrum(*picture.shape[-2:], picture.device, halves=True)
         bands = torch.arange(self.spectrum.count, device=picture.device)
-        self.fine = bands >= FINE * max(picture.shape[-2:])
+        self.fine = (bands + 1) / 2 >= FINE * max(picture.shape[-2:])
         self.first = self._energy(self.spectrum.forward(picture))
 
     def _energy(self, modes):

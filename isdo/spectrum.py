@@ -108,14 +108,15 @@ def has_complex_fft(device):
 
 
 @functools.lru_cache(maxsize=32)
-def _radial_bands(basis, height, width, device):
+def _radial_bands(basis, height, width, device, halves):
     """Return index (K,), multiplicity (K,) and size (bands,) of the radial bands; nothing of them depends on the data.
 
     A band is one step of the coarsest frequency that the longer side resolves, so pictures whose longer sides are
     equal share their bands: frequency is physical, in cycles per pixel.
     """
     radius, multiplicity = BASES[basis].modes(height, width)
-    index = (radius * max(height, width)).round().long()
+    waves = radius * max(height, width)
+    index = ((2 * waves - 1e-9).ceil().long() - 1).clamp(min=0) if halves else waves.round().long()
     # a number and its mirror image, or a real part and an imaginary part that is 0, are one degree of freedom
     freedom = multiplicity / BASES[basis].parts
     size = torch.zeros(int(index.max()) + 1, dtype=torch.float64).index_add_(0, index, freedom)
@@ -138,14 +139,17 @@ class Spectrum:
         count: number of bands.
         size: (bands,) real degrees of freedom of each.
         height_of: (bands,) from 0 at the lowest band to 1 at the highest.
+
+    Band k lies round k waves per longer side; of ``halves`` each is half as wide, from above k/2 to (k + 1)/2 waves, so that
+    whatever a person calls fine detail is a number of whole bands, or nearly.
     """
 
-    def __init__(self, height, width, device, basis="auto"):
+    def __init__(self, height, width, device, basis="auto", halves=False):
         device = torch.device(device)
         if basis == "auto":
             basis = "fourier" if has_complex_fft(device) else "cosine"
         self.basis, self.height, self.width, self.precision = BASES[basis], height, width, precision(device)
-        self.index, self.multiplicity, self.size = _radial_bands(basis, height, width, device)
+        self.index, self.multiplicity, self.size = _radial_bands(basis, height, width, device, halves)
         self.count = len(self.size)
         self.height_of = torch.arange(self.count, device=device, dtype=self.precision) / max(1, self.count - 1)
 
