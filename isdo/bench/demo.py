@@ -65,9 +65,10 @@ def refined_page(name="eps", faces=6, animals=6, guidance=3.0, calls=12):
     def drawn(steps):
         return sample_isdo(model, x, karras(steps, model.sigma_min, model.sigma_max), extra, disable=True)
 
-    better = refine(model, drawn(calls), extra, disable=True, seeds=list(seeds))
+    first = drawn(calls)
+    better = refine(model, first, extra, disable=True, seeds=list(seeds))
     names = f"drawn\n{calls} calls", f"drawn with\n{2 * calls} calls", f"drawn, refined\n{calls} + {better.calls} calls"
-    return gallery.page([drawn(calls), drawn(2 * calls), better.x], names, zoom=3)
+    return gallery.page([first, drawn(2 * calls), better.x], names, zoom=3)
 
 
 def demo(folder="out", pages=(6, 8), progress=iter):
