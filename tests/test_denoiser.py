@@ -20,14 +20,14 @@ def test_the_table_has_every_type_of_the_edm_framework():
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_denoised_and_target_are_inverse(row):
+def test_denoised_and_target_are_inverse(row, normal):
     sigma = levels(row)
-    x0, x = torch.randn(2, len(sigma), 16, dtype=torch.float64)
-    scale = x.abs() + row.c_out(sigma).abs()
-    assert ((row.denoised(x, sigma, row.target(x0, x, sigma)) - x0).abs() < 1e-14 * scale).all()
-    output = torch.randn_like(x)
-    back = row.target(row.denoised(x, sigma, output), x, sigma)
-    assert ((back - output).abs() < 1e-14 * (1 + scale / row.c_out(sigma).abs())).all()
+    x0, x, output = normal(3, len(sigma), 16)
+    skip, out = row.c_skip(sigma), row.c_out(sigma)
+    lost = (row.denoised(x, sigma, row.target(x0, x, sigma)) - x0).abs()
+    assert (lost < 1e-15 * (x0.abs() + (skip * x).abs())).all()  # a sum loses an ulp of its largest term, none below it
+    lost = (row.target(row.denoised(x, sigma, output), x, sigma) - output).abs()
+    assert (lost < 1e-15 * (output.abs() + (skip * x / out).abs())).all()
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
