@@ -182,7 +182,8 @@ def _accuracy(args):
     worst = outcome["worst"]
     mean = f"geometric mean of error(ISDO) / error(best peer): {outcome['geometric_mean']:.3f}"
     where = f"{worst['problem']}, {worst['path']}, {worst['grid']}, {worst['calls']} calls"
-    return rows, f"{report.table(rows)}\n\n{mean}; worst {worst['ratio']:.2f} ({where})"
+    unsure = f"; in {len(outcome['unsure'])} cells the reference is not sure of a tenth" if outcome["unsure"] else ""
+    return rows, f"{report.table(rows)}\n\n{mean}; worst {worst['ratio']:.2f} ({where}){unsure}"
 
 
 def _speed(args):

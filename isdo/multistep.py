@@ -25,8 +25,9 @@ AUTO = (TAUS["sigma"], TAUS["log1p"])
 # which overshoot. Below GENTLE the first prediction is bold; around STEEP corrections begin to be taken in part, down to
 # LEAST of them, but for steps shorter than SHORT in log r, so that the order of convergence stays.
 DIM, GENTLE, STEEP, LEAST, SHORT = 0.5, 0.25, 0.6, 0.3, 0.1
-# The end is foreseen over so many times the last step at most.
-REACH = 2.0
+# The end is foreseen over so many times the last step at most: of the line in sigma, and of the detail out of the noise in log
+# sigma; so much of the noise that is left may become detail.
+REACH, DETAIL_REACH, DETAIL = 2.0, 3.0, 0.15
 # The response is learned from that many evaluations back, against a prior worth that many steps.
 MEMORY, PRIOR = 3, 8.0
 # A step in log sigma that is shorter than this share of the one before it, or than this, is none: see `is_twin`.
@@ -366,6 +367,7 @@ class Multistep:
 
         Schedules that end far above it ("simple" in few steps) leave detail undone. Of the straight line through the last
         two m each band goes the part by which the line before it foretold the newest, and no further than that was right.
+        Detail that no line foretells comes out of the noise that is left: see `detail`. Theory page, section 7.
         """
         (sigma, newest), *earlier = residuals
         if len(earlier) < 2 or self.settings.order == 1 or not 0 < self.low < sigma:
@@ -376,6 +378,25 @@ class Multistep:
         made, foretold = self.window.painted(change), self.window.painted(line)
         tiny = torch.finfo(self.spectrum.precision).tiny ** 0.25
         size, both = self.spectrum.inner(foretold, foretold) + tiny, self.spectrum.inner(made, foretold).clamp(min=0)
-        part = (both / size).clamp(max=1) * (both / size) * (both / (self.spectrum.inner(made, made) + tiny))
+        explained = (both / size) * (both / (self.spectrum.inner(made, made) + tiny))
+        part = (both / size).clamp(max=1) * explained**2
         reach = min(REACH, (sigma - self.low) / (sigma1 - sigma))
-        return torch.addcmul(newest, self.spectrum.spread(part, newest), change, value=reach)
+        return torch.addcmul(newest, self.spectrum.spread(part, newest), change, value=reach) + self.detail(residuals)
+
+    def detail(self, residuals):
+        """Return what D still takes out of the noise n = (x - a D)/s on the way to the smallest sigma of the model.
+
+        Pictures have detail at every scale, so along n all bands of D grow alike, by as much for every factor in sigma:
+        measured on the last two steps, it is carried on, and added to m.
+        """
+        noises = [(e.state - e.signal * e.denoised) / e.sigma for e in self.history[:3]]
+        grown, lengths = 0.0, []
+        for noise, (sigma, m), (sigma1, m1) in zip(noises[1:], residuals, residuals[1:], strict=False):
+            held = self.window.painted(noise)
+            size = self.spectrum.inner(held, held).sum(1) + torch.finfo(self.spectrum.precision).tiny ** 0.25
+            grown = grown + self.spectrum.inner(self.window.painted(m - m1), held).sum(1) / size
+            lengths.append(math.log(sigma1 / sigma))
+        sigma = residuals[0][0]
+        reach = min(DETAIL_REACH * lengths[0], math.log(sigma / self.low))
+        share = (grown / sum(lengths) * reach).clamp(0, DETAIL * sigma)
+        return share[:, None, None].to(noises[0].dtype) * noises[0]

@@ -112,7 +112,8 @@ def summary(rows, sampler="isdo", calls=HEADLINE):
 
     Returns:
         dict: ``geometric_mean`` of error / error of the best peer over the cells with ``calls``; ``worst`` cell;
-        ``above`` the cells over 1.0 and over 1.1; the geometric means ``by_problem``, ``by_grid``, ``by_calls`` (all
+        ``above`` the cells over 1.0 and over 1.1, ``unsure`` those where the reference itself may be wrong by more than a
+        tenth of the smaller error; the geometric means ``by_problem``, ``by_grid``, ``by_calls`` (all
         calls measured) and ``by_peer`` (against that peer alone); ``cells``: all of them, worst first.
 
     Raises:
@@ -127,6 +128,7 @@ def summary(rows, sampler="isdo", calls=HEADLINE):
         "geometric_mean": _mean(cell["ratio"] for cell in judged),
         "worst": judged[0],
         "above": {limit: [cell for cell in judged if cell["ratio"] > limit] for limit in (1.0, 1.1)},
+        "unsure": [c for c in judged if c["uncertainty"] > 0.1 * min(c["error"], c["best_error"])],
         "by_problem": _means(judged, lambda cell: f"{cell['problem']} ({cell['path']})"),
         "by_grid": _means(judged, lambda cell: cell["grid"]),
         "by_calls": _means(every, lambda cell: cell["calls"]),
@@ -154,7 +156,7 @@ def cells(rows, sampler="isdo"):
         found.append(
             dict(zip(CELL, key, strict=True))
             | {"ratio": against[best], "best": best, "error": own["median"], "best_error": peers[best]["median"]}
-            | {"against": against}
+            | {"uncertainty": own["uncertainty"], "against": against}
         )
     return sorted(found, key=lambda cell: -cell["ratio"])
 
