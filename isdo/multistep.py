@@ -365,38 +365,31 @@ class Multistep:
     def foresee(self, residuals):
         """Return the newest m carried on to the smallest sigma of the model, where the picture is what D says.
 
-        Schedules that end far above it ("simple" in few steps) leave detail undone. Of the straight line through the last
-        two m each band goes the part by which the line before it foretold the newest, and no further than that was right.
-        Detail that no line foretells comes out of the noise that is left: see `detail`. Theory page, section 7.
+        Schedules that end far above it ("simple" in few steps) leave detail undone. Pictures have detail at every scale, so
+        along the noise n = (x - a D)/s that is left D grows by as much for every factor in sigma: that is carried on. Of what
+        else changed, the straight line through the last two m, each band goes the part by which the line before it foretold
+        the newest, and no further than that was right. Theory page, section 7.
         """
-        (sigma, newest), *earlier = residuals
-        if len(earlier) < 2 or self.settings.order == 1 or not 0 < self.low < sigma:
-            return newest
-        (sigma1, m1), (sigma2, m2) = earlier
-        change = newest - m1
-        line = (m1 - m2) * ((sigma1 - sigma) / (sigma2 - sigma1))
+        if len(residuals) < 3 or self.settings.order == 1 or not 0 < self.low < residuals[0][0]:
+            return residuals[0][1]
+        (sigma, newest), (sigma1, m1), (sigma2, m2) = residuals
+        noise, noise1, noise2 = ((e.state - e.signal * e.denoised) / e.sigma for e in self.history[:3])
+        length, length1 = math.log(sigma1 / sigma), math.log(sigma2 / sigma1)
+        ahead = min(DETAIL_REACH * length, math.log(sigma / self.low))
+        grown = self.held(newest - m1, noise1) + self.held(m1 - m2, noise2)
+        growth = (grown / (length + length1)).clamp(0, DETAIL * sigma / ahead)
+        change = newest - m1 - growth * length * noise1
+        line = (m1 - m2 - growth * length1 * noise2) * ((sigma1 - sigma) / (sigma2 - sigma1))
         made, foretold = self.window.painted(change), self.window.painted(line)
         tiny = torch.finfo(self.spectrum.precision).tiny ** 0.25
         size, both = self.spectrum.inner(foretold, foretold) + tiny, self.spectrum.inner(made, foretold).clamp(min=0)
         explained = (both / size) * (both / (self.spectrum.inner(made, made) + tiny))
         part = (both / size).clamp(max=1) * explained**2
         reach = min(REACH, (sigma - self.low) / (sigma1 - sigma))
-        return torch.addcmul(newest, self.spectrum.spread(part, newest), change, value=reach) + self.detail(residuals)
+        return torch.addcmul(newest, self.spectrum.spread(part, newest), change, value=reach) + growth * ahead * noise
 
-    def detail(self, residuals):
-        """Return what D still takes out of the noise n = (x - a D)/s on the way to the smallest sigma of the model.
-
-        Pictures have detail at every scale, so along n all bands of D grow alike, by as much for every factor in sigma:
-        measured on the last two steps, it is carried on, and added to m.
-        """
-        noises = [(e.state - e.signal * e.denoised) / e.sigma for e in self.history[:3]]
-        grown, lengths = 0.0, []
-        for noise, (sigma, m), (sigma1, m1) in zip(noises[1:], residuals, residuals[1:], strict=False):
-            held = self.window.painted(noise)
-            size = self.spectrum.inner(held, held).sum(1) + torch.finfo(self.spectrum.precision).tiny ** 0.25
-            grown = grown + self.spectrum.inner(self.window.painted(m - m1), held).sum(1) / size
-            lengths.append(math.log(sigma1 / sigma))
-        sigma = residuals[0][0]
-        reach = min(DETAIL_REACH * lengths[0], math.log(sigma / self.low))
-        share = (grown / sum(lengths) * reach).clamp(0, DETAIL * sigma)
-        return share[:, None, None].to(noises[0].dtype) * noises[0]
+    def held(self, change, noise):
+        """Return how much of ``noise`` (B, channels, K) a change holds, over all painted modes: (B, 1, 1)."""
+        change, noise = self.window.painted(change), self.window.painted(noise)
+        size = self.spectrum.inner(noise, noise).sum(1) + torch.finfo(self.spectrum.precision).tiny ** 0.25
+        return (self.spectrum.inner(change, noise).sum(1) / size)[:, None, None].to(noise.dtype)

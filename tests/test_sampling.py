@@ -1,6 +1,7 @@
 """The contract of sample_isdo: what it calls, what it takes, what it refuses, what it leaves alone."""
 
 import itertools
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -643,7 +644,8 @@ def test_the_last_step_goes_to_the_smallest_sigma_that_the_model_says(low, end, 
     torch.testing.assert_close(found, start + slope * end, rtol=1e-9, atol=1e-9)
 
 
-def test_what_the_line_before_did_not_foretell_is_not_carried_on(normal):
+def test_what_the_line_before_did_not_foretell_is_not_carried_on(normal, monkeypatch):
+    monkeypatch.setattr("isdo.multistep.DETAIL", 0.0)
     start, other = normal(1, 1, 8, 8), normal(1, 1, 8, 8)
     said = {0.6: start, 0.4: start + other, 0.2: start}  # there and back: the line pointed the wrong way
 
@@ -655,7 +657,58 @@ def test_what_the_line_before_did_not_foretell_is_not_carried_on(normal):
     torch.testing.assert_close(found, start, rtol=1e-9, atol=1e-9)
 
 
-def test_the_end_is_not_foreseen_further_than_twice_the_last_step(normal):
+SLOW = [2.0, 1.4, 1.0, 0.7, 0.5, 0.35, 0.25, 0.0]
+
+
+class Emerging:
+    """Detail along ``noise`` comes out as sigma falls, as much for every factor of e."""
+
+    def __init__(self, start, noise, growth, low):
+        self.start, self.noise, self.growth, self.sigma_min = start, noise, growth, low
+
+    def __call__(self, x, sigma):
+        return self.start - self.growth * self.noise * sigma.log()[:, None, None, None]
+
+
+def emerge(normal, growth, low):
+    """Return what ISDO finds, less the start, as a multiple of the noise that the picture began with."""
+    start, noise = normal(2, 4, 8, 8), normal(2, 4, 8, 8)
+    found = run(Emerging(start, noise, growth, low), start + 2.0 * noise, SLOW, PLAIN) - start
+    share = (found * noise).sum() / noise.square().sum()
+    torch.testing.assert_close(found, share * noise, rtol=1e-9, atol=1e-9)
+    return share.item()
+
+
+@pytest.mark.parametrize("low", [0.2, 0.1])
+def test_detail_comes_out_of_the_noise_down_to_the_smallest_sigma(low, normal):
+    growth = 1e-3
+    assert emerge(normal, growth, low) == pytest.approx(-growth * math.log(low), rel=0.02)
+    assert emerge(normal, growth, 0.0) == pytest.approx(-growth * math.log(0.25), rel=1e-9)
+
+
+def test_detail_goes_no_further_than_thrice_the_last_step(normal):
+    assert emerge(normal, 1e-3, 1e-9) == pytest.approx(-1e-3 * (4 * math.log(0.25) - 3 * math.log(0.35)), rel=0.02)
+
+
+def test_detail_is_at_most_a_share_of_the_noise(generator, normal, monkeypatch):
+    found = {}
+    for share in (0.0, 1e-3, 1e9):
+        monkeypatch.setattr("isdo.multistep.DETAIL", share)
+        found[share] = emerge(normal, 0.05, 0.1)
+        generator.manual_seed(0)
+    assert 0 < found[1e-3] - found[0.0] < 1e-3 * 0.25 * 1.1 < found[1e9] - found[0.0]
+
+
+def test_noise_that_denoised_turns_away_from_is_left_alone(monkeypatch):
+    start, noise = torch.ones(1, 1, 4, 4, dtype=torch.float64), torch.eye(4, dtype=torch.float64)[None, None]
+    model = Emerging(start, noise, -1e-3, 0.1)
+    found = run(model, start + 2.0 * noise, SLOW, PLAIN)
+    monkeypatch.setattr("isdo.multistep.DETAIL", 0.0)
+    assert torch.equal(found, run(model, start + 2.0 * noise, SLOW, PLAIN))
+
+
+def test_the_end_is_not_foreseen_further_than_twice_the_last_step(normal, monkeypatch):
+    monkeypatch.setattr("isdo.multistep.DETAIL", 0.0)
     start, slope = normal(1, 1, 8, 8), normal(1, 1, 8, 8)
     found = run(Straight(start, slope, 0.03), normal(1, 1, 8, 8), [14.0, 12.0, 11.0, 10.0, 0.0], PLAIN)
     torch.testing.assert_close(found, start + slope * (10.0 - 2 * 1.0), rtol=1e-9, atol=1e-9)

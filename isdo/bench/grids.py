@@ -13,7 +13,7 @@ from ..path import PATHS
 from ..schedules import curvature_sigmas, karras
 from ..spectrum import Spectrum
 from .peers import PEERS
-from .problems import ZOO_MODELS, by_runge_kutta, rms, zoo_problem
+from .problems import ZOO_MODELS, by_runge_kutta, fine_levels, rms, zoo_problem
 from .report import markdown
 from .work_precision import SAMPLERS, measure
 
@@ -32,7 +32,8 @@ def teacher(problem, intervals=FINE):
     def keep(step):
         seen[float(step["sigma"])] = step["x"].double().cpu(), step["denoised"].double().cpu()
 
-    sigmas = karras(intervals + 1, problem.sigma_min, problem.sigma_max).to(problem.x)
+    levels = fine_levels(problem, intervals)
+    sigmas = torch.cat([levels, levels.new_zeros(1)]).to(problem.x)
     PEERS["heun"].run(problem.model, problem.x, sigmas, problem.extra_args, keep, disable=True)
     x, denoised = (torch.stack(parts) for parts in zip(*seen.values(), strict=True))
     return torch.tensor(list(seen), dtype=torch.float64), x, denoised

@@ -239,6 +239,14 @@ _EVEN = {
 }
 
 
+def fine_levels(problem, intervals):
+    """Return the sigmas of so many steps of `by_runge_kutta`, from sigma_max to sigma_min, float64."""
+    place, back, _ = _EVEN[problem.path]
+    ends = place(problem.sigma_max), place(problem.sigma_min)
+    ramp = torch.linspace(*ends, intervals + 1, dtype=torch.float64)
+    return torch.tensor([back(t) for t in ramp.tolist()], dtype=torch.float64)
+
+
 def by_runge_kutta(problem, steps=100):
     """Solve down to sigma_min by the classical Runge-Kutta method; there, x becomes D.
 
