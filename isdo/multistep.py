@@ -21,6 +21,9 @@ BLIND = 0.02
 STRETCH = 8
 # The variables of interpolation that "auto" lets compete: cautious in long first steps and under guidance, and bold.
 AUTO = (TAUS["sigma"], TAUS["log1p"])
+# A run that begins where noise outweighs the picture less than NEAR times (img2img) has these instead, guided or not; its first
+# prediction takes the second one below CLOSE.
+NEAR_AUTO, NEAR, CLOSE = (TAUS["log1p"], TAUS["log"]), 3.0, 1.5
 # While noise outweighs the picture (a/s below DIM), how strongly D follows it tells plain models from strongly guided ones,
 # which overshoot. Below GENTLE the first prediction is bold; around STEEP corrections begin to be taken in part, down to
 # LEAST of them, but for steps shorter than SHORT in log r, so that the order of convergence stays.
@@ -171,13 +174,13 @@ class Multistep:
 
     def __init__(self, path, spectrum, settings, like, window, low=0.0):
         self.path, self.spectrum, self.settings, self.window, self.low = path, spectrum, settings, window, low
-        self.taus = AUTO if settings.tau == "auto" else (TAUS[settings.tau],)
         self.fitted = spectrum.lowest(settings.modes) if settings.power == "fitted" else None
         self.response = spectrum.spread((settings.response * (1 - 0.75 * spectrum.height_of))[None], like)
         self.reset()
 
     def reset(self):
         """Forget everything: the model is another one, or the run begins."""
+        self.taus = AUTO if self.settings.tau == "auto" else (TAUS[self.settings.tau],)
         self.history, self.rules = [], {(1, self.taus[0]): 1}
         self.count, self.along, self.size, self.follow = 0, 0.0, 0.0, 1.0
         self.band_power = self.power = self.trust = self.gain = None
@@ -331,9 +334,9 @@ class Multistep:
     def weigh_rules(self, residuals):
         """Return {(order, tau): weight (B, 1)} for the next prediction, by how well each rule foretold the newest m.
 
-        The first time there is nothing to foretell: order 2, in the bold tau as far as D is gentle. Later they count by the
-        inverse square of their miss in the last step, per image: long first steps and strong guidance make bold rules wild,
-        and smooth stretches make them best.
+        The first time there is nothing to foretell: order 2, in the bold tau as far as D is gentle or the run begins near.
+        Later they count by the inverse square of their miss in the last step, per image: long first steps and strong guidance
+        make bold rules wild, and smooth stretches make them best.
         """
         (sigma, newest), earlier = residuals[0], residuals[1:]
         misses = {}
@@ -344,8 +347,11 @@ class Multistep:
                 miss = self.window.painted(miss)
                 misses[order, tau] = self.spectrum.inner(miss, miss).sum(1, keepdim=True)
         if not misses:
+            order, first = min(2, self.settings.order), self.history[1]
+            if len(self.taus) > 1 and first.sigma <= NEAR * first.signal:
+                self.taus = NEAR_AUTO
+                return {(order, self.taus[first.sigma <= CLOSE * first.signal]): 1}
             bold = 0.0 if self.gain is None or len(self.taus) == 1 else falling(self.gain, GENTLE)
-            order = min(2, self.settings.order)
             return {(order, self.taus[0]): 1 - bold} | {(order, tau): bold for tau in self.taus[1:]}
         floor = torch.finfo(self.spectrum.precision).tiny ** 0.25
         trusts = {rule: (miss + floor) ** -2.0 for rule, miss in misses.items()}
