@@ -247,8 +247,8 @@ def _refine(args):
 
 
 BENCHES = {
-    "analytic": _accuracy, "zoo": _accuracy, "grids": _grids, "speed": _speed, "sweep": _sweep, "frechet": _frechet,
-    "refine": _refine,
+    "analytic": _accuracy, "zoo": _accuracy, "img2img": _accuracy, "grids": _grids, "speed": _speed, "sweep": _sweep,
+    "frechet": _frechet, "refine": _refine,
 }  # fmt: skip
 
 

@@ -268,9 +268,7 @@ def test_interrupt_gives_the_best_so_far(eps):
 
 def test_interrupt_of_the_accordion_keeps_the_picture(eps):
     ask = KARRAS | BIG | {"steps": 4}
-    got, seconds = while_refining(
-        eps, lambda: eps.post("/sdapi/v1/interrupt", {}), lambda: eps.picture(**ask, **refine(LONG))
-    )
+    got, seconds = while_refining(eps, lambda: eps.post("/sdapi/v1/interrupt", {}), lambda: eps.picture(**ask, **refine(LONG)))
     assert 3 <= counts(got.values)[0] < 100 and seconds < 10
     assert got.image.std() > 5 and ours(eps.picture(**ask, **refine()).values) == {"ISDO refine": "1 iteration, 3 calls"}
 

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -124,6 +125,26 @@ def test_the_reference_of_the_flow_net_is_converged():
     """Steps that are even in a power of sigma pass over what the net does just below sigma = 1 and are off by .02."""
     p = problems.zoo_problem("flow", "no class", count=1)
     assert problems.by_runge_kutta(p, steps=40)[1].max() < 1e-3
+
+
+@both_paths
+def test_a_problem_that_begins_in_the_middle_ends_where_the_whole_one_ends(path):
+    whole = replace(problem(GAUSSIAN, path), solve=problems.by_runge_kutta)
+    p = problems.begun(whole, 0.8)
+    assert PATHS[path].noise_to_signal(p.sigma_max) == pytest.approx(0.8)
+    assert rms(p.reference() - whole.reference()).max() < 1e-4 and p.name == "gaussian, from 0.8"
+    assert set(p.grids()) == set(whole.grids())
+    for name, make in p.grids().items():
+        sigmas, pace = make(7), whole.grids()[name](problems.PACE)
+        assert len(sigmas) == 8 and sigmas[0].item() == pytest.approx(p.sigma_max, rel=1e-6) and sigmas[-1] == 0
+        assert sigmas[-2] == pytest.approx(pace[-2].item(), rel=1e-6) and (sigmas.diff() < 0).all()
+
+
+def test_the_suite_img2img_begins_where_noise_does_not_hide_the_picture():
+    makers = SUITES["img2img"](count=1)
+    p = makers[1]()
+    assert len(makers) == 12 and p.name == "eps, guidance 1, from 2.5" and len(p.x) == 1 and p.sigma_max == 2.5
+    assert p.table[-1] == 2.5 and (p.table.diff() > 0).all() and p.fingerprint != makers[0]().fingerprint
 
 
 def test_unknown_names_are_refused():

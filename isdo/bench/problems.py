@@ -2,16 +2,17 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 import torch
 
 from ..path import PATHS
-from ..schedules import exponential, flow, karras, simple
+from ..schedules import exponential, flow, karras, rest, simple
 
 SIZE, IMAGES = 16, 16
 # the range of Stable Diffusion's scaled-linear schedule, and the flow range that 50 even steps cover
+PACE = 50  # steps of the whole schedule that one from the middle takes its pace from
 RANGES = {"ve": (0.0292, 14.61), "flow": (0.02, 1.0)}
 
 
@@ -20,7 +21,7 @@ class Problem:
     """An initial value problem of dx/dsigma = (x - D)/sigma: ``model(x, sigma (B,), **extra_args) -> D``, from ``x``.
 
     ``table`` holds the model's ascending noise levels. ``solve(problem) -> (x at the end, uncertainty per image)`` is
-    what `reference` and `uncertainty` show; it runs once.
+    what `reference` and `uncertainty` show; it runs once. ``whole`` is the problem of which this one is the end.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Problem:
     table: torch.Tensor
     solve: Callable
     extra_args: dict = field(default_factory=dict)
+    whole: "Problem | None" = None
 
     @property
     def sigma_min(self):
@@ -61,7 +63,13 @@ class Problem:
             return f"{self.model(state, sigma, **self.extra_args).double().square().mean().item():.4e}"
 
     def grids(self):
-        """Return the schedules to judge on: name -> (steps -> sigmas, ending in 0), in x's dtype and on its device."""
+        """Return the schedules to judge on: name -> (steps -> sigmas, ending in 0), in x's dtype and on its device.
+
+        The end of a whole problem goes in the pace of the whole one's, as in the WebUIs' img2img.
+        """
+        if self.whole is not None:
+            paces = {name: make(PACE) for name, make in self.whole.grids().items()}
+            return {name: partial(self._rest, pace) for name, pace in paces.items()}
         rows = {
             "karras": partial(karras, sigma_min=self.sigma_min, sigma_max=self.sigma_max),
             "exponential": partial(exponential, sigma_min=self.sigma_min, sigma_max=self.sigma_max),
@@ -71,6 +79,9 @@ class Problem:
         else:
             rows["simple"] = partial(simple, sigmas=self.table)
         return {name: lambda steps, make=make: make(steps).to(self.x) for name, make in rows.items()}
+
+    def _rest(self, pace, steps):
+        return rest(pace, self.sigma_max, steps).to(self.x)
 
 
 def _per_image(sigma):
@@ -254,24 +265,40 @@ def by_runge_kutta(problem, steps=100):
     every host: a learned net knows nothing below its sigma_min. 4 calls a step; returns x and, as its uncertainty, the
     difference to a run with half the steps.
     """
+
+    def run(steps):
+        x = _descend(problem, problem.sigma_min, steps)
+        return problem.model(x, x.new_full((len(x),), problem.sigma_min), **problem.extra_args)
+
+    x = run(steps)
+    return x, rms(x - run(steps // 2))
+
+
+def _descend(problem, end, steps):
+    """Return x at sigma ``end`` by the classical Runge-Kutta method."""
     place, back, pace = _EVEN[problem.path]
 
     def slope(t, x):
         sigma = back(t)
         return pace(sigma) * (x - problem.model(x, x.new_full((len(x),), sigma), **problem.extra_args))
 
-    def run(steps):
-        first, last, x = place(problem.sigma_max), place(problem.sigma_min), problem.x
-        h = (last - first) / steps
-        for t in (first + i * h for i in range(steps)):
-            k1 = slope(t, x)
-            k2 = slope(t + h / 2, x + h / 2 * k1)
-            k3 = slope(t + h / 2, x + h / 2 * k2)
-            x = x + h / 6 * (k1 + 2 * k2 + 2 * k3 + slope(t + h, x + h * k3))
-        return problem.model(x, x.new_full((len(x),), problem.sigma_min), **problem.extra_args)
+    first, last, x = place(problem.sigma_max), place(end), problem.x
+    h = (last - first) / steps
+    for t in (first + i * h for i in range(steps)):
+        k1 = slope(t, x)
+        k2 = slope(t + h / 2, x + h / 2 * k1)
+        k3 = slope(t + h / 2, x + h / 2 * k2)
+        x = x + h / 6 * (k1 + 2 * k2 + 2 * k3 + slope(t + h, x + h * k3))
+    return x
 
-    x = run(steps)
-    return x, rms(x - run(steps // 2))
+
+def begun(problem, ratio):
+    """Return the rest of a Problem from the noise-to-signal ratio ``ratio`` on, where the solution then is: img2img."""
+    sigma = PATHS[problem.path].from_noise_to_signal(ratio)
+    with torch.no_grad():
+        x = _descend(problem, sigma, 50)
+    table = torch.cat([problem.table[problem.table < sigma], problem.table.new_tensor([sigma])])
+    return replace(problem, name=f"{problem.name}, from {ratio:g}", x=x, table=table, whole=problem)
 
 
 def rms(x):
@@ -342,6 +369,9 @@ def _table(path, low, high):
 ZOO_MODELS = ("eps", "v", "flow")
 ZOO_GUIDANCE = {"no class": None, "guidance 1": 1.0, "guidance 3": 3.0, "guidance 7": 7.0}
 
+# noise-to-signal ratios at which img2img begins: strengths of about 0.3 and 0.6 on Stable Diffusion's own schedule
+IMG2IMG_RATIOS, IMG2IMG_GUIDANCE, IMG2IMG_IMAGES = (0.8, 2.5), ("guidance 1", "guidance 3"), 6
+
 
 def zoo_problem(model, guidance, seed=0, count=IMAGES, device="cpu"):
     """Return the Problem of drawing with an embedded model.
@@ -374,14 +404,19 @@ def _zoo_suite(seed=0, **options):
     return [partial(zoo_problem, model, scale, seed, **options) for model in ZOO_MODELS for scale in ZOO_GUIDANCE]
 
 
-SUITES = {"analytic": _analytic_suite, "zoo": _zoo_suite}
+def _img2img_suite(seed=0, count=IMG2IMG_IMAGES, **options):
+    whole = [partial(zoo_problem, model, scale, seed, count, **options) for model in ZOO_MODELS for scale in IMG2IMG_GUIDANCE]
+    return [lambda make=make, ratio=ratio: begun(make(), ratio) for make in whole for ratio in IMG2IMG_RATIOS]
+
+
+SUITES = {"analytic": _analytic_suite, "zoo": _zoo_suite, "img2img": _img2img_suite}
 
 
 def suite(name, seed=0, **options):
     """Return the makers of a suite's problems, so that each can be made, used and dropped in turn.
 
     Args:
-        name: "analytic" or "zoo".
+        name: "analytic", "zoo" or "img2img".
         seed: of all problems.
         **options: ``device``, for the zoo.
 

@@ -49,7 +49,7 @@ def run(
     """Measure every sampler on every problem and grid of a suite.
 
     Args:
-        suite_name: "analytic" or "zoo".
+        suite_name: "analytic", "zoo" or "img2img".
         samplers: name -> Peer, or a function of its call shape; None for ISDO and all peers.
         calls: model calls that each may make; Heun takes the steps that they pay for.
         progress: show a bar.
