@@ -11,7 +11,7 @@ from tqdm.auto import trange
 
 from . import group
 from .path import PATHS, detect_path, smallest_sigma
-from .sampling import check_mask, check_x, sample_isdo
+from .sampling import check_mask, check_x, solve_ode
 from .schedules import curvature_sigmas, rest
 from .settings import RefineSettings, Settings
 from .spectrum import Spectrum, full_precision
@@ -357,7 +357,8 @@ def _solver(model, sampler, mask):
 
 
 def _by_isdo(settings, mask, model, x, sigmas, extra_args, callback):
-    return sample_isdo(model, x, sigmas, extra_args, callback, True, settings=settings, mask=mask)
+    # each way back ends on D: what the ODE would still take out of the noise is what the loop is there to take away
+    return solve_ode(model, x, sigmas, extra_args, callback, True, settings, mask, low=0.0)
 
 
 def _by_other(sampler, model, x, sigmas, extra_args, callback):

@@ -81,6 +81,11 @@ def sample_isdo(model, x, sigmas, extra_args=None, callback=None, disable=None, 
 
     Exceptions of the model or the callback pass through. Theory page, sections 2 to 5.
     """
+    return solve_ode(model, x, sigmas, extra_args, callback, disable, settings, mask, smallest_sigma(model))
+
+
+def solve_ode(model, x, sigmas, extra_args, callback, disable, settings, mask, low):
+    """`sample_isdo`, with the noise level ``low`` to which the last step foresees the model; 0: it ends on what D says."""
     settings = Settings() if settings is None else settings
     if not isinstance(settings, Settings):
         raise ValueError(f"settings is a {type(settings).__name__}: give isdo.Settings(...)")

@@ -7,7 +7,7 @@ import livehost
 import numpy as np
 import pytest
 from live_webui import EULER, axes, grid, hires, mask, same, scene
-from livehost import Refused, encode, ours, rms
+from livehost import Refused, encode, meanwhile, ours, rms
 
 from isdo.hosts.request import REFINE, REFINE_CONTROLS
 
@@ -230,17 +230,7 @@ def test_a_detailer_after_it_draws_its_parts_unrefined(eps):
 
 def while_refining(webui, act, ask):
     """Call ``act`` when the refinement is some calls old; return the picture and the seconds from then to its end."""
-    done = []
-    thread = threading.Thread(target=lambda: done.append((ask(), time.monotonic())))
-    thread.start()
-    end = time.monotonic() + 120
-    while not 5 < webui.get("/sdapi/v1/progress?skip_current_image=true")["state"]["sampling_step"] < 195:
-        assert thread.is_alive() and time.monotonic() < end, "the picture was ready before anything could be done"
-        time.sleep(0.02)
-    at = time.monotonic()
-    act()
-    thread.join(240)
-    return done[0][0], done[0][1] - at
+    return meanwhile(webui, act, ask, range(6, 195))
 
 
 LONG = {"iterations": 100, "calls": 2}

@@ -7,7 +7,7 @@ import livehost
 import numpy as np
 import pytest
 import torch
-from livehost import Refused, encode, ours, rms, steps_of
+from livehost import Refused, encode, meanwhile, ours, rms, steps_of
 
 import isdo
 from isdo.settings import FIELDS, HOST_FIELDS
@@ -391,20 +391,9 @@ def test_soft_inpainting(eps):
 
 
 def while_running(webui, act, **values):
-    """Start a long picture in another thread, call ``act`` in its middle, and return (result, seconds from act to end)."""
-    done = []
+    """Call ``act`` in the middle of a long picture; return the picture and the seconds from then to its end."""
     ask = {"steps": 150, "width": 256, "height": 256} | values
-
-    thread = threading.Thread(target=lambda: done.append((webui.picture(**ask), time.monotonic())))
-    thread.start()
-    end = time.monotonic() + 120
-    while webui.get("/sdapi/v1/progress?skip_current_image=true")["state"]["sampling_step"] < 5:
-        assert thread.is_alive() and time.monotonic() < end, "the picture was ready before anything could be done"
-        time.sleep(0.02)
-    at = time.monotonic()
-    act()
-    thread.join(240)
-    return done[0][0], done[0][1] - at
+    return meanwhile(webui, act, lambda: webui.picture(**ask), range(5, ask["steps"] + 1))
 
 
 def test_interrupt_is_quick_and_leaves_nothing_behind(eps):

@@ -16,6 +16,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -238,6 +239,22 @@ class Host:
         """Return the last line of an infotext as a mapping."""
         pairs = re.findall(r'\s*([\w ][^:,]*): ("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)', text.strip().split("\n")[-1])
         return {key: json.loads(value) if value[:1] == '"' else value for key, value in pairs}
+
+
+def meanwhile(webui, act, ask, amid):
+    """Call ``act`` once the sampling step that ``ask()`` has reached, in another thread, is ``amid``; return the answer and
+    the seconds from then on to its end."""
+    done = []
+    thread = threading.Thread(target=lambda: done.append((ask(), time.monotonic())))
+    thread.start()
+    end = time.monotonic() + 120
+    while webui.get("/sdapi/v1/progress?skip_current_image=true")["state"]["sampling_step"] not in amid:
+        assert thread.is_alive() and time.monotonic() < end, "the picture was ready before anything could be done"
+        time.sleep(0.02)
+    at = time.monotonic()
+    act()
+    thread.join(240)
+    return done[0][0], done[0][1] - at
 
 
 def ours(values):
