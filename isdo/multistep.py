@@ -21,9 +21,9 @@ BLIND = 0.02
 STRETCH = 8
 # The variables of interpolation that "auto" lets compete: cautious in long first steps and under guidance, and bold.
 AUTO = (TAUS["sigma"], TAUS["log1p"])
-# A run that begins where noise outweighs the picture less than NEAR times (img2img) has these instead, guided or not; its first
-# prediction takes the second one below CLOSE.
-NEAR_AUTO, NEAR, CLOSE = (TAUS["log1p"], TAUS["log"]), 3.0, 1.5
+# A run that begins where noise outweighs the picture less than NEAR times (img2img) has these instead, and begins with the
+# second, guided or not.
+NEAR_AUTO, NEAR = (TAUS["sigma"], TAUS["log"]), 3.0
 # While noise outweighs the picture (a/s below DIM), how strongly D follows it tells plain models from strongly guided ones,
 # which overshoot. Below GENTLE the first prediction is bold; around STEEP corrections begin to be taken in part, down to
 # LEAST of them, but for steps shorter than SHORT in log r, so that the order of convergence stays.
@@ -350,7 +350,7 @@ class Multistep:
             order, first = min(2, self.settings.order), self.history[1]
             if len(self.taus) > 1 and first.sigma <= NEAR * first.signal:
                 self.taus = NEAR_AUTO
-                return {(order, self.taus[first.sigma <= CLOSE * first.signal]): 1}
+                return {(order, self.taus[1]): 1}
             bold = 0.0 if self.gain is None or len(self.taus) == 1 else falling(self.gain, GENTLE)
             return {(order, self.taus[0]): 1 - bold} | {(order, tau): bold for tau in self.taus[1:]}
         floor = torch.finfo(self.spectrum.precision).tiny ** 0.25
