@@ -168,18 +168,40 @@ def run(seed=0, limit=None, only="", device="cpu", calls=CALLS):
 
 
 def text(rows):
-    """Return a markdown table: median errors, geometric mean over problems, and the mean ratio to Karras's grid."""
+    """Return the page of the docs: median errors by grid, and each grid's error over that of Karras's by problem."""
     cells = {(r["problem"], r["grid"], r["calls"], r["sampler"]): r["median"] for r in rows}
-    lines = defaultdict(lambda: defaultdict(list))
+    errors, ratios = defaultdict(lambda: defaultdict(list)), defaultdict(lambda: defaultdict(list))
     for (problem, grid, calls, sampler), error in cells.items():
-        lines[sampler, grid][calls].append(error)
-        lines[sampler, grid]["ratio"].append(error / cells[problem, "karras", calls, sampler])
+        errors[sampler, grid][calls].append(error)
+        ratio = error / cells[problem, "karras", calls, sampler]
+        errors[sampler, grid]["ratio"].append(ratio)
+        ratios[sampler, problem][grid].append(ratio)
     columns = sorted({row["calls"] for row in rows})
+    grids = list(dict.fromkeys(row["grid"] for row in rows))
+    order = {sampler: i for i, sampler in enumerate(JUDGED)}
     body = [
         [SAMPLERS[sampler].label, grid, *(_mean(line[n], ".4f") for n in columns), _mean(line["ratio"], ".2f")]
-        for (sampler, grid), line in sorted(lines.items(), key=lambda item: JUDGED.index(item[0][0]))
+        for (sampler, grid), line in sorted(errors.items(), key=lambda item: order[item[0][0]])
     ]
-    return markdown(["sampler", "grid", *map(str, columns), "to Karras"], body)
+    detail = [
+        [SAMPLERS[sampler].label, problem, *(_mean(line[grid], ".2f") if line[grid] else "" for grid in grids)]
+        for (sampler, problem), line in sorted(ratios.items(), key=lambda item: (order[item[0][0]], item[0][1]))
+    ]
+    return f"""# Grids at few calls
+
+Run it again with `python -m isdo bench --suite grids --json out/grids.json --doc docs/grids.md`. Median RMS errors to
+the converged solution on the zoo, geometric means over its problems. "Curvature, stored" is the schedule `curvature`
+as it comes; "probe" measures the model at hand, on other pictures. DP: dynamic programming over the nodes of a fine
+trajectory, by the costs of GITS (Euler steps) and by the share of each error that arrives at the end. "Searched":
+sigmas moved one by one while the error falls, for just this sampler and number of calls, on other pictures than those
+judged: a ceiling, as far as grids found on some pictures serve others. Flow grids start at pure noise on the flow
+model only.
+
+{markdown(["sampler", "grid", *map(str, columns), "to Karras"], body)}
+
+Error over that on Karras's grid, by problem:
+
+{markdown(["sampler", "problem", *grids], detail)}"""
 
 
 def _mean(values, form):
