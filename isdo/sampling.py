@@ -96,7 +96,7 @@ def solve_ode(model, x, sigmas, extra_args, callback, disable, settings, mask, l
     working = x.dtype if x.dtype == torch.float64 else torch.float32
     spectrum = Spectrum(*x.shape[-2:], x.device, settings.basis)
     window = Whole() if mask is None else Masked(spectrum, x.shape, check_mask(mask, x).to(x.device, working))
-    solver = SOLVERS[settings.solver](path, spectrum, settings, x.new_empty(0, dtype=working), window, smallest_sigma(model))
+    solver = SOLVERS[settings.solver](path, spectrum, settings, x.new_empty(0, dtype=working), window, low)
     state, inner, sound = x.to(working), None, []
     modes = spectrum.forward(state)
     for i in trange(len(levels) - 1, disable=disable):

@@ -379,6 +379,30 @@ def test_noise_that_the_model_does_not_know_is_raised_with_a_message(mixture, no
     assert not caplog.records  # none asked, none added
 
 
+@pytest.mark.parametrize("mask", [None, 1.0])
+def test_each_way_back_ends_on_what_the_model_said_last(mask, normal):
+    """Also where the schedule ends above the smallest sigma that the model says, to which a drawn picture is carried on."""
+    said = []
+
+    def model(x, sigma):
+        said.append(x.tanh() * 0.5)
+        return said[-1]
+
+    model.sigma_min = 1e-4
+    x, settings = normal(2, 3, 8, 8), RefineSettings(iterations=1, calls=4, **FREE)
+    mask = None if mask is None else torch.full((1, 1, 8, 8), mask, dtype=x.dtype)
+    found = refine(
+        model,
+        x,
+        disable=True,
+        settings=settings,
+        mask=mask,
+        sampler=Settings(power="zero", response=0.0),
+        sigmas=[2.0, 1.4, 1.0, 0.7, 0.5, 0.0],
+    )
+    torch.testing.assert_close(found.x, said[-1], rtol=1e-9, atol=1e-9)
+
+
 def test_the_smallest_sigma_is_asked_by_capability():
     class Wrapped:
         sigmas = torch.tensor([0.02, 0.5, 14.0])
