@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -139,7 +140,9 @@ def test_an_interrupted_write_leaves_the_old_file_whole(tmp_path):
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_ctrl_c_is_one_line_and_no_file(tmp_path):
     arguments = ["sample", "--steps", "150", "--count", "64", "--out", str(tmp_path / "a.png")]
-    process = subprocess.Popen([sys.executable, "-m", "isdo", *arguments], stderr=subprocess.PIPE, cwd=ROOT)
+    listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # what a shell starts in the background is deaf to it
+    command = [sys.executable, "-m", "isdo", *arguments]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, cwd=ROOT, preexec_fn=listen)
     seen = b""
     while b"it/s" not in seen and b"s/it" not in seen and process.poll() is None:  # the bar moves: it draws
         seen += process.stderr.read1()
