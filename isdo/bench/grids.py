@@ -178,14 +178,13 @@ def text(rows):
         ratios[sampler, problem][grid].append(ratio)
     columns = sorted({row["calls"] for row in rows})
     grids = list(dict.fromkeys(row["grid"] for row in rows))
-    order = {sampler: i for i, sampler in enumerate(JUDGED)}
     body = [
         [SAMPLERS[sampler].label, grid, *(_mean(line[n], ".4f") for n in columns), _mean(line["ratio"], ".2f")]
-        for (sampler, grid), line in sorted(errors.items(), key=lambda item: order[item[0][0]])
+        for (sampler, grid), line in sorted(errors.items(), key=lambda item: JUDGED.index(item[0][0]))
     ]
     detail = [
         [SAMPLERS[sampler].label, problem, *(_mean(line[grid], ".2f") if line[grid] else "" for grid in grids)]
-        for (sampler, problem), line in sorted(ratios.items(), key=lambda item: (order[item[0][0]], item[0][1]))
+        for (sampler, problem), line in sorted(ratios.items(), key=lambda item: (JUDGED.index(item[0][0]), item[0][1]))
     ]
     return f"""# Grids at few calls
 

@@ -11,8 +11,8 @@ from ..path import PATHS
 from ..schedules import exponential, flow, karras, rest, simple
 
 SIZE, IMAGES = 16, 16
-# the range of Stable Diffusion's scaled-linear schedule, and the flow range that 50 even steps cover
 PACE = 50  # steps of the whole schedule that one from the middle takes its pace from
+# the range of Stable Diffusion's scaled-linear schedule, and the flow range that 50 even steps cover
 RANGES = {"ve": (0.0292, 14.61), "flow": (0.02, 1.0)}
 
 
