@@ -72,7 +72,7 @@ FIELDS = (
     ),
     Field(
         "tau", "auto", str, "Interpolation", "ISDO tau",
-        "the variable in which earlier steps are interpolated; auto lets sigma and log1p (img2img: log) compete in each picture",
+        "the variable in which earlier steps are interpolated; auto: sigma and log1p (img2img: log) compete in each picture",
         choices=("auto", "sigma", "root", "cube root", "log1p", "log"),
     ),
     Field(
