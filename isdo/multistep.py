@@ -1,12 +1,12 @@
 """One ISDO step: fit the power, correct, predict; one model call each."""
 
-import itertools
 import math
 from dataclasses import dataclass
+from itertools import combinations_with_replacement, pairwise
 
 import torch
 
-from .quadrature import BETWEEN, TAUS, extrapolation_weights, step_shares, step_total
+from .quadrature import BETWEEN, TAUS, constants, extrapolation_rises, step_rises, step_total
 
 # Shares of explained variance from which a fit is believed; trust grows linearly from there to one. What falls short is
 # stepped with S = 0 and ends on D itself, as every host expects: on trained nets a half-believed fit costs accuracy.
@@ -42,7 +42,7 @@ class Evaluation:
     """One call of the model, in modes (B, channels, K).
 
     ``state`` is where the model was called (the predicted x), ``denoised`` what it said, ``noise`` = minus the score there;
-    ``corrected`` is the best x known for this sigma by now. ``early`` marks the first two calls of a run;
+    ``moved`` leads from the state to the best x known for this sigma by now. ``early`` marks the first two calls of a run;
     ``settled`` is the trust (B, 1, K) with which it was corrected last.
     """
 
@@ -51,9 +51,28 @@ class Evaluation:
     state: torch.Tensor
     denoised: torch.Tensor
     noise: torch.Tensor
-    corrected: torch.Tensor
     early: bool
+    moved: torch.Tensor | None = None
     settled: torch.Tensor | None = None
+
+    @property
+    def corrected(self):
+        """The best x known."""
+        return self.state if self.moved is None else self.state + self.moved
+
+    @property
+    def answered(self):
+        """What of the correction the model is taken to answer: None in the first two calls."""
+        return None if self.early else self.moved
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """m = D - S e at several sigmas, newest first, as the newest and how it came about: m_j - m_(j+1)."""
+
+    sigmas: list
+    newest: torch.Tensor
+    changes: list
 
 
 def trust(coherence, threshold):
@@ -61,52 +80,45 @@ def trust(coherence, threshold):
     return ((coherence - threshold) / (1 - threshold)).clamp(0, 1)
 
 
-@dataclass(frozen=True)
 class Change:
-    """What is new since the last call, the painted part: dD and de in modes (B, channels, K), and per image and band
-    (B, bands) the products dD dD, de de and de dD."""
+    """What is new since the last call, by its products: dD dD, de de and de dD, of the painted part.
 
-    denoised: torch.Tensor
-    noise: torch.Tensor
-    size: torch.Tensor
-    noise_size: torch.Tensor
-    both: torch.Tensor
+    Attributes:
+        size, noise_size, both: (B, bands).
+        noise_modes, both_modes: de de and de dD of each channel and mode (B, channels, K / parts).
+    """
 
-    @classmethod
-    def between(cls, new, old, window, spectrum):
-        """Return the Change from one Evaluation to the next."""
+    def __init__(self, new, old, window, spectrum):
         denoised, noise = (window.painted(v) for v in (new.denoised - old.denoised, new.noise - old.noise))
-        pairs = (denoised, denoised), (noise, noise), (noise, denoised)
-        return cls(denoised, noise, *(spectrum.inner(*pair) for pair in pairs))
+        self.spectrum = spectrum
+        self.noise_modes, self.both_modes = spectrum.per_mode(noise, noise), spectrum.per_mode(noise, denoised)
+        self.size = spectrum.inner(denoised, denoised)
+        self.noise_size, self.both = (spectrum.per_band(v.sum(1)) for v in (self.noise_modes, self.both_modes))
 
+    def fit_bands(self):
+        """Fit S >= 0 by least squares of dD = S de, per image and band; theory page, section 3.
 
-def fit_bands(change):
-    """Fit S >= 0 by least squares of dD = S de, per image and band; theory page, section 3.
+        Returns:
+            power (B, bands) and coherence (B, bands), the share of dD that the fit explains, 1 for a Gaussian.
+        """
+        tiny = torch.finfo(self.size.dtype).tiny
+        both = self.both.clamp(min=0)
+        power = both / self.noise_size.clamp(min=tiny)
+        return power, power * (both / self.size.clamp(min=tiny))
 
-    Returns:
-        power (B, bands) and coherence (B, bands), the share of dD that the fit explains, 1 for a Gaussian.
-    """
-    tiny = torch.finfo(change.size.dtype).tiny
-    power = change.both.clamp(min=0) / change.noise_size.clamp(min=tiny)
-    return power, power * (change.both.clamp(min=0) / change.size.clamp(min=tiny))
+    def fit_modes(self):
+        """Fit S >= 0 for every channel and mode by itself: what a Gaussian of any spectrum needs, and noise for all else.
 
-
-def fit_modes(change, spectrum):
-    """Fit S >= 0 for every channel and mode by itself: what a Gaussian of any spectrum needs, and noise for all else.
-
-    Returns:
-        power (B, channels, K) and coherence (B, bands): 1 for a Gaussian, about a half where there is none; 0 in a basis
-        whose modes are single numbers, where one parameter a mode would explain everything.
-    """
-    parts = spectrum.basis.parts
-    if parts == 1:
-        return torch.zeros_like(change.noise), torch.zeros_like(change.size)
-    tiny = torch.finfo(change.noise.dtype).tiny
-    noise, denoised = (v.unflatten(-1, (-1, parts)) for v in (change.noise, change.denoised))
-    power = (noise * denoised).sum(-1, keepdim=True).clamp(min=0) / noise.square().sum(-1, keepdim=True).clamp(min=tiny)
-    power = power.expand_as(noise).flatten(-2)
-    miss = change.denoised - power * change.noise
-    return power, 1 - spectrum.inner(miss, miss) / change.size.clamp(min=torch.finfo(change.size.dtype).tiny)
+        Returns:
+            power (B, channels, K / parts) and coherence (B, bands): 1 for a Gaussian, about a half where there is none; 0 in
+            a basis whose modes are single numbers, where one parameter a mode would explain everything.
+        """
+        if self.spectrum.basis.parts == 1:
+            return torch.zeros_like(self.both_modes), torch.zeros_like(self.size)
+        both = self.both_modes.clamp(min=0)
+        power = both / self.noise_modes.clamp(min=torch.finfo(both.dtype).tiny)
+        missed = self.size - self.spectrum.per_band((power * both).sum(1))
+        return power, 1 - missed / self.size.clamp(min=torch.finfo(self.size.dtype).tiny)
 
 
 def falling(value, half):
@@ -181,8 +193,8 @@ class Multistep:
     def reset(self):
         """Forget everything: the model is another one, or the run begins."""
         self.taus = AUTO if self.settings.tau == "auto" else (TAUS[self.settings.tau],)
-        self.history, self.rules = [], {(1, self.taus[0]): 1}
-        self.count, self.along, self.size, self.follow = 0, 0.0, 0.0, 1.0
+        self.history, self.residuals, self.weights = [], [], None
+        self.count, self.along, self.size, self.follow, self.lift = 0, 0.0, 0.0, 1.0, 0.0
         self.band_power = self.power = self.trust = self.gain = None
 
     def observe(self, sigma, state, denoised):
@@ -193,19 +205,20 @@ class Multistep:
             state, denoised: modes (B, channels, K); denoised is D at state.
         """
         signal = self.path.signal(sigma)
-        noise = (state - signal * denoised) * (signal / sigma**2)
+        noise = torch.sub(state, denoised, alpha=signal).mul_(signal / sigma**2)
         if is_twin([sigma, *(e.sigma for e in self.history)]):
             del self.history[0]
-        self.history.insert(0, Evaluation(sigma, signal, state, denoised, noise, state, early=self.count < 2))
+        self.history.insert(0, Evaluation(sigma, signal, state, denoised, noise, early=self.count < 2))
         self.count += 1
         if self.power is None:
             self.band_power = state.new_zeros(len(state), self.spectrum.count, dtype=self.spectrum.precision)
             self.power = self.trust = self.spectrum.spread(self.band_power, state)
         if len(self.history) > 1:
-            new, old = self.history[:2]
-            change = Change.between(new, old, self.window, self.spectrum)
+            change = Change(*self.history[:2], self.window, self.spectrum)
             self.fit(change)
             self.measure_gain(change)
+        self.residuals = [torch.addcmul(e.denoised, self.power, e.noise, value=-1) for e in self.history]
+        if len(self.history) > 1:
             self.correct()
         del self.history[max(self.settings.order, self.settings.corrector, MEMORY) + 1 :]
 
@@ -217,12 +230,13 @@ class Multistep:
         """
         if self.fitted is None:
             return
-        (power, band_coherence), (own, mode_coherence) = fit_bands(change), fit_modes(change, self.spectrum)
+        (power, band_coherence), (own, mode_coherence) = change.fit_bands(), change.fit_modes()
         band_trust, mode_trust = trust(band_coherence, BAND_COHERENT), trust(mode_coherence, MODE_COHERENT)
         spread = self.spectrum.spread
         if self.spectrum.count > 1:  # the mean is one number a channel, which any S explains: its neighbours speak for it
             mode_trust = torch.cat([mode_trust[:, 1:2], mode_trust[:, 1:]], 1)
         self.band_power = power * band_trust * self.fitted
+        own = self.spectrum.to_parts(own)
         self.power = torch.lerp(spread(self.band_power, own), own, spread(mode_trust * self.fitted, own))
         self.trust = spread(torch.maximum(band_trust, mode_trust) * self.fitted, own)
 
@@ -241,132 +255,133 @@ class Multistep:
         gain = scale * denoised.sum(1, keepdim=True) / ((denoised * noise).sqrt().sum(1, keepdim=True) + tiny)
         self.gain = gain if self.gain is None else torch.maximum(self.gain, gain)
 
-    def take(self, evaluation, x):
-        """Return the correction to x as far as it is taken: where D is steep, a full one would overshoot and swing back."""
+    def take(self, x):
+        """Return how far the newest state moves towards x: where D is steep, all the way would overshoot and swing back."""
+        new, old = self.history[:2]
         if self.gain is None:
-            return x
-        old = self.history[1]
-        length = 1.0 if old.signal == 0 else math.log(old.sigma * evaluation.signal / (evaluation.sigma * old.signal))
+            return x - new.state
+        length = 1.0 if old.signal == 0 else math.log(old.sigma * new.signal / (new.sigma * old.signal))
         part = LEAST + (1 - LEAST) * falling(self.gain * min(1.0, length / SHORT), STEEP)
-        return torch.lerp(evaluation.state, x, torch.maximum(part[:, :, None].to(x.dtype), self.trust))
+        return (x - new.state).mul_(torch.maximum(part[:, :, None].to(x.dtype), self.trust))
 
-    def residual(self, evaluation):
-        """Return (m, lift): m = D - S e where the model was called, and what the correction of x since then adds to it.
+    def lifted(self, count):
+        """Return the Residuals of the ``count`` newest evaluations at their corrected x.
 
-        D at the corrected x is taken to be D + g (corrected - state). The gain that S implies leaves m as it is; where the
-        fit is not trusted the response is taken if it is more: the correction is picture-like, and the model follows it
-        further than it follows the noise that S is measured on. Not so in the first correction: under strong guidance it is
-        so large that following it leaves the basin. Theory page, section 5.
+        D at the corrected x is taken to be D + g (corrected - state). The gain that S implies leaves m as it is; as far as
+        the fit is not trusted the response is taken: the correction is picture-like, and the model follows it further than it
+        follows the noise that S is measured on. Not so in the first correction: under strong guidance it is so large that
+        following it leaves the basin. Theory page, section 5.
         """
-        m = torch.addcmul(evaluation.denoised, self.power, evaluation.noise, value=-1)
-        if evaluation.early or evaluation.corrected is evaluation.state:
-            return m, None
-        slope = self.power * (evaluation.signal / evaluation.sigma**2)
-        gain = (self.response * (1 + evaluation.signal * slope) - slope).clamp(min=0) * (1 - self.trust)
-        return m, gain * (evaluation.corrected - evaluation.state)
-
-    def lifted(self, evaluations, found):
-        """Return [(sigma, m)] at the corrected x of the evaluations, of which ``found`` are the `residual` pairs."""
-        return [
-            (e.sigma, m if lift is None else m + self.follow * lift) for e, (m, lift) in zip(evaluations, found, strict=False)
+        lift = self.follow * self.lift
+        nodes = [
+            m if e.answered is None else torch.addcmul(m, lift, e.answered)
+            for e, m in zip(self.history[:count], self.residuals, strict=False)
         ]
+        return Residuals([e.sigma for e in self.history[:count]], nodes[0], [new - old for new, old in pairwise(nodes)])
 
-    def learn_response(self, found):
+    def learn_response(self):
         """Measure in the newest m how far the earlier answers should have been lifted: least squares, with a prior of 1.
 
-        ``found`` are the `residual` pairs of the history. Where the model is sure of the picture - a data set once it has
-        settled - it does not answer at all.
+        Where the model is sure of the picture - a data set once it has settled - it does not answer at all.
         """
         newest, *earlier = self.history[: MEMORY + 1]
-        if len(earlier) < 2 or all(e.early for e in earlier):
+        if len(earlier) < 2 or all(e.answered is None for e in earlier):
             return
-        weights = extrapolation_weights([e.sigma for e in earlier], newest.sigma, self.taus[0])
-        miss, lifted = found[0][0], torch.zeros_like(newest.denoised)
-        for weight, (m, lift) in zip(weights, found[1:], strict=False):
-            miss = miss - weight * m
-            lifted = lifted if lift is None else lifted + weight * lift
+        rises = extrapolation_rises([e.sigma for e in earlier], newest.sigma, self.taus[0])[-1]
+        ends = [-1.0, *rises, 0.0]
+        miss, moved = self.residuals[0], 0.0
+        for m, e, before, after in zip(self.residuals[1:], earlier, ends, ends[1:], strict=False):
+            miss = torch.sub(miss, m, alpha=after - before)
+            if e.answered is not None:
+                moved = moved + (after - before) * e.answered
+        miss, lifted = self.window.painted(miss), self.window.painted(self.lift * moved)
+        scale, along, size = (self.spectrum.inner(p, q).sum(1) for p, q in ((miss, miss), (miss, lifted), (lifted, lifted)))
         tiny = torch.finfo(self.spectrum.precision).tiny ** 0.5
-        miss, lifted = self.window.painted(miss), self.window.painted(lifted)
-        scale = self.spectrum.inner(miss, miss).sum(1) + tiny
-        along = self.spectrum.inner(miss, lifted).sum(1) / scale
-        size = self.spectrum.inner(lifted, lifted).sum(1) / scale
+        along, size = along / (scale + tiny), size / (scale + tiny)
         self.along, self.size = self.along + along, self.size + size
         follow = (self.along + PRIOR * size) / (self.size + PRIOR * size + tiny)
         self.follow = follow.clamp(0, 1)[:, None, None].to(miss.dtype)
 
-    def step(self, start, end, residuals, rules):
-        """Return x (modes) at sigma ``end`` from the corrected x of ``start``; residuals are (sigma, m), newest first.
+    def step(self, start, end, residuals, taus, weights=None):
+        """Return x (modes) at sigma ``end`` from the corrected x of ``start``.
 
-        ``rules`` is {(number of nodes, tau): weight}, the interpolations that are blended; weights are (B, 1) or numbers and
-        sum to one. How the total is shared among the nodes depends little on S: it is computed once a band.
+        ``weights`` (B, taus, n - 1) blend the interpolations of the residuals in each tau, degree by degree; None takes all.
         """
         ratio, total = step_total(self.path, start.sigma, end, self.power)
-        nodes = [sigma for sigma, _ in residuals]
-        shares = self.band_power.new_zeros(len(nodes), *self.band_power.shape)
-        for (count, tau), weight in rules.items():
-            some = step_shares(self.path, start.sigma, end, nodes[:count], self.band_power, tau)
-            shares[: len(some)] += weight * some
-        mean = sum(self.spectrum.spread(share, m) * m for share, (_, m) in zip(shares, residuals, strict=True))
+        mean = residuals.newest
+        if residuals.changes:
+            rises = step_rises(self.path, start.sigma, end, residuals.sigmas, self.band_power, taus)
+            if weights is not None:
+                rises = rises * weights.permute(1, 2, 0)[:, :, None, :, None]
+            for rise, change in zip(self.spectrum.spread(rises.sum((0, 1)), mean), residuals.changes, strict=True):
+                mean = torch.addcmul(mean, rise, change)
         shrink = end / start.sigma
-        x = ratio * start.corrected + total * mean
+        x = ratio.mul(start.corrected).addcmul_(total, mean)
         return self.window.keep(x, start, shrink, self.path.signal(end) - start.signal * shrink)
 
     def correct(self):
         """Do the last steps again, oldest first, with the newest evaluation in the interpolation: one order more."""
-        found = [self.residual(e) for e in self.history]
-        self.learn_response(found)
-        residuals = self.lifted(self.history[: self.settings.order + 1], found)
-        self.rules, between = self.weigh_rules(residuals), {(len(residuals), BETWEEN): 1}
+        self.lift = self.response * (1 - self.trust)
+        self.learn_response()
+        residuals = self.lifted(self.settings.order + 1)
+        self.weights = self.weigh_rules(residuals)
         first, steps = self.history[-1], len(self.history) - 1
-        blind = first.signal <= BLIND * first.sigma and steps < len(residuals)  # else the first node is none any more
+        blind = first.signal <= BLIND * first.sigma and steps <= len(residuals.changes)  # else the first node is none any more
         if self.settings.corrector == 0 or not blind:
             steps = min(steps, self.settings.corrector)
-        lengths = [old.sigma - new.sigma for new, old in itertools.pairwise(self.history)]
+        lengths = [old.sigma - new.sigma for new, old in pairwise(self.history)]
         while steps > 1 and lengths[steps - 1] > STRETCH * lengths[steps - 2]:
             steps -= 1
         for i in range(steps, 0, -1):
             done = self.history[i - 1]
-            x = self.step(self.history[i], done.sigma, residuals, between)
+            x = self.step(self.history[i], done.sigma, residuals, (BETWEEN,))
             # what a trusted fit has settled stays: later fits of a large S, from changes of e that vanish, are rounding
-            done.corrected = self.take(done, x) if done.settled is None else torch.lerp(x, done.corrected, done.settled)
+            done.moved = self.take(x) if done.settled is None else torch.lerp(x - done.state, done.moved, done.settled)
             done.settled = self.trust
 
     def weigh_rules(self, residuals):
-        """Return {(order, tau): weight (B, 1)} for the next prediction, by how well each rule foretold the newest m.
+        """Return the weights (B, taus, degrees) of the next prediction, by how well each rule foretold the newest m.
 
         The first time there is nothing to foretell: order 2, in the bold tau as far as D is gentle or the run begins near.
-        Later they count by the inverse square of their miss in the last step, per image: long first steps and strong guidance
-        make bold rules wild, and smooth stretches make them best.
+        Later the orders and taus count by the inverse square of their miss in the last step, per image: long first steps and
+        strong guidance make bold rules wild, and smooth stretches make them best.
         """
-        (sigma, newest), earlier = residuals[0], residuals[1:]
-        misses = {}
-        for order in range(2, min(self.settings.order, len(earlier)) + 1):
-            for tau in self.taus:
-                weights = extrapolation_weights([node for node, _ in earlier[:order]], sigma, tau)
-                miss = newest - sum(weight * m for weight, (_, m) in zip(weights, earlier, strict=False))
-                miss = self.window.painted(miss)
-                misses[order, tau] = self.spectrum.inner(miss, miss).sum(1, keepdim=True)
-        if not misses:
-            order, first = min(2, self.settings.order), self.history[1]
-            if len(self.taus) > 1 and first.sigma <= NEAR * first.signal:
-                self.taus = NEAR_AUTO
-                return {(order, self.taus[1]): 1}
-            bold = 0.0 if self.gain is None or len(self.taus) == 1 else falling(self.gain, GENTLE)
-            return {(order, self.taus[0]): 1 - bold} | {(order, tau): bold for tau in self.taus[1:]}
-        floor = torch.finfo(self.spectrum.precision).tiny ** 0.25
-        trusts = {rule: (miss + floor) ** -2.0 for rule, miss in misses.items()}
-        total = sum(trusts.values())
-        return {rule: trust / total for rule, trust in trusts.items()}
+        (sigma, *earlier), highest = residuals.sigmas, self.settings.order
+        if len(earlier) < 2 or highest < 2:
+            return self.first_weights()[:, :, : highest - 1]
+        foretold = [
+            row for tau in self.taus for row in extrapolation_rises(earlier[:highest], sigma, tau)
+        ]  # of each rule, the orders of a tau together
+        changes = [self.window.painted(change) for change in residuals.changes[:highest]]
+        pairs = list(combinations_with_replacement(range(len(changes)), 2))
+        products = torch.stack([self.spectrum.per_mode(changes[i], changes[j]).sum(1) for i, j in pairs], 1)
+        products = self.spectrum.per_band(products).sum(-1)  # (B, pairs): every miss is a quadratic form in the changes
+        forms = [[(1 + (i < j)) * v[i] * v[j] for i, j in pairs] for v in ([1.0, *(-c for c in row)] for row in foretold)]
+        misses = (products[:, None] * constants(forms, products)).sum(-1).clamp(min=0)
+        trusts = (misses + torch.finfo(self.spectrum.precision).tiny ** 0.25) ** -2.0
+        trusts = (trusts / trusts.sum(1, keepdim=True)).unflatten(1, (len(self.taus), -1))
+        return trusts.flip(-1).cumsum(-1).flip(-1)  # a degree serves its own order and the higher ones
+
+    def first_weights(self):
+        """Return the weights (B, taus, 1) of the first prediction that has two nodes."""
+        first, ones = self.history[1], self.band_power.new_ones(len(self.band_power), 1, 1)
+        if len(self.taus) == 1:
+            return ones
+        if first.sigma <= NEAR * first.signal:
+            self.taus = NEAR_AUTO
+            bold = ones
+        else:
+            bold = 0 * ones if self.gain is None else falling(self.gain, GENTLE)[:, :, None]
+        return torch.cat([1 - bold, bold], 1)
 
     def predict(self, end):
         """Return x (modes) at the next sigma. In the step to 0 no m is extrapolated to where no call can be."""
-        rules = self.rules if end > 0 else {(1, self.taus[0]): 1}
-        rules = {(min(order, len(self.history)), tau): weight for (order, tau), weight in rules.items()}
-        nodes = self.history[: max(order for order, _ in rules)] if end > 0 else self.history[:3]
-        residuals = self.lifted(nodes, map(self.residual, nodes))
         if end == 0:
-            residuals = [(residuals[0][0], self.foresee(residuals))]
-        return self.step(self.history[0], end, residuals, rules)
+            residuals = Residuals([], self.foresee(self.lifted(3)), [])
+        else:
+            residuals = self.lifted(1 if self.weights is None else 1 + self.weights.shape[-1])
+        self.residuals = []
+        return self.step(self.history[0], end, residuals, self.taus, self.weights)
 
     def foresee(self, residuals):
         """Return the newest m carried on to the smallest sigma of the model, where the picture is what D says.
@@ -376,23 +391,24 @@ class Multistep:
         else changed, the straight line through the last two m, each band goes the part by which the line before it foretold
         the newest, and no further than that was right. Theory page, section 7.
         """
-        if len(residuals) < 3 or self.settings.order == 1 or not 0 < self.low < residuals[0][0]:
-            return residuals[0][1]
-        (sigma, newest), (sigma1, m1), (sigma2, m2) = residuals
+        if len(residuals.changes) < 2 or self.settings.order == 1 or not 0 < self.low < residuals.sigmas[0]:
+            return residuals.newest
+        (sigma, sigma1, sigma2), (last, before) = residuals.sigmas, residuals.changes
         noise, noise1, noise2 = ((e.state - e.signal * e.denoised) / e.sigma for e in self.history[:3])
         length, length1 = math.log(sigma1 / sigma), math.log(sigma2 / sigma1)
         ahead = min(DETAIL_REACH * length, math.log(sigma / self.low))
-        grown = self.held(newest - m1, noise1) + self.held(m1 - m2, noise2)
+        grown = self.held(last, noise1) + self.held(before, noise2)
         growth = (grown / (length + length1)).clamp(0, DETAIL * sigma / ahead)
-        change = newest - m1 - growth * length * noise1
-        line = (m1 - m2 - growth * length1 * noise2) * ((sigma1 - sigma) / (sigma2 - sigma1))
+        change = last - growth * length * noise1
+        line = (before - growth * length1 * noise2) * ((sigma1 - sigma) / (sigma2 - sigma1))
         made, foretold = self.window.painted(change), self.window.painted(line)
         tiny = torch.finfo(self.spectrum.precision).tiny ** 0.25
         size, both = self.spectrum.inner(foretold, foretold) + tiny, self.spectrum.inner(made, foretold).clamp(min=0)
         explained = (both / size) * (both / (self.spectrum.inner(made, made) + tiny))
         part = (both / size).clamp(max=1) * explained**2
         reach = min(REACH, (sigma - self.low) / (sigma1 - sigma))
-        return torch.addcmul(newest, self.spectrum.spread(part, newest), change, value=reach) + growth * ahead * noise
+        carried = torch.addcmul(residuals.newest, self.spectrum.spread(part, noise), change, value=reach)
+        return carried + growth * ahead * noise
 
     def held(self, change, noise):
         """Return how much of ``noise`` (B, channels, K) a change holds, over all painted modes: (B, 1, 1)."""

@@ -4,6 +4,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 import torch
 
@@ -25,33 +26,28 @@ def _rule(device, dtype):
     return tuple(v.to(device, dtype) for v in _tanh_sinh(half=20, reach=3.1))
 
 
+def _log1p(value):
+    return math.log1p(value) if isinstance(value, float) else value.log1p()
+
+
+def _expm1(value):
+    return math.expm1(value) if isinstance(value, float) else value.expm1()
+
+
 @dataclass(frozen=True)
 class Tau:
     """A variable tau(sigma) in which the history is interpolated, as an accurate difference.
 
-    ``difference(sigma, delta)`` returns tau(sigma + delta) - tau(sigma) without cancellation, for a float sigma and a
-    tensor delta.
+    ``difference(sigma, delta)`` returns tau(sigma + delta) - tau(sigma) without cancellation, for a float sigma > 0 and a
+    delta that is a float or a tensor.
     """
 
     name: str
     difference: Callable
-    finite_at_zero: bool = True
-
-
-def _log_shifted(scale):
-    def difference(sigma, delta):
-        return (scale * delta / (1 + scale * sigma)).log1p()
-
-    return difference
 
 
 def _power(exponent):
-    def difference(sigma, delta):
-        if sigma == 0:
-            return delta**exponent
-        return sigma**exponent * (exponent * (delta / sigma).log1p()).expm1()
-
-    return difference
+    return lambda sigma, delta: sigma**exponent * _expm1(exponent * _log1p(delta / sigma))
 
 
 TAUS = {
@@ -60,8 +56,8 @@ TAUS = {
         Tau("sigma", lambda sigma, delta: delta),
         Tau("root", _power(0.5)),
         Tau("cube root", _power(1 / 3)),
-        Tau("log1p", _log_shifted(2.0)),
-        Tau("log", lambda sigma, delta: (delta / sigma).log1p(), finite_at_zero=False),
+        Tau("log1p", lambda sigma, delta: _log1p(2 * delta / (1 + 2 * sigma))),
+        Tau("log", lambda sigma, delta: _log1p(delta / sigma)),
     )
 }
 
@@ -70,11 +66,17 @@ TAUS = {
 BETWEEN = Tau("sigma^1.5", _power(1.5))
 
 
+def constants(values, like):
+    """Return (nested lists of) numbers as a tensor beside ``like``, without waiting until a GPU has them."""
+    made = torch.tensor(values, dtype=like.dtype)
+    return made.pin_memory().to(like.device, non_blocking=True) if like.is_cuda else made.to(like.device)
+
+
 def step_total(path, start, end, power):
     """Return how one step of the ODE depends on its start and on a constant m: x(end) = ratio x(start) + total m.
 
     ratio = psi1/psi0 and total = a1 - a0 psi1/psi0 with psi^2 = a^2 S + s^2; the difference is factored,
-    total = (s0 - s1)(a1 s0 + a0 s1) / (psi0 (a1 psi0 + a0 psi1)) on both paths, so that a short step loses nothing.
+    total = (s0 - s1)(a1 s0 + a0 s1) / (psi0^2 (a1 + a0 ratio)) on both paths, so that a short step loses nothing.
     Theory page, section 2.
 
     Args:
@@ -86,55 +88,75 @@ def step_total(path, start, end, power):
         ratio and total, of power's shape and dtype.
     """
     a0, a1 = path.signal(start), path.signal(end)
-    psi0, psi1 = (a0**2 * power + start**2).sqrt(), (a1**2 * power + end**2).sqrt()
-    return psi1 / psi0, (start - end) * (a1 * start + a0 * end) / (psi0 * (a1 * psi0 + a0 * psi1))
+    square0, square1 = (power * a0**2).add_(start**2), (power * a1**2).add_(end**2)
+    ratio = square1.div_(square0).sqrt_()
+    return ratio, (start - end) * (a1 * start + a0 * end) / (ratio * a0).add_(a1).mul_(square0)
 
 
-def step_shares(path, start, end, nodes, power, tau):
-    """Return the share of the total that falls to m at each node: the mean of L_j(tau) over du, u = a/psi.
+def step_rises(path, start, end, nodes, power, taus):
+    """Return what the changes between nodes add to the m of the newest one in the mean over a step, du, u = a/psi.
 
-    All is written in the fraction c of the integral of du that is done, and every difference is factored as in
-    `step_total`, r^2 - r1^2 for the noise-to-signal ratio r at c among them. So there is no threshold: the same lines
-    serve a step of 1e-12 and one of e^50, S = 0, sigma = 1 of the flow path and the end sigma = 0.
+    The interpolation polynomial is taken in Newton's form, m = m_0 + sum_k N_k [tau_0 ... tau_k] m, and the divided
+    differences are written in the changes m_j - m_(j+1): its mean is m_0 + sum_k sum_j rise_kj (m_j - m_(j+1)), and a lower
+    order is the same without the last k. All is written in the fraction c of the integral of du that is done, and every
+    difference is factored as in `step_total`, r^2 - r1^2 for the noise-to-signal ratio r at c among them. So there is no
+    threshold: the same lines serve a step of 1e-12 and one of e^50, S = 0 and sigma = 1 of the flow path.
 
     Args:
-        path, start, end, power: as in `step_total`.
-        nodes: distinct sigmas, floats, newest first.
-        tau: a Tau. Where it is infinite at ``end``, the first node alone is used.
+        path, start, power: as in `step_total`.
+        end: sigma1 > 0, a float.
+        nodes: n distinct sigmas, floats, newest first.
+        taus: of class Tau.
 
     Returns:
-        shares (n, *power's shape); they sum to one.
+        rises (len(taus), n - 1, n - 1, *power's shape), by tau, degree k and change j.
     """
-    if end == 0 and not tau.finite_at_zero:
-        nodes = nodes[:1]
-    if len(nodes) == 1:
-        return torch.ones_like(power)[None]
     a1 = path.signal(end)
     node, co_node, weight = _rule(power.device, power.dtype)
     psi1 = (a1**2 * power + end**2).sqrt()[..., None]
-    total = step_total(path, start, end, power)[1][..., None]
-    done = a1 - co_node * total  # psi1 u at the node
-    squares = psi1**2 * co_node * total * (a1 + done) / (done * a1) ** 2  # r^2 - r1^2
+    rest = co_node * step_total(path, start, end, power)[1][..., None]
+    done = a1 - rest  # psi1 u at the node
+    squares = psi1**2 * rest * (a1 + done) / (done * a1) ** 2  # r^2 - r1^2
     r1 = end / a1
     r = (r1**2 + squares).sqrt()
-    gap = squares / (r + r1).clamp(min=torch.finfo(power.dtype).tiny)  # r - r1
-    gap = gap / ((1 + path.fade * r) * (1 + path.fade * r1))  # sigma - sigma1
-    at = tau.difference(end, gap)
-    knots = [tau.difference(end, torch.tensor(s - end, dtype=torch.float64)) for s in nodes]
-    return torch.stack([(weight * basis).sum(-1) for basis in _lagrange(at, knots)])
+    gap = squares / ((r + r1) * ((1 + path.fade * r) * (1 + path.fade * r1)))  # sigma - sigma1
+    polynomials, tables = [], []
+    for tau in taus:
+        knots = [tau.difference(end, s - end) for s in nodes]
+        polynomials += _newton(tau.difference(end, gap), knots)
+        tables.append(_divided_differences(knots))
+    means = (torch.stack(polynomials) * weight).sum(-1).unflatten(0, (len(taus), -1))
+    table = constants(tables, power)
+    return means[:, :, None] * table.view(*table.shape, *[1] * power.ndim)
 
 
-def _lagrange(at, knots):
-    """Yield each Lagrange polynomial over the knots (0-d tensors), at the points ``at``."""
-    for j, own in enumerate(knots):
-        basis = torch.ones_like(at)
-        for k, other in enumerate(knots):
-            if k != j:
-                basis = basis * ((at - other) / (own - other))
-        yield basis
+def _newton(at, knots):
+    """Return Newton's polynomials of degree 1 to n - 1 over the n knots, at ``at`` (float or tensor)."""
+    return list(accumulate((at - knot for knot in knots[:-1]), lambda product, factor: product * factor))
 
 
-def extrapolation_weights(nodes, sigma, tau):
-    """Return the Lagrange weights (0-d tensors) that carry values at the nodes to ``sigma``, in tau."""
-    at, *knots = (tau.difference(sigma, torch.tensor(s - sigma, dtype=torch.float64)) for s in (sigma, *nodes))
-    return list(_lagrange(at, knots))
+def _divided_differences(knots):
+    """Return row k - 1: the divided difference over the first k + 1 knots, as a factor for each change m_j - m_(j+1)."""
+    n = len(knots) - 1
+    column = [[(i == j) / (new - old) for j in range(n)] for i, (new, old) in enumerate(pairwise(knots))]
+    rows = column[:1]
+    for degree in range(2, n + 1):
+        column = [
+            [(a - b) / (knots[i] - knots[i + degree]) for a, b in zip(*pair, strict=True)]
+            for i, pair in enumerate(pairwise(column))
+        ]
+        rows.append(column[0])
+    return rows
+
+
+def extrapolation_rises(nodes, sigma, tau):
+    """Return rows, of order 2, 3 ...: what each change between nodes adds to the newest value, extrapolated to ``sigma``.
+
+    ``nodes`` are sigmas, newest first; one number for each m_j - m_(j+1).
+    """
+    knots = [tau.difference(sigma, s - sigma) for s in nodes]
+    terms = [
+        [polynomial * factor for factor in row]
+        for polynomial, row in zip(_newton(0.0, knots), _divided_differences(knots), strict=True)
+    ]
+    return list(accumulate(terms, lambda row, term: [a + b for a, b in zip(row, term, strict=True)]))

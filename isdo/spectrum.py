@@ -109,7 +109,7 @@ def has_complex_fft(device):
 
 @functools.lru_cache(maxsize=32)
 def _radial_bands(basis, height, width, device, halves):
-    """Return index (K,), multiplicity (K,) and size (bands,) of the radial bands; nothing of them depends on the data.
+    """Return the radial band of every number (K,) and of every mode (K / parts,), the modes' multiplicity and the bands' size.
 
     A band is one step of the coarsest frequency that the longer side resolves, so pictures whose longer sides are
     equal share their bands: frequency is physical, in cycles per pixel.
@@ -117,10 +117,12 @@ def _radial_bands(basis, height, width, device, halves):
     radius, multiplicity = BASES[basis].modes(height, width)
     waves = radius * max(height, width)
     index = ((2 * waves - 1e-9).ceil().long() - 1).clamp(min=0) if halves else waves.round().long()
-    # a number and its mirror image, or a real part and an imaginary part that is 0, are one degree of freedom
-    freedom = multiplicity / BASES[basis].parts
-    size = torch.zeros(int(index.max()) + 1, dtype=torch.float64).index_add_(0, index, freedom)
-    return index.to(device), multiplicity.to(device, precision(device)), size.to(device, precision(device))
+    # a mode and its mirror image, or a real part and an imaginary part that is 0, are one degree of freedom
+    parts = BASES[basis].parts
+    size = torch.zeros(int(index.max()) + 1, dtype=torch.float64).index_add_(0, index, multiplicity / parts)
+    band, multiplicity = index[::parts].contiguous(), multiplicity[::parts].contiguous()
+    number = precision(device)
+    return index.to(device), band.to(device), multiplicity.to(device, number), size.to(device, number)
 
 
 @functools.lru_cache(maxsize=8)
@@ -149,7 +151,7 @@ class Spectrum:
         if basis == "auto":
             basis = "fourier" if has_complex_fft(device) else "cosine"
         self.basis, self.height, self.width, self.precision = BASES[basis], height, width, precision(device)
-        self.index, self.multiplicity, self.size = _radial_bands(basis, height, width, device, halves)
+        self.index, self.band, self.multiplicity, self.size = _radial_bands(basis, height, width, device, halves)
         self.count = len(self.size)
         self.height_of = torch.arange(self.count, device=device, dtype=self.precision) / max(1, self.count - 1)
 
@@ -166,11 +168,25 @@ class Spectrum:
         """Map modes (B, channels, K) back to a picture of ``shape``."""
         return self.basis.inverse(modes, self.height, self.width).reshape(shape)
 
+    def per_mode(self, p, q):
+        """Return the products of p and q (B, channels, K) for each mode, its parts pooled: (B, channels, K / parts)."""
+        product = p * q
+        return product if self.basis.parts == 1 else product[..., ::2] + product[..., 1::2]
+
+    def per_band(self, values):
+        """Return values (..., K / parts) summed over each band, with the multiplicity: (..., bands)."""
+        values = values.to(self.precision) * self.multiplicity
+        return values.new_zeros(*values.shape[:-1], self.count).index_add_(-1, self.band, values)
+
     def inner(self, p, q):
         """Return the inner product of p and q, per image and band (B, bands): pooled over channels, never over the batch."""
-        value = (p * q).sum(1, dtype=self.precision) * self.multiplicity
-        return value.new_zeros(len(value), self.count).index_add_(1, self.index, value)
+        return self.per_band(self.per_mode(p, q).sum(1))
 
     def spread(self, per_band, like):
-        """Return per_band (B, bands) at every mode, (B, 1, K) in the dtype of ``like``."""
-        return per_band.to(like.dtype)[:, None, self.index]
+        """Return per_band (..., B, bands) at every number, (..., B, 1, K), in the dtype of ``like``."""
+        index = self.index.expand(*per_band.shape[:-1], -1)
+        return per_band.to(like.dtype).gather(-1, index).unsqueeze(-2)
+
+    def to_parts(self, per_mode):
+        """Return per_mode (..., K / parts) for every part of each mode, (..., K)."""
+        return torch.stack([per_mode] * self.basis.parts, -1).flatten(-2)
