@@ -25,14 +25,16 @@ AUTO = (TAUS["sigma"], TAUS["log1p"])
 # second, guided or not.
 NEAR_AUTO, NEAR = (TAUS["sigma"], TAUS["log"]), 3.0
 # While noise outweighs the picture (a/s below DIM), how strongly D follows it tells plain models from strongly guided ones,
-# which overshoot. Below GENTLE the first prediction is bold; around STEEP corrections begin to be taken in part, down to
-# LEAST of them, but for steps shorter than SHORT in log r, so that the order of convergence stays.
+# which overshoot. Below GENTLE the first prediction is bold, and the model is taken to answer the first correction; around
+# STEEP corrections begin to be taken in part, down to LEAST of them, but for steps shorter than SHORT in log r, so that the
+# order of convergence stays.
 DIM, GENTLE, STEEP, LEAST, SHORT = 0.5, 0.25, 0.6, 0.3, 0.1
 # The end is foreseen over so many times the last step at most: of the line in sigma, and of the detail out of the noise in log
 # sigma; so much of the noise that is left may become detail.
 REACH, DETAIL_REACH, DETAIL = 2.0, 3.0, 0.15
-# The response is learned from that many evaluations back, against a prior worth that many steps.
-MEMORY, PRIOR = 3, 8.0
+# The response is learned from that many evaluations back, against a prior worth that many steps; where the picture is fainter
+# in x than FAINT, it is taken to be so strong.
+MEMORY, PRIOR, FAINT = 3, 8.0, 0.1
 # A step in log sigma that is shorter than this share of the one before it, or than this, is none: see `is_twin`.
 TWIN_SHARE, TWIN_STEP = 0.05, 1e-5
 
@@ -42,7 +44,8 @@ class Evaluation:
     """One call of the model, in modes (B, channels, K).
 
     ``state`` is where the model was called (the predicted x), ``denoised`` what it said, ``noise`` = minus the score there;
-    ``moved`` leads from the state to the best x known for this sigma by now. ``early`` marks the first two calls of a run;
+    ``moved`` leads from the state to the best x known for this sigma by now. ``early`` marks the first two calls of a run, and
+    so its first correction;
     ``settled`` is the trust (B, 1, K) with which it was corrected last.
     """
 
@@ -59,11 +62,6 @@ class Evaluation:
     def corrected(self):
         """The best x known."""
         return self.state if self.moved is None else self.state + self.moved
-
-    @property
-    def answered(self):
-        """What of the correction the model is taken to answer: None in the first two calls."""
-        return None if self.early else self.moved
 
 
 @dataclass(frozen=True)
@@ -193,9 +191,9 @@ class Multistep:
     def reset(self):
         """Forget everything: the model is another one, or the run begins."""
         self.taus = AUTO if self.settings.tau == "auto" else (TAUS[self.settings.tau],)
-        self.history, self.residuals, self.weights = [], [], None
-        self.count, self.along, self.size, self.follow, self.lift = 0, 0.0, 0.0, 1.0, 0.0
-        self.band_power = self.power = self.trust = self.gain = None
+        self.history, self.residuals, self.answers, self.weights = [], [], [], None
+        self.count, self.along, self.size = 0, 0.0, 0.0
+        self.band_power = self.power = self.trust = self.gain = self.follow = None
 
     def observe(self, sigma, state, denoised):
         """Take in a call of the model: fit, then correct the last steps.
@@ -213,11 +211,13 @@ class Multistep:
         if self.power is None:
             self.band_power = state.new_zeros(len(state), self.spectrum.count, dtype=self.spectrum.precision)
             self.power = self.trust = self.spectrum.spread(self.band_power, state)
+            self.follow = state.new_ones(len(state), 1, 1)
         if len(self.history) > 1:
             change = Change(*self.history[:2], self.window, self.spectrum)
             self.fit(change)
             self.measure_gain(change)
         self.residuals = [torch.addcmul(e.denoised, self.power, e.noise, value=-1) for e in self.history]
+        self.answers = [None]
         if len(self.history) > 1:
             self.correct()
         del self.history[max(self.settings.order, self.settings.corrector, MEMORY) + 1 :]
@@ -264,18 +264,26 @@ class Multistep:
         part = LEAST + (1 - LEAST) * falling(self.gain * min(1.0, length / SHORT), STEEP)
         return (x - new.state).mul_(torch.maximum(part[:, :, None].to(x.dtype), self.trust))
 
-    def lifted(self, count):
-        """Return the Residuals of the ``count`` newest evaluations at their corrected x.
+    def answer(self, evaluation):
+        """Return what the model is taken to add to m at the corrected x, if it follows in full: None without a correction.
 
-        D at the corrected x is taken to be D + g (corrected - state). The gain that S implies leaves m as it is; as far as
+        D at the corrected x is taken to be D + g (corrected - state) / a. The gain that S implies leaves m as it is; as far as
         the fit is not trusted the response is taken: the correction is picture-like, and the model follows it further than it
-        follows the noise that S is measured on. Not so in the first correction: under strong guidance it is so large that
-        following it leaves the basin. Theory page, section 5.
+        follows the noise that S is measured on. The first correction is answered as far as D is gentle: under strong guidance
+        it is so large that following it leaves the basin. Theory page, section 5.
         """
-        lift = self.follow * self.lift
+        if evaluation.moved is None:
+            return None
+        gain = self.response * (1 - self.trust) / max(evaluation.signal, FAINT)
+        if evaluation.early and self.gain is not None:
+            gain = gain * falling(self.gain, GENTLE)[:, :, None].to(gain.dtype)
+        return gain * evaluation.moved
+
+    def lifted(self, count):
+        """Return the Residuals of the ``count`` newest evaluations at their corrected x."""
         nodes = [
-            m if e.answered is None else torch.addcmul(m, lift, e.answered)
-            for e, m in zip(self.history[:count], self.residuals, strict=False)
+            m if answer is None else torch.addcmul(m, self.follow, answer)
+            for m, answer in zip(self.residuals[:count], self.answers, strict=False)
         ]
         return Residuals([e.sigma for e in self.history[:count]], nodes[0], [new - old for new, old in pairwise(nodes)])
 
@@ -285,16 +293,16 @@ class Multistep:
         Where the model is sure of the picture - a data set once it has settled - it does not answer at all.
         """
         newest, *earlier = self.history[: MEMORY + 1]
-        if len(earlier) < 2 or all(e.answered is None for e in earlier):
+        answers = self.answers[1:]
+        if len(earlier) < 2 or all(answer is None for answer in answers[: len(earlier)]):
             return
         rises = extrapolation_rises([e.sigma for e in earlier], newest.sigma, self.taus[0])[-1]
         ends = [-1.0, *rises, 0.0]
-        miss, moved = self.residuals[0], 0.0
-        for m, e, before, after in zip(self.residuals[1:], earlier, ends, ends[1:], strict=False):
+        miss, lifted = self.residuals[0], 0.0
+        for m, answer, before, after in zip(self.residuals[1:], answers, ends, ends[1:], strict=False):
             miss = torch.sub(miss, m, alpha=after - before)
-            if e.answered is not None:
-                moved = moved + (after - before) * e.answered
-        miss, lifted = self.window.painted(miss), self.window.painted(self.lift * moved)
+            lifted = lifted if answer is None else lifted + (after - before) * answer
+        miss, lifted = self.window.painted(miss), self.window.painted(lifted)
         scale, along, size = (self.spectrum.inner(p, q).sum(1) for p, q in ((miss, miss), (miss, lifted), (lifted, lifted)))
         tiny = torch.finfo(self.spectrum.precision).tiny ** 0.5
         along, size = along / (scale + tiny), size / (scale + tiny)
@@ -321,7 +329,7 @@ class Multistep:
 
     def correct(self):
         """Do the last steps again, oldest first, with the newest evaluation in the interpolation: one order more."""
-        self.lift = self.response * (1 - self.trust)
+        self.answers = [self.answer(e) for e in self.history]
         self.learn_response()
         residuals = self.lifted(self.settings.order + 1)
         self.weights = self.weigh_rules(residuals)
@@ -338,6 +346,7 @@ class Multistep:
             # what a trusted fit has settled stays: later fits of a large S, from changes of e that vanish, are rounding
             done.moved = self.take(x) if done.settled is None else torch.lerp(x - done.state, done.moved, done.settled)
             done.settled = self.trust
+            self.answers[i - 1] = self.answer(done)
 
     def weigh_rules(self, residuals):
         """Return the weights (B, taus, degrees) of the next prediction, by how well each rule foretold the newest m.
@@ -380,7 +389,7 @@ class Multistep:
             residuals = Residuals([], self.foresee(self.lifted(3)), [])
         else:
             residuals = self.lifted(1 if self.weights is None else 1 + self.weights.shape[-1])
-        self.residuals = []
+        self.residuals, self.answers = [], []
         return self.step(self.history[0], end, residuals, self.taus, self.weights)
 
     def foresee(self, residuals):
