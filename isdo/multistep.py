@@ -44,9 +44,8 @@ class Evaluation:
     """One call of the model, in modes (B, channels, K).
 
     ``state`` is where the model was called (the predicted x), ``denoised`` what it said, ``noise`` = minus the score there;
-    ``moved`` leads from the state to the best x known for this sigma by now. ``early`` marks the first two calls of a run, and
-    so its first correction;
-    ``settled`` is the trust (B, 1, K) with which it was corrected last.
+    ``moved`` leads from the state to the best x known for this sigma by now. ``early`` marks the first two calls of a run and
+    so its first correction; ``settled`` is the trust (B, 1, K) with which it was corrected last.
     """
 
     sigma: float
@@ -358,9 +357,7 @@ class Multistep:
         (sigma, *earlier), highest = residuals.sigmas, self.settings.order
         if len(earlier) < 2 or highest < 2:
             return self.first_weights()[:, :, : highest - 1]
-        foretold = [
-            row for tau in self.taus for row in extrapolation_rises(earlier[:highest], sigma, tau)
-        ]  # of each rule, the orders of a tau together
+        foretold = [row for tau in self.taus for row in extrapolation_rises(earlier[:highest], sigma, tau)]
         changes = [self.window.painted(change) for change in residuals.changes[:highest]]
         pairs = list(combinations_with_replacement(range(len(changes)), 2))
         products = torch.stack([self.spectrum.per_mode(changes[i], changes[j]).sum(1) for i, j in pairs], 1)
@@ -369,7 +366,8 @@ class Multistep:
         misses = (products[:, None] * constants(forms, products)).sum(-1).clamp(min=0)
         trusts = (misses + torch.finfo(self.spectrum.precision).tiny ** 0.25) ** -2.0
         trusts = (trusts / trusts.sum(1, keepdim=True)).unflatten(1, (len(self.taus), -1))
-        return trusts.flip(-1).cumsum(-1).flip(-1)  # a degree serves its own order and the higher ones
+        # a degree serves its own order and the higher ones
+        return torch.stack([trusts[..., degree:].sum(-1) for degree in range(trusts.shape[-1])], -1)
 
     def first_weights(self):
         """Return the weights (B, taus, 1) of the first prediction that has two nodes."""

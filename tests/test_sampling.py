@@ -623,6 +623,41 @@ def test_a_model_that_was_steep_is_taken_to_stay_so(corrections):
     assert gains == sorted(gains) and gains[1] == gains[2] == gains[3]
 
 
+@pytest.fixture
+def answers(monkeypatch, normal):
+    """answers(model, sigmas, path) -> for each correction, what the model is taken to answer in the mean, per unit of it."""
+    x, seen = normal(1, 4, 8, 8), []
+
+    class Watched(sampling.SOLVERS["multistep"]):
+        def correct(self):
+            super().correct()
+            seen.append((self.answers[0] / self.history[0].moved)[0, :, 0].mean().item())
+
+    monkeypatch.setitem(sampling.SOLVERS, "multistep", Watched)
+
+    def watch(model, sigmas, path="ve"):
+        seen.clear()
+        run(model, sigmas[0] * x, sigmas, Settings(power="zero", response=0.5, path=path))
+        return list(seen)
+
+    return watch
+
+
+@pytest.mark.parametrize(("gain", "first"), [(0.02, 0.5), (3.0, 0.0)])
+def test_the_first_correction_is_answered_by_gentle_models_alone(gain, first, answers):
+    sigmas = [14.0, 7.0, 3.0, 1.0]
+    found = answers(lambda x, sigma: gain * sigmas[1] ** 2 / sigma[:, None, None, None] ** 2 * x, sigmas)
+    assert found[0] == pytest.approx(first, abs=1e-4)
+    assert found[1:] == pytest.approx([0.5], rel=1e-9)
+
+
+def test_on_the_flow_path_the_model_answers_a_correction_of_the_picture_in_x(answers):
+    """x holds a = 1 - sigma of the picture, so D moves by 1/a as much, and by ten times where next to nothing shows."""
+    sigmas = [0.99, 0.95, 0.8, 0.6, 0.3]
+    found = answers(lambda x, sigma: x.mean() + sigma[:, None, None, None] ** 2 + 0 * x, sigmas, "flow")
+    assert found == pytest.approx([0.5 / max(1 - sigma, 0.1) for sigma in sigmas[1:-1]], rel=1e-6)
+
+
 PLAIN = Settings(power="zero", response=0.0)
 
 
