@@ -33,8 +33,8 @@ DIM, GENTLE, STEEP, LEAST, SHORT = 0.5, 0.25, 0.6, 0.3, 0.1
 # sigma; so much of the noise that is left may become detail.
 REACH, DETAIL_REACH, DETAIL = 2.0, 3.0, 0.15
 # The response is learned from that many evaluations back, against a prior worth that many steps; where the picture is fainter
-# in x than FAINT, it is taken to be so strong.
-MEMORY, PRIOR, FAINT = 3, 8.0, 0.1
+# in x than FAINT, it is taken to be so strong; of the answer to the first correction the part FIRST is taken.
+MEMORY, PRIOR, FAINT, FIRST = 3, 8.0, 0.3, 0.5
 # A step in log sigma that is shorter than this share of the one before it, or than this, is none: see `is_twin`.
 TWIN_SHARE, TWIN_STEP = 0.05, 1e-5
 
@@ -192,7 +192,7 @@ class Multistep:
         self.taus = AUTO if self.settings.tau == "auto" else (TAUS[self.settings.tau],)
         self.history, self.residuals, self.answers, self.weights = [], [], [], None
         self.count, self.along, self.size = 0, 0.0, 0.0
-        self.band_power = self.power = self.trust = self.gain = self.follow = None
+        self.band_power = self.power = self.trust = self.gain = self.lift = self.follow = None
 
     def observe(self, sigma, state, denoised):
         """Take in a call of the model: fit, then correct the last steps.
@@ -268,14 +268,14 @@ class Multistep:
 
         D at the corrected x is taken to be D + g (corrected - state) / a. The gain that S implies leaves m as it is; as far as
         the fit is not trusted the response is taken: the correction is picture-like, and the model follows it further than it
-        follows the noise that S is measured on. The first correction is answered as far as D is gentle: under strong guidance
-        it is so large that following it leaves the basin. Theory page, section 5.
+        follows the noise that S is measured on. The first correction of a run from noise is answered in part, and as far as D is
+        gentle: under strong guidance it is so large that following it leaves the basin. Theory page, section 5.
         """
         if evaluation.moved is None:
             return None
-        gain = self.response * (1 - self.trust) / max(evaluation.signal, FAINT)
+        gain = self.lift / max(evaluation.signal, FAINT)
         if evaluation.early and self.gain is not None:
-            gain = gain * falling(self.gain, GENTLE)[:, :, None].to(gain.dtype)
+            gain = gain * (FIRST * falling(self.gain, GENTLE))[:, :, None].to(gain.dtype)
         return gain * evaluation.moved
 
     def lifted(self, count):
@@ -328,6 +328,7 @@ class Multistep:
 
     def correct(self):
         """Do the last steps again, oldest first, with the newest evaluation in the interpolation: one order more."""
+        self.lift = self.response * (1 - self.trust)
         self.answers = [self.answer(e) for e in self.history]
         self.learn_response()
         residuals = self.lifted(self.settings.order + 1)
