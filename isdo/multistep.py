@@ -268,8 +268,8 @@ class Multistep:
 
         D at the corrected x is taken to be D + g (corrected - state) / a. The gain that S implies leaves m as it is; as far as
         the fit is not trusted the response is taken: the correction is picture-like, and the model follows it further than it
-        follows the noise that S is measured on. The first correction of a run from noise is answered in part, and as far as D is
-        gentle: under strong guidance it is so large that following it leaves the basin. Theory page, section 5.
+        follows the noise that S is measured on. The first correction of a run from noise is answered in part, and as far as D
+        is gentle: under strong guidance it is so large that following it leaves the basin. Theory page, section 5.
         """
         if evaluation.moved is None:
             return None
