@@ -185,12 +185,10 @@ class Multistep:
         self.path, self.spectrum, self.settings, self.window, self.low = path, spectrum, settings, window, low
         self.fitted = spectrum.lowest(settings.modes) if settings.power == "fitted" else None
         self.response = spectrum.spread((settings.response * (1 - 0.75 * spectrum.height_of))[None], like)
-        self.history = []
         self.reset()
 
     def reset(self):
         """Forget everything: the model is another one, or the run begins."""
-        self.inherited = bool(self.history)  # x is what another model made of it
         self.taus = AUTO if self.settings.tau == "auto" else (TAUS[self.settings.tau],)
         self.history, self.residuals, self.answers, self.weights = [], [], [], None
         self.count, self.along, self.size = 0, 0.0, 0.0
@@ -271,10 +269,9 @@ class Multistep:
         D at the corrected x is taken to be D + g (corrected - state) / a. The gain that S implies leaves m as it is; as far as
         the fit is not trusted the response is taken: the correction is picture-like, and the model follows it further than it
         follows the noise that S is measured on. The first correction of a run from noise is answered in part, and as far as D
-        is gentle: under strong guidance it is so large that following it leaves the basin. That of a model that took over from
-        another is not. Theory page, section 5.
+        is gentle: under strong guidance it is so large that following it leaves the basin. Theory page, section 5.
         """
-        if evaluation.moved is None or (evaluation.early and self.inherited):
+        if evaluation.moved is None:
             return None
         gain = self.lift / max(evaluation.signal, FAINT)
         if evaluation.early and self.gain is not None:

@@ -651,19 +651,6 @@ def test_the_first_correction_is_answered_by_gentle_models_alone(gain, first, an
     assert found[1:] == pytest.approx([0.5], rel=1e-9)
 
 
-def test_a_model_that_took_over_does_not_answer_its_first_correction(normal):
-    x, sigmas = normal(1, 4, 8, 8), [1.2, 0.9, 0.6, 0.4]
-    spectrum = sampling.Spectrum(8, 8, "cpu")
-    solver = sampling.Multistep(PATHS["ve"], spectrum, Settings(power="zero"), x, sampling.Whole())
-    for second in (False, True):
-        solver.reset()
-        state = spectrum.forward(x)
-        for i, (sigma, end) in enumerate(itertools.pairwise(sigmas)):
-            solver.observe(sigma, state, state * (0.5 + sigma**2))
-            assert (solver.answers[0] is None) == (i == 0 or (second and i == 1))
-            state = solver.predict(end)
-
-
 def test_on_the_flow_path_the_model_answers_a_correction_of_the_picture_in_x(answers):
     """x holds a = 1 - sigma of the picture, so D moves by 1/a as much, and by 1/0.3 where next to nothing shows."""
     sigmas = [0.99, 0.95, 0.8, 0.6, 0.3]
