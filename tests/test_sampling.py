@@ -579,16 +579,28 @@ def test_a_mask_that_does_not_fit_is_refused(mask, message, rational):
 
 
 @pytest.fixture
-def corrections(monkeypatch, normal):
+def watched(monkeypatch):
+    """watched(note) -> the list that takes up note(solver) after each correction of the runs to come."""
+
+    def install(note):
+        seen = []
+
+        class Watched(sampling.SOLVERS["multistep"]):
+            def correct(self):
+                super().correct()
+                seen.append(note(self))
+
+        monkeypatch.setitem(sampling.SOLVERS, "multistep", Watched)
+        return seen
+
+    return install
+
+
+@pytest.fixture
+def corrections(watched, normal):
     """corrections(gain, sigmas) -> [(correction taken, gain measured)] for a model with S/sigma^2 = gain at sigmas[1]."""
-    x, seen = normal(1, 4, 8, 8), []
-
-    class Watched(sampling.SOLVERS["multistep"]):
-        def correct(self):
-            super().correct()
-            seen.append((self.history[0].corrected - self.history[0].state, self.gain))
-
-    monkeypatch.setitem(sampling.SOLVERS, "multistep", Watched)
+    x = normal(1, 4, 8, 8)
+    seen = watched(lambda solver: (solver.history[0].corrected - solver.history[0].state, solver.gain))
 
     def watch(gain, sigmas):
         seen.clear()
@@ -624,16 +636,10 @@ def test_a_model_that_was_steep_is_taken_to_stay_so(corrections):
 
 
 @pytest.fixture
-def answers(monkeypatch, normal):
+def answers(watched, normal):
     """answers(model, sigmas, path) -> for each correction, what the model is taken to answer in the mean, per unit of it."""
-    x, seen = normal(1, 4, 8, 8), []
-
-    class Watched(sampling.SOLVERS["multistep"]):
-        def correct(self):
-            super().correct()
-            seen.append((self.answers[0] / self.history[0].moved)[0, :, 0].mean().item())
-
-    monkeypatch.setitem(sampling.SOLVERS, "multistep", Watched)
+    x = normal(1, 4, 8, 8)
+    seen = watched(lambda solver: (solver.answers[0] / solver.history[0].moved)[0, :, 0].mean().item())
 
     def watch(model, sigmas, path="ve"):
         seen.clear()
