@@ -236,6 +236,15 @@ def _grids(args):
     return grids.run(seed=args.seed or 0, limit=args.limit, only=args.only or "", device=args.device)
 
 
+def _ceiling(args):
+    from tqdm import tqdm
+
+    from .bench import ceiling
+
+    bar = partial(tqdm, desc="fitting", unit="problem", leave=False)
+    return ceiling.run(args.seed or 0, args.limit, args.only, args.device, progress=bar)
+
+
 def _refine(args):
     from tqdm import tqdm
 
@@ -248,7 +257,7 @@ def _refine(args):
 
 BENCHES = {
     "analytic": _accuracy, "zoo": _accuracy, "img2img": _accuracy, "grids": _grids, "speed": _speed, "sweep": _sweep,
-    "frechet": _frechet, "refine": _refine,
+    "frechet": _frechet, "refine": _refine, "ceiling": _ceiling,
 }  # fmt: skip
 
 

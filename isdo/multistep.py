@@ -25,10 +25,12 @@ AUTO = (TAUS["sigma"], TAUS["log1p"])
 # second, guided or not.
 NEAR_AUTO, NEAR = (TAUS["sigma"], TAUS["log"]), 3.0
 # While noise outweighs the picture (a/s below DIM), how strongly D follows it tells plain models from strongly guided ones,
-# which overshoot. Below GENTLE the first prediction is bold, and the model is taken to answer the first correction; around
-# STEEP corrections begin to be taken in part, down to LEAST of them, but for steps shorter than SHORT in log r, so that the
-# order of convergence stays.
-DIM, GENTLE, STEEP, LEAST, SHORT = 0.5, 0.25, 0.6, 0.3, 0.1
+# which overshoot. Below GENTLE the first prediction is bold, and the model is taken to answer the first correction.
+DIM, GENTLE = 0.5, 0.25
+# A step is stiff for such a model from that gain on, if it is as long as that in log r; shorter ones less, so that the order
+# of convergence stays. Corrections are taken in part, down to LEAST of them, in steps that are STEEP and still more so in
+# those that are STIFF, in which predictions fall back to order 2 in sigma besides.
+STEEP, STIFF, LEAST = (0.6, 0.1), (0.44, 0.6), 0.2
 # The end is foreseen over so many times the last step at most: of the line in sigma, and of the detail out of the noise in log
 # sigma; so much of the noise that is left may become detail.
 REACH, DETAIL_REACH, DETAIL = 2.0, 3.0, 0.15
@@ -254,13 +256,23 @@ class Multistep:
         gain = scale * denoised.sum(1, keepdim=True) / ((denoised * noise).sqrt().sum(1, keepdim=True) + tiny)
         self.gain = gain if self.gain is None else torch.maximum(self.gain, gain)
 
+    def ease(self, start, end, threshold):
+        """Return how far the step from ``start`` to the sigma ``end`` is from STEEP or STIFF: (B, 1), 1 to 0.
+
+        A strongly guided model pulls x back from wherever a bold step or a full correction took it.
+        """
+        half, whole = threshold
+        signal = self.path.signal(end)
+        length = whole if start.signal == 0 else math.log(start.sigma * signal / (end * start.signal))
+        return falling(self.gain * min(1.0, length / whole), half)
+
     def take(self, x):
         """Return how far the newest state moves towards x: where D is steep, all the way would overshoot and swing back."""
         new, old = self.history[:2]
         if self.gain is None:
             return x - new.state
-        length = 1.0 if old.signal == 0 else math.log(old.sigma * new.signal / (new.sigma * old.signal))
-        part = LEAST + (1 - LEAST) * falling(self.gain * min(1.0, length / SHORT), STEEP)
+        ease = torch.minimum(*(self.ease(old, new.sigma, threshold) for threshold in (STEEP, STIFF)))
+        part = LEAST + (1 - LEAST) * ease
         return (x - new.state).mul_(torch.maximum(part[:, :, None].to(x.dtype), self.trust))
 
     def answer(self, evaluation):
@@ -388,8 +400,13 @@ class Multistep:
             residuals = Residuals([], self.foresee(self.lifted(3)), [])
         else:
             residuals = self.lifted(1 if self.weights is None else 1 + self.weights.shape[-1])
+        weights = self.weights
+        if end > 0 and residuals.changes and self.gain is not None:
+            ease = self.ease(self.history[0], end, STIFF)
+            weights = ease[:, :, None] * weights
+            weights[:, 0, 0] += 1 - ease[:, 0]  # order 2 in sigma
         self.residuals, self.answers = [], []
-        return self.step(self.history[0], end, residuals, self.taus, self.weights)
+        return self.step(self.history[0], end, residuals, self.taus, weights)
 
     def foresee(self, residuals):
         """Return the newest m carried on to the smallest sigma of the model, where the picture is what D says.

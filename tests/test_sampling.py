@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from isdo import Settings, sample_isdo, sampling, schedules
+from isdo.multistep import Multistep
 from isdo.path import PATHS
 
 pytestmark = pytest.mark.usefixtures("no_grad")
@@ -611,11 +612,17 @@ def corrections(watched, normal):
     return watch
 
 
+def falling(value, half):
+    return 1 / (1 + (value / half) ** 8)
+
+
+@pytest.mark.parametrize("second", [12.0, 7.0], ids=["short", "long"])
 @pytest.mark.parametrize("gain", [0.02, 0.3, 3.0])
-def test_where_denoised_follows_the_noise_too_strongly_corrections_are_small(gain, corrections, monkeypatch):
-    first, second = 14.0, 7.0
+def test_where_denoised_follows_the_noise_too_strongly_corrections_are_small(gain, second, corrections, monkeypatch):
+    first = 14.0
     (found, measured), *_ = corrections(gain, [first, second, 3.0])
-    monkeypatch.setattr("isdo.multistep.STEEP", 1e9)
+    monkeypatch.setattr("isdo.multistep.STEEP", (1e9, 1))
+    monkeypatch.setattr("isdo.multistep.STIFF", (1e9, 1))
     (full, _), *_ = corrections(gain, [first, second, 3.0])
     power = gain * second**2  # every mode is x by a number; here are those of the two calls
     x = [first, power / first + second * (1 - power / first**2)]
@@ -623,7 +630,30 @@ def test_where_denoised_follows_the_noise_too_strongly_corrections_are_small(gai
     e = [(state - d) / sigma**2 for sigma, state, d in zip((first, second), x, denoised, strict=True)]
     exact = abs(denoised[1] - denoised[0]) / abs(e[1] - e[0]) / second**2
     assert measured.item() == pytest.approx(exact, rel=1e-9)
-    assert found.norm() / full.norm() == pytest.approx(0.3 + 0.7 / (1 + (exact / 0.6) ** 8), rel=1e-6)
+    ease = min(falling(exact, 0.6), falling(exact * min(1, math.log(first / second) / 0.6), 0.44))
+    assert found.norm() / full.norm() == pytest.approx(0.2 + 0.8 * ease, rel=1e-6)
+
+
+@pytest.mark.parametrize("sigmas", [[14.0, 12.0, 10.0, 8.5], [14.0, 7.0, 3.0, 1.2]], ids=["short", "long"])
+@pytest.mark.parametrize("gain", [0.1, 0.8])
+def test_in_stiff_steps_predictions_fall_back_to_order_two_in_sigma(gain, sigmas, normal, monkeypatch):
+    """The weights of the rules (sigma and log1p by orders 2 and 3) that evidence chose, and those that the step took."""
+    seen, step = [], Multistep.step
+
+    def kept(self, start, end, residuals, taus, weights=None):
+        if weights is not None:
+            seen.append((self.weights, weights, self.gain.item(), math.log(start.sigma / end)))
+        return step(self, start, end, residuals, taus, weights)
+
+    monkeypatch.setattr(Multistep, "step", kept)
+    power = gain * sigmas[1] ** 2
+    run(lambda x, sigma: power / sigma**2 * x, sigmas[0] * normal(1, 4, 8, 8), sigmas, Settings(power="zero"))
+    assert len(seen) == 2
+    for chosen, taken, measured, length in seen:
+        ease = falling(measured * min(1, length / 0.6), 0.44)
+        cautious = torch.zeros_like(chosen)
+        cautious[:, 0, 0] = 1
+        torch.testing.assert_close(taken, torch.lerp(cautious, chosen, ease))
 
 
 def test_where_the_picture_outweighs_the_noise_no_gain_is_measured(corrections):

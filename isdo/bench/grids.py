@@ -15,7 +15,7 @@ from ..spectrum import Spectrum
 from .peers import PEERS
 from .problems import ZOO_MODELS, by_runge_kutta, fine_levels, rms, zoo_problem
 from .report import markdown
-from .work_precision import SAMPLERS, measure
+from .work_precision import SAMPLERS, geometric_mean, measure
 
 CALLS = (5, 6, 7, 8)
 JUDGED = ("isdo", "dpmpp_2m")
@@ -204,4 +204,4 @@ Error over that on Karras's grid, by problem:
 
 
 def _mean(values, form):
-    return format(math.exp(sum(map(math.log, values)) / len(values)), form)
+    return format(geometric_mean(values), form)

@@ -6,7 +6,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from ..files import replacing
-from .work_precision import HEADLINE, cells
+from .work_precision import HEADLINE, cells, geometric_mean
 
 # Okabe and Ito's colours, safe for the colour-blind; relatives share a colour and differ by dash
 STYLES = {
@@ -128,7 +128,7 @@ def _standing(judged):
 
 def _cell(values, form):
     values = [max(value, 1e-12) for value in values]
-    return format(math.exp(sum(map(math.log, values)) / len(values)), form) if values else ""
+    return format(geometric_mean(values), form) if values else ""
 
 
 def markdown(head, body):

@@ -125,7 +125,7 @@ def summary(rows, sampler="isdo", calls=HEADLINE):
         raise ValueError(f"nothing to compare: the rows need {sampler!r} and a peer at one of the calls {calls}")
     return {
         "sampler": sampler,
-        "geometric_mean": _mean(cell["ratio"] for cell in judged),
+        "geometric_mean": geometric_mean(cell["ratio"] for cell in judged),
         "worst": judged[0],
         "above": {limit: [cell for cell in judged if cell["ratio"] > limit] for limit in (1.0, 1.1)},
         "unsure": [c for c in judged if c["uncertainty"] > 0.1 * min(c["error"], c["best_error"])],
@@ -133,7 +133,7 @@ def summary(rows, sampler="isdo", calls=HEADLINE):
         "by_grid": _means(judged, lambda cell: cell["grid"]),
         "by_calls": _means(every, lambda cell: cell["calls"]),
         "by_peer": {
-            peer: _mean(cell["against"][peer] for cell in judged if peer in cell["against"])
+            peer: geometric_mean(cell["against"][peer] for cell in judged if peer in cell["against"])
             for peer in sorted({peer for cell in judged for peer in cell["against"]})
         },
         "cells": judged,
@@ -166,7 +166,8 @@ def _ratio(row, other):
     return max(row["median"], floor) / max(other["median"], floor)
 
 
-def _mean(values):
+def geometric_mean(values):
+    """Return the geometric mean of positive numbers."""
     logs = [math.log(value) for value in values]
     return math.exp(sum(logs) / len(logs))
 
@@ -175,7 +176,7 @@ def _means(cells, key):
     groups = defaultdict(list)
     for cell in cells:
         groups[key(cell)].append(cell["ratio"])
-    return {name: _mean(ratios) for name, ratios in groups.items()}
+    return {name: geometric_mean(ratios) for name, ratios in groups.items()}
 
 
 def _row(name, sampler):

@@ -1,0 +1,191 @@
+"""How far a linear multistep method gets at all: its coefficients fitted to just this net, grid and number of calls."""
+
+import math
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
+
+import torch
+
+from .peers import Peer
+from .problems import ZOO_MODELS, by_runge_kutta, rms, zoo_problem
+from .report import markdown
+from .work_precision import SAMPLERS, cells, geometric_mean, measure
+
+CALLS, COUNT = (8,), 16
+GUIDANCE = ("guidance 1", "guidance 3", "guidance 7")
+GRIDS = {"ve": ("karras",), "flow": ("flow shift 3",)}
+SEED = 1000  # added to the seed: pictures that the coefficients have not seen
+NUDGE = 1e-2  # by which a coefficient is moved to see what that does
+ROUNDS, STALLED, STIFFEST = 12, 2e-3, 1e4
+
+
+@dataclass(frozen=True)
+class Run:
+    """States before each step and after the last, and what the model said in each step."""
+
+    states: list
+    denoised: list
+
+
+def linear(model, x, sigmas, weights, extra_args=None, run=None, since=0):
+    """Solve by the explicit linear method of these weights, one call a step.
+
+    x(s1) = (s1/s0) x(s0) + (a1 - a0 s1/s0) sum_j w_ij D_j over all calls so far. DPM++ 2M, iPNDM, DEIS, UniPC with its
+    corrector and every other rule of fixed order differ in w alone.
+
+    Args:
+        model, x, sigmas, extra_args: as for every sampler; sigmas (N + 1,).
+        weights: (N, N), row i for step i, zeros after the diagonal; every row sums to 1.
+        run: a Run whose steps before ``since`` had the same weights.
+
+    Returns:
+        a Run.
+    """
+    states, denoised = ([x], []) if run is None else (run.states[: since + 1], run.denoised[: since + 1])
+    signal, ones, levels = model.path.signal, x.new_ones(len(x)), sigmas.tolist()
+    for i in range(len(states) - 1, len(levels) - 1):
+        if i == len(denoised):
+            denoised.append(model(states[i], levels[i] * ones, **extra_args or {}))
+        shrink = levels[i + 1] / levels[i]
+        mean = sum(w * d for w, d in zip(weights[i].tolist(), denoised, strict=False) if w)
+        states.append(shrink * states[i] + (signal(levels[i + 1]) - signal(levels[i]) * shrink) * mean)
+    return Run(states, denoised)
+
+
+def dpmpp_2m_weights(sigmas):
+    """Return the weights (N, N) of DPM++ 2M, whose last step to 0 is of first order."""
+    logs = [-math.log(s) for s in sigmas.tolist() if s > 0]
+    weights = torch.eye(len(sigmas) - 1, dtype=torch.float64)
+    for i, (before, last, ahead) in enumerate(zip(logs, logs[1:], logs[2:], strict=False), 1):
+        part = (ahead - last) / (2 * (last - before))
+        weights[i, i - 1], weights[i, i] = -part, 1 + part
+    return weights
+
+
+def fit(problem, sigmas, progress=iter):
+    """Return the weights (N, N) that make the geometric mean of the pictures' errors smallest, as far as found.
+
+    Gauss-Newton with Levenberg's damping from DPM++ 2M's weights on, every picture counted by the inverse square of its
+    error: ends where a round gains less than STALLED, so it is never worse than DPM++ 2M on the pictures it is fitted to.
+    """
+    reference, count = problem.reference(), len(sigmas) - 1
+    free = [(i, j) for i in range(1, count) for j in range(i)]
+    solve = partial(linear, problem.model, problem.x, sigmas, extra_args=problem.extra_args)
+
+    def moved(weights, changes):
+        weights = weights.clone()
+        for (i, j), change in changes:
+            weights[i, j] += change
+            weights[i, i] -= change
+        return weights
+
+    def judge(run):
+        error = rms(run.states[-1] - reference)
+        return error, error.log().mean().item()
+
+    weights, damping = dpmpp_2m_weights(sigmas), 1e-2
+    run = solve(weights=weights)
+    error, level = judge(run)
+    for _ in progress(range(ROUNDS)):
+        scale = 1 / error[:, None, None, None]
+
+        def slope(i, j, weights=weights, run=run, scale=scale):
+            nudged = solve(weights=moved(weights, [((i, j), NUDGE)]), run=run, since=i)
+            return ((nudged.states[-1] - run.states[-1]) * scale / NUDGE).flatten().double()
+
+        jacobian = torch.stack([slope(i, j) for i, j in free], 1)
+        normal, downhill = jacobian.T @ jacobian, -jacobian.T @ ((run.states[-1] - reference) * scale).flatten().double()
+        tiny = 1e-12 * normal.diagonal().mean()
+        before = level
+        while damping < STIFFEST:
+            step = torch.linalg.solve(normal + (damping * normal.diagonal() + tiny).diag(), downhill)
+            trial = moved(weights, zip(free, step.tolist(), strict=True))
+            attempt = solve(weights=trial)
+            trial_error, trial_level = judge(attempt)
+            if trial_level < level:
+                weights, run, error, level, damping = trial, attempt, trial_error, trial_level, damping / 4
+                break
+            damping *= 4
+        if before - level < STALLED:
+            break
+    return weights
+
+
+def run(seed=0, limit=None, only="", device="cpu", calls=CALLS, progress=iter):
+    """Measure ISDO, its peers and what a fit reaches, on the zoo's models.
+
+    Args:
+        seed: of labels and noise.
+        limit: pictures of each problem; 16 if left out.
+        only: part of the name of the problems wanted.
+        device: where the networks run.
+        calls: model calls of each run.
+        progress: wraps the list of cells.
+
+    Returns:
+        rows (one dict for each problem, grid, sampler and number of calls, as in `work_precision.run`; "fitted" on the very
+        pictures, "elsewhere" on others) and a text.
+
+    Raises:
+        ValueError: no problem left.
+    """
+    wanted = [pair for pair in product(ZOO_MODELS, GUIDANCE) if only in ", ".join(pair)]
+    if not wanted:
+        raise ValueError(f"no problem has {only!r} in its name: models {ZOO_MODELS}, with {GUIDANCE}")
+    rows = []
+    for name, guidance in progress(wanted):
+        problem, other = (
+            replace(zoo_problem(name, guidance, s, limit or COUNT, device), solve=partial(by_runge_kutta, steps=32))
+            for s in (seed, seed + SEED)
+        )
+        with torch.no_grad():
+            for grid, n in product(GRIDS[problem.path], calls):
+                make = problem.grids()[grid]
+                samplers = SAMPLERS | {key: fitted(p, make(n)) for key, p in (("fitted", problem), ("elsewhere", other))}
+                labels = {
+                    "suite": "ceiling",
+                    "problem": problem.name,
+                    "path": problem.path,
+                    "grid": grid,
+                    "calls": n,
+                    "seed": seed,
+                }
+                rows += [labels | {"sampler": key} | measure(problem, peer, make, n) for key, peer in samplers.items()]
+    return rows, text(rows)
+
+
+def fitted(problem, sigmas):
+    """Return the linear method that is fitted to a Problem on a grid, as a Peer."""
+    weights = fit(problem, sigmas)
+
+    def sample(model, x, sigmas, extra_args=None, callback=None, disable=None):
+        return linear(model, x, sigmas, weights, extra_args).states[-1]
+
+    return Peer("fitted", sample, "coefficients by Gauss-Newton")
+
+
+def text(rows):
+    """Return the page of the docs: by cell, the errors of ISDO and of the fits over that of the best peer."""
+    ratios = {name: {_place(cell): cell for cell in cells(rows, name)} for name in ("isdo", "fitted", "elsewhere")}
+    body = [
+        [cell["problem"], cell["grid"], str(cell["calls"]), f"{cell['best_error']:.3f} ({SAMPLERS[cell['best']].label})"]
+        + [f"{ratios[name][place]['ratio']:.2f}" for name in ratios]
+        for place, cell in sorted(ratios["isdo"].items())
+    ]
+    means = [geometric_mean(cell["ratio"] for cell in ratios[name].values()) for name in ratios]
+    body.append(["geometric mean", "", "", "", *(f"{mean:.2f}" for mean in means)])
+    head = ["problem", "grid", "calls", "error of the best peer", "ISDO", "fitted to these pictures", "fitted to others"]
+    return f"""# How far a linear multistep method gets at all
+
+Run it again with `python -m isdo bench --suite ceiling --json out/ceiling.json`. DPM++ 2M, iPNDM, DEIS, UniPC with its
+corrector and every other rule of fixed order take, in each step, a weighted mean of all that the model has said so far; they
+differ in the weights. Here the weights (28 numbers for 8 calls) are fitted by Gauss-Newton to one net, guidance and grid: to
+the very pictures that are judged, which no sampler can know, and to as many others, which one could store for a
+single model, grid, guidance and number of calls. Ratios of median RMS errors to that of the best peer of the cell.
+
+{markdown(head, body)}"""
+
+
+def _place(cell):
+    return cell["problem"], cell["grid"], cell["calls"]
