@@ -395,7 +395,10 @@ class Multistep:
         return torch.cat([1 - bold, bold], 1)
 
     def predict(self, end):
-        """Return x (modes) at the next sigma. In the step to 0 no m is extrapolated to where no call can be."""
+        """Return x (modes) at the next sigma. In the step to 0 no m is extrapolated to where no call can be.
+
+        In stiff steps the evidence is left for the first rule: order 2 in the cautious tau.
+        """
         if end == 0:
             residuals = Residuals([], self.foresee(self.lifted(3)), [])
         else:
@@ -404,7 +407,7 @@ class Multistep:
         if end > 0 and residuals.changes and self.gain is not None:
             ease = self.ease(self.history[0], end, STIFF)
             weights = ease[:, :, None] * weights
-            weights[:, 0, 0] += 1 - ease[:, 0]  # order 2 in sigma
+            weights[:, 0, 0] += 1 - ease[:, 0]
         self.residuals, self.answers = [], []
         return self.step(self.history[0], end, residuals, self.taus, weights)
 

@@ -124,8 +124,8 @@ def run(seed=0, limit=None, only="", device="cpu", calls=CALLS, progress=iter):
         progress: wraps the list of cells.
 
     Returns:
-        rows (one dict for each problem, grid, sampler and number of calls, as in `work_precision.run`; "fitted" on the very
-        pictures, "elsewhere" on others) and a text.
+        rows (one dict for each problem, grid, sampler and number of calls, as in `work_precision.run`; "fitted" to the very
+        pictures, "elsewhere" to others, both with their weights) and a text.
 
     Raises:
         ValueError: no problem left.
@@ -142,22 +142,17 @@ def run(seed=0, limit=None, only="", device="cpu", calls=CALLS, progress=iter):
         with torch.no_grad():
             for grid, n in product(GRIDS[problem.path], calls):
                 make = problem.grids()[grid]
-                samplers = SAMPLERS | {key: fitted(p, make(n)) for key, p in (("fitted", problem), ("elsewhere", other))}
-                labels = {
-                    "suite": "ceiling",
-                    "problem": problem.name,
-                    "path": problem.path,
-                    "grid": grid,
-                    "calls": n,
-                    "seed": seed,
-                }
-                rows += [labels | {"sampler": key} | measure(problem, peer, make, n) for key, peer in samplers.items()]
+                fits = {"fitted": fit(problem, make(n)), "elsewhere": fit(other, make(n))}
+                samplers = SAMPLERS | {key: as_peer(weights) for key, weights in fits.items()}
+                labels = {"suite": "ceiling", "problem": problem.name, "path": problem.path, "grid": grid}
+                for key, peer in samplers.items():
+                    row = labels | {"calls": n, "seed": seed, "sampler": key} | measure(problem, peer, make, n)
+                    rows.append(row | ({"weights": fits[key].tolist()} if key in fits else {}))
     return rows, text(rows)
 
 
-def fitted(problem, sigmas):
-    """Return the linear method that is fitted to a Problem on a grid, as a Peer."""
-    weights = fit(problem, sigmas)
+def as_peer(weights):
+    """Return the linear method of these weights as a Peer."""
 
     def sample(model, x, sigmas, extra_args=None, callback=None, disable=None):
         return linear(model, x, sigmas, weights, extra_args).states[-1]
@@ -180,9 +175,11 @@ def text(rows):
 
 Run it again with `python -m isdo bench --suite ceiling --json out/ceiling.json`. DPM++ 2M, iPNDM, DEIS, UniPC with its
 corrector and every other rule of fixed order take, in each step, a weighted mean of all that the model has said so far; they
-differ in the weights. Here the weights (28 numbers for 8 calls) are fitted by Gauss-Newton to one net, guidance and grid: to
-the very pictures that are judged, which no sampler can know, and to as many others, which one could store for a
-single model, grid, guidance and number of calls. Ratios of median RMS errors to that of the best peer of the cell.
+differ in the weights. Here the weights (28 numbers for 8 calls) are fitted by Gauss-Newton, from those of DPM++ 2M on, to one
+net, guidance and grid: to the very {COUNT} pictures that are judged, which no sampler can know, and to as many others, which
+one could store for a single model, grid, guidance and number of calls. Ratios of median RMS errors to that of the best peer of
+the cell, as far as the fit finds the way: it may end in a local minimum, and it minimises the mean of the logarithms, not the
+median.
 
 {markdown(head, body)}"""
 
