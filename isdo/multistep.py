@@ -34,9 +34,16 @@ STEEP, STIFF, LEAST = (0.6, 0.1), (0.44, 0.6), 0.2
 # The end is foreseen over so many times the last step at most: of the line in sigma, and of the detail out of the noise in log
 # sigma; so much of the noise that is left may become detail.
 REACH, DETAIL_REACH, DETAIL = 2.0, 3.0, 0.15
-# The response is learned from that many evaluations back, against a prior worth that many steps; where the picture is fainter
-# in x than FAINT, it is taken to be so strong; of the answer to the first correction the part FIRST is taken.
-MEMORY, PRIOR, FAINT, FIRST = 3, 8.0, 0.3, 0.5
+# The response in the lowest and in the highest band, in multiples of the setting, while noise covers all and at the end;
+# halfway at the noise-to-signal ratio SEEN. Where the picture is fainter in x than FAINT, it is taken to be so strong; of the
+# answer to the first correction the part FIRST is taken.
+EARLY, LATE, SEEN, FAINT, FIRST = (1.0, 0.25), (5 / 3, 1.0), 2.0, 0.3, 0.5
+# The response is learned from that many evaluations back, against a prior worth so many steps like the newest; but where the
+# answers are so many times as large (squared) as all that was not foretold, the evidence is clear and the prior gains no more.
+MEMORY, PRIOR, CLEAR = 3, 8.0, 2.0
+# Corrections interpolate through so many nodes at most, whatever order predicts: D was asked at predicted x, and a fifth node
+# brings in more of that than it removes of the error.
+BETWEEN_NODES = 4
 # A step in log sigma that is shorter than this share of the one before it, or than this, is none: see `is_twin`.
 TWIN_SHARE, TWIN_STEP = 0.05, 1e-5
 
@@ -72,6 +79,10 @@ class Residuals:
     sigmas: list
     newest: torch.Tensor
     changes: list
+
+    def latest(self, count):
+        """Return the ``count`` newest of them."""
+        return Residuals(self.sigmas[:count], self.newest, self.changes[: count - 1])
 
 
 def trust(coherence, threshold):
@@ -186,7 +197,10 @@ class Multistep:
     def __init__(self, path, spectrum, settings, like, window, low=0.0):
         self.path, self.spectrum, self.settings, self.window, self.low = path, spectrum, settings, window, low
         self.fitted = spectrum.lowest(settings.modes) if settings.power == "fitted" else None
-        self.response = spectrum.spread((settings.response * (1 - 0.75 * spectrum.height_of))[None], like)
+        self.early, self.late = (
+            spectrum.spread((settings.response * (low + (high - low) * spectrum.height_of)).clamp(max=1)[None], like)
+            for low, high in (EARLY, LATE)
+        )
         self.reset()
 
     def reset(self):
@@ -194,7 +208,7 @@ class Multistep:
         self.taus = AUTO if self.settings.tau == "auto" else (TAUS[self.settings.tau],)
         self.history, self.residuals, self.answers, self.weights = [], [], [], None
         self.count, self.along, self.size = 0, 0.0, 0.0
-        self.band_power = self.power = self.trust = self.gain = self.lift = self.follow = None
+        self.band_power = self.power = self.trust = self.gain = self.follow = None
 
     def observe(self, sigma, state, denoised):
         """Take in a call of the model: fit, then correct the last steps.
@@ -285,7 +299,9 @@ class Multistep:
         """
         if evaluation.moved is None:
             return None
-        gain = self.lift / max(evaluation.signal, FAINT)
+        picture, noise = (SEEN * evaluation.signal) ** 2, evaluation.sigma**2
+        response = torch.lerp(self.early, self.late, picture / (picture + noise))
+        gain = (1 - self.trust) * response / max(evaluation.signal, FAINT)
         if evaluation.early and self.gain is not None:
             gain = gain * (FIRST * falling(self.gain, GENTLE))[:, :, None].to(gain.dtype)
         return gain * evaluation.moved
@@ -318,7 +334,8 @@ class Multistep:
         tiny = torch.finfo(self.spectrum.precision).tiny ** 0.5
         along, size = along / (scale + tiny), size / (scale + tiny)
         self.along, self.size = self.along + along, self.size + size
-        follow = (self.along + PRIOR * size) / (self.size + PRIOR * size + tiny)
+        prior = PRIOR * size.clamp(max=CLEAR)
+        follow = (self.along + prior) / (self.size + prior + tiny)
         self.follow = follow.clamp(0, 1)[:, None, None].to(miss.dtype)
 
     def step(self, start, end, residuals, taus, weights=None):
@@ -332,7 +349,8 @@ class Multistep:
             rises = step_rises(self.path, start.sigma, end, residuals.sigmas, self.band_power, taus)
             if weights is not None:
                 rises = rises * weights.permute(1, 2, 0)[:, :, None, :, None]
-            for rise, change in zip(self.spectrum.spread(rises.sum((0, 1)), mean), residuals.changes, strict=True):
+            rises = sum(rises.flatten(0, 1))  # one by one: the order of a reduction hangs on where in a vector an image lies
+            for rise, change in zip(self.spectrum.spread(rises, mean), residuals.changes, strict=True):
                 mean = torch.addcmul(mean, rise, change)
         shrink = end / start.sigma
         x = ratio.mul(start.corrected).addcmul_(total, mean)
@@ -340,11 +358,11 @@ class Multistep:
 
     def correct(self):
         """Do the last steps again, oldest first, with the newest evaluation in the interpolation: one order more."""
-        self.lift = self.response * (1 - self.trust)
         self.answers = [self.answer(e) for e in self.history]
         self.learn_response()
         residuals = self.lifted(self.settings.order + 1)
         self.weights = self.weigh_rules(residuals)
+        residuals = residuals.latest(BETWEEN_NODES)
         first, steps = self.history[-1], len(self.history) - 1
         blind = first.signal <= BLIND * first.sigma and steps <= len(residuals.changes)  # else the first node is none any more
         if self.settings.corrector == 0 or not blind:

@@ -67,8 +67,9 @@ FIELDS = (
         "how many of the lowest frequencies get a measured factor; the rest run with power 0", low=0, high=2**31,
     ),
     Field(
-        "order", 3, int, "Order", "ISDO order",
-        "of the predictor; the corrector has one more. 2 is calmer at very few steps", low=1, high=4,
+        "order", 4, int, "Order", "ISDO order",
+        "the highest that predictions take if the evidence of the picture is for it; corrections have one more, up to 4",
+        low=1, high=4,
     ),
     Field(
         "tau", "auto", str, "Interpolation", "ISDO tau",
@@ -86,7 +87,7 @@ FIELDS = (
     ),
     Field(
         "response", 0.6, float, "Response", "ISDO response",
-        "how much of a correction the model is taken to follow in the lowest band; a quarter of it in the highest",
+        "how much of a correction the model is taken to follow at first, in the lowest band; less in higher ones, more later",
         low=0.0, high=1.0,
     ),
     Field(

@@ -149,7 +149,7 @@ def test_generate_paste_generate_the_same(page):
     shoot(page, "isdo.png")
     load(page)
     assert shown(page, "txt2img_sampling") != "ISDO"  # else the next lines prove nothing
-    assert shown(page, ours_on(page, "order")) == "3"
+    assert shown(page, ours_on(page, "order")) == "4"
     paste(page, text)
     assert shown(page, "txt2img_sampling") == "ISDO"
     assert shown(page, ours_on(page, "order")) == "2" and shown(page, ours_on(page, "power")) == "zero"

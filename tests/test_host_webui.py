@@ -380,7 +380,7 @@ def test_the_settings_page_counts_where_the_accordion_is_closed(a1111):
     p = picture()
     a1111.generate(p, [False])
     assert told(p) == {"ISDO order": 2}
-    a1111.generate(p, [True, None, None, None, 3])
+    a1111.generate(p, [True, None, None, None, Settings().order])
     assert told(p) == {}
 
 
@@ -446,9 +446,10 @@ def test_every_setting_has_an_axis(a1111):
     ]  # fmt: skip
     axis = axes["[ISDO] Order"]
     p = picture()
+    values = [2, Settings().order]
     cells = [SimpleNamespace(**vars(p)) for _ in range(2)]  # shallow copies that share the infotext's parameters
-    for cell, value in zip(cells, (2, 3), strict=True):
-        axis.apply(cell, axis.type(value), [2, 3])
+    for cell, value in zip(cells, values, strict=True):
+        axis.apply(cell, axis.type(value), values)
     a1111.generate(cells[0])
     assert told(p) == {"ISDO order": 2}
     a1111.generate(cells[1])

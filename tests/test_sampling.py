@@ -637,7 +637,7 @@ def test_where_denoised_follows_the_noise_too_strongly_corrections_are_small(gai
 @pytest.mark.parametrize("sigmas", [[14.0, 12.0, 10.0, 8.5], [14.0, 7.0, 3.0, 1.2]], ids=["short", "long"])
 @pytest.mark.parametrize("gain", [0.1, 0.8])
 def test_in_stiff_steps_predictions_fall_back_to_order_two_in_sigma(gain, sigmas, normal, monkeypatch):
-    """The weights of the rules (sigma and log1p by orders 2 and 3) that evidence chose, and those that the step took."""
+    """The weights of the rules (sigma and log1p by orders 2 to 4) that evidence chose, and those that the step took."""
     seen, step = [], Multistep.step
 
     def kept(self, start, end, residuals, taus, weights=None):
@@ -679,19 +679,47 @@ def answers(watched, normal):
     return watch
 
 
-@pytest.mark.parametrize(("gain", "first"), [(0.02, 0.25), (3.0, 0.0)])
-def test_the_first_correction_is_answered_by_gentle_models_alone(gain, first, answers):
+def lowest_response(signal, sigma):
+    """What a model is taken to answer in the lowest band if the setting is 0.5: two thirds more at the end than at first."""
+    return 0.5 * (1 + 2 / 3 * (2 * signal) ** 2 / ((2 * signal) ** 2 + sigma**2))
+
+
+@pytest.mark.parametrize(("gain", "part"), [(0.02, 0.5), (3.0, 0.0)])
+def test_the_first_correction_is_answered_by_gentle_models_alone(gain, part, answers):
     sigmas = [14.0, 7.0, 3.0, 1.0]
     found = answers(lambda x, sigma: gain * sigmas[1] ** 2 / sigma[:, None, None, None] ** 2 * x, sigmas)
-    assert found[0] == pytest.approx(first, abs=1e-4)
-    assert found[1:] == pytest.approx([0.5], rel=1e-9)
+    assert found[0] == pytest.approx(part * lowest_response(1, 7.0), abs=1e-4)
+    assert found[1:] == pytest.approx([lowest_response(1, 3.0)], rel=1e-9)
+
+
+@pytest.mark.parametrize("setting", [0.0, 0.6, 1.0])
+def test_the_response_rises_towards_the_end_and_falls_towards_detail(setting, watched, normal):
+    seen = watched(lambda solver: (solver.answers[0] / solver.history[0].moved)[0, 0])
+    sigmas, settings = [2.5, 2.0, 1.0, 0.25], Settings(power="zero", response=setting)
+    run(lambda x, sigma: 0.1 * x / sigma[:, None, None, None], normal(1, 4, 8, 8), sigmas, settings)
+    assert len(seen) == 2
+    for answer, sigma in zip(seen, sigmas[1:], strict=False):
+        answer, late = answer[~answer.isnan()], 4 / (4 + sigma**2)  # what is always 0 is not moved
+        assert answer.max() == pytest.approx(min(1, setting * (1 + late * 2 / 3)), abs=1e-9)
+        assert answer.min() == pytest.approx(setting * (1 + 3 * late) / 4, abs=1e-9)
 
 
 def test_on_the_flow_path_the_model_answers_a_correction_of_the_picture_in_x(answers):
     """x holds a = 1 - sigma of the picture, so D moves by 1/a as much, and by 1/0.3 where next to nothing shows."""
     sigmas = [0.99, 0.95, 0.8, 0.6, 0.3]
     found = answers(lambda x, sigma: x.mean() + sigma[:, None, None, None] ** 2 + 0 * x, sigmas, "flow")
-    assert found == pytest.approx([0.25 / 0.3, 0.5 / 0.3, 0.5 / 0.4], rel=1e-6)
+    parts = [0.5 / 0.3, 1 / 0.3, 1 / 0.4]
+    assert found == pytest.approx([p * lowest_response(1 - s, s) for p, s in zip(parts, sigmas[1:], strict=False)], rel=1e-6)
+
+
+def test_a_model_that_has_settled_is_soon_taken_not_to_answer(watched, normal):
+    """Answers far larger than all that was not foretold are clear evidence, whatever a prior says."""
+    before, after = normal(1, 4, 8, 8), normal(1, 4, 8, 8)
+    followed = watched(lambda solver: solver.follow.item())
+    sigmas = [14.0, 9.0, 6.0, 4.0, 2.0, 1.0, 0.5, 0.25, 0.1, 0.0]
+    run(lambda x, sigma: before if sigma[0] > 3 else after, 14 * normal(1, 4, 8, 8), sigmas, Settings(power="zero"))
+    first, second, *others = followed[4:]
+    assert 0.6 > first > second and max(others) < 1e-9
 
 
 PLAIN = Settings(power="zero", response=0.0)

@@ -31,7 +31,7 @@ def test_the_number_of_latents_held_does_not_depend_on_the_number_of_steps(sampl
     few, many = (speed.memory(sampler, SHAPE, steps=steps) for steps in (8, 40))
     flags = 40 / (4 * 4 * 24 * 40)  # a byte a step: whether the model's answer was finite
     assert many == pytest.approx(few, abs=flags)
-    assert few[0] < few[1] < 50
+    assert few[0] < few[1] < 60
 
 
 def test_memory_is_proportional_to_the_batch():
