@@ -395,7 +395,7 @@ class Multistep:
         products = self.spectrum.per_band(products).sum(-1)  # (B, pairs): every miss is a quadratic form in the changes
         forms = [[(1 + (i < j)) * v[i] * v[j] for i, j in pairs] for v in ([1.0, *(-c for c in row)] for row in foretold)]
         misses = (products[:, None] * constants(forms, products)).sum(-1).clamp(min=0)
-        trusts = (misses + torch.finfo(self.spectrum.precision).tiny ** 0.25) ** -2.0
+        trusts = 1 / (misses + torch.finfo(self.spectrum.precision).tiny ** 0.25)
         trusts = (trusts / trusts.sum(1, keepdim=True)).unflatten(1, (len(self.taus), -1))
         # a degree serves its own order and the higher ones
         return torch.stack([trusts[..., degree:].sum(-1) for degree in range(trusts.shape[-1])], -1)
