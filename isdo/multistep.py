@@ -37,7 +37,7 @@ REACH, DETAIL_REACH, DETAIL = 2.0, 3.0, 0.15
 # The response in the lowest and in the highest band, in multiples of the setting, while noise covers all and at the end;
 # halfway at the noise-to-signal ratio SEEN. Where the picture is fainter in x than FAINT, it is taken to be so strong; of the
 # answer to the first correction the part FIRST is taken.
-EARLY, LATE, SEEN, FAINT, FIRST = (1.0, 0.25), (5 / 3, 1.0), 2.0, 0.3, 0.5
+EARLY, LATE, SEEN, FAINT, FIRST = (1.0, 0.25), (1.5, 0.6), 2.0, 0.3, 0.5
 # The response is learned from that many evaluations back, against a prior worth so many steps like the newest; but where the
 # answers are so many times as large (squared) as all that was not foretold, the evidence is clear and the prior gains no more.
 MEMORY, PRIOR, CLEAR = 3, 8.0, 2.0

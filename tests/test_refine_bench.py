@@ -91,6 +91,12 @@ def test_measures_have_known_answers():
     assert bench.losses(knows_nothing, red, torch.zeros(2)) == pytest.approx([1 / ratio**2 for ratio in bench.LOSS_AT])
 
 
+def test_refinement_leads_to_the_modes_of_a_mixture():
+    """Three calls a way back: a sampler that takes too much for granted ends outside every component."""
+    shares = {row["method"]: row["between"] for row in bench.measure_mixture(count=128, levels=(2.0,))}
+    assert shares["free"] < 0.05 < shares["refine"]  # which may not change what it holds
+
+
 def test_the_mixture_is_measured_and_the_page_says_all():
     rows = bench.measure_mixture(count=20, levels=(1.0,))
     assert {row["method"] for row in rows} == set(bench.METHODS) and all(0 <= row["between"] <= 1 for row in rows)

@@ -680,8 +680,8 @@ def answers(watched, normal):
 
 
 def lowest_response(signal, sigma):
-    """What a model is taken to answer in the lowest band if the setting is 0.5: two thirds more at the end than at first."""
-    return 0.5 * (1 + 2 / 3 * (2 * signal) ** 2 / ((2 * signal) ** 2 + sigma**2))
+    """What a model is taken to answer in the lowest band if the setting is 0.5: half as much again at the end as at first."""
+    return 0.5 * (1 + (2 * signal) ** 2 / ((2 * signal) ** 2 + sigma**2) / 2)
 
 
 @pytest.mark.parametrize(("gain", "part"), [(0.02, 0.5), (3.0, 0.0)])
@@ -700,8 +700,8 @@ def test_the_response_rises_towards_the_end_and_falls_towards_detail(setting, wa
     assert len(seen) == 2
     for answer, sigma in zip(seen, sigmas[1:], strict=False):
         answer, late = answer[~answer.isnan()], 4 / (4 + sigma**2)  # what is always 0 is not moved
-        assert answer.max() == pytest.approx(min(1, setting * (1 + late * 2 / 3)), abs=1e-9)
-        assert answer.min() == pytest.approx(setting * (1 + 3 * late) / 4, abs=1e-9)
+        assert answer.max() == pytest.approx(min(1, setting * (1 + late / 2)), abs=1e-9)
+        assert answer.min() == pytest.approx(setting * (0.25 + 0.35 * late), abs=1e-9)
 
 
 def test_on_the_flow_path_the_model_answers_a_correction_of_the_picture_in_x(answers):
