@@ -320,7 +320,7 @@ def page(rows):
 
 This page is written by the bench; run it again with
 
-    python -m isdo bench --suite refine --model {sets[0]["model"]} --json out/refine.json --doc docs/refine.md
+    python -m isdo bench --suite refine --model {sets[0]["model"]} --limit {sets[0]["images"]} --json out/refine.json --doc docs/refine.md
 
 Pictures drawn by ISDO in {BASE} calls; each method may add {EXTRA}. *Noise* is the noise-to-signal ratio at which it begins.
 
