@@ -316,11 +316,12 @@ def run(model="eps", count=COUNT, seed=0, progress=iter, levels=None):
 def page(rows):
     """Return the page of the docs: what was measured, the tables, how to do it again."""
     sets, mixture, recovery = ([row for row in rows if row["part"] == part] for part in ("sets", "mixture", "recovery"))
+    asked = f"--model {sets[0]['model']} --limit {sets[0]['images']}"
     return f"""# Refinement at equal model calls
 
 This page is written by the bench; run it again with
 
-    python -m isdo bench --suite refine --model {sets[0]["model"]} --limit {sets[0]["images"]} --json out/refine.json --doc docs/refine.md
+    python -m isdo bench --suite refine {asked} --json out/refine.json --doc docs/refine.md
 
 Pictures drawn by ISDO in {BASE} calls; each method may add {EXTRA}. *Noise* is the noise-to-signal ratio at which it begins.
 
