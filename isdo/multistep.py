@@ -198,8 +198,8 @@ class Multistep:
         self.path, self.spectrum, self.settings, self.window, self.low = path, spectrum, settings, window, low
         self.fitted = spectrum.lowest(settings.modes) if settings.power == "fitted" else None
         self.early, self.late = (
-            spectrum.spread((settings.response * (low + (high - low) * spectrum.height_of)).clamp(max=1)[None], like)
-            for low, high in (EARLY, LATE)
+            spectrum.spread((settings.response * (coarse + (fine - coarse) * spectrum.height_of)).clamp(max=1)[None], like)
+            for coarse, fine in (EARLY, LATE)
         )
         self.reset()
 
