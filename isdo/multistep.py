@@ -6,13 +6,9 @@ from itertools import combinations_with_replacement, pairwise
 
 import torch
 
+from .fit import Change
 from .quadrature import BETWEEN, TAUS, constants, extrapolation_rises, step_rises, step_total
 
-# Shares of explained variance from which a fit is believed; trust grows linearly from there to one. What falls short is
-# stepped with S = 0 and ends on D itself, as every host expects: on trained nets a half-believed fit costs accuracy.
-BAND_COHERENT = 0.9
-# One number a mode explains half of anything, so a fit of each mode by itself has to be all but perfect.
-MODE_COHERENT = 0.95
 # Signal-to-noise ratio a/s below which the model has seen nothing of the picture: what it said there is so far from what it
 # says next that the steps from there are done again as long as it is among the nodes.
 BLIND = 0.02
@@ -85,52 +81,6 @@ class Residuals:
         return Residuals(self.sigmas[:count], self.newest, self.changes[: count - 1])
 
 
-def trust(coherence, threshold):
-    """Return 0 below the threshold, rising to 1 where everything is explained."""
-    return ((coherence - threshold) / (1 - threshold)).clamp(0, 1)
-
-
-class Change:
-    """What is new since the last call, by its products: dD dD, de de and de dD, of the painted part.
-
-    Attributes:
-        size, noise_size, both: (B, bands).
-        noise_modes, both_modes: de de and de dD of each channel and mode (B, channels, K / parts).
-    """
-
-    def __init__(self, new, old, window, spectrum):
-        denoised, noise = (window.painted(v) for v in (new.denoised - old.denoised, new.noise - old.noise))
-        self.spectrum = spectrum
-        self.noise_modes, self.both_modes = spectrum.per_mode(noise, noise), spectrum.per_mode(noise, denoised)
-        self.size = spectrum.inner(denoised, denoised)
-        self.noise_size, self.both = (spectrum.per_band(v.sum(1)) for v in (self.noise_modes, self.both_modes))
-
-    def fit_bands(self):
-        """Fit S >= 0 by least squares of dD = S de, per image and band; theory page, section 3.
-
-        Returns:
-            power (B, bands) and coherence (B, bands), the share of dD that the fit explains, 1 for a Gaussian.
-        """
-        tiny = torch.finfo(self.size.dtype).tiny
-        both = self.both.clamp(min=0)
-        power = both / self.noise_size.clamp(min=tiny)
-        return power, power * (both / self.size.clamp(min=tiny))
-
-    def fit_modes(self):
-        """Fit S >= 0 for every channel and mode by itself: what a Gaussian of any spectrum needs, and noise for all else.
-
-        Returns:
-            power (B, channels, K / parts) and coherence (B, bands): 1 for a Gaussian, about a half where there is none; 0 in
-            a basis whose modes are single numbers, where one parameter a mode would explain everything.
-        """
-        if self.spectrum.basis.parts == 1:
-            return torch.zeros_like(self.both_modes), torch.zeros_like(self.size)
-        both = self.both_modes.clamp(min=0)
-        power = both / self.noise_modes.clamp(min=torch.finfo(both.dtype).tiny)
-        missed = self.size - self.spectrum.per_band((power * both).sum(1))
-        return power, 1 - missed / self.size.clamp(min=torch.finfo(self.size.dtype).tiny)
-
-
 def falling(value, half):
     """Return 1 at 0, a half at ``half``, and all but 0 from half as much again on."""
     return 1 / (1 + (value / half) ** 8)
@@ -144,42 +94,6 @@ def is_twin(sigmas):
     """
     steps = [math.log(old / new) for new, old in zip(sigmas, sigmas[1:3], strict=False)]
     return bool(steps) and steps[0] < max([TWIN_STEP, *(TWIN_SHARE * step for step in steps[1:])])
-
-
-class Whole:
-    """The whole picture is painted: what is measured is all of it."""
-
-    def painted(self, modes):
-        """Return the part of a change that counts."""
-        return modes
-
-    def keep(self, stepped, start, shrink, rise):
-        """Return the step."""
-        return stepped
-
-
-class Masked:
-    """Part of the picture is painted; the host holds the rest to a picture that it knows.
-
-    Args:
-        spectrum: a Spectrum.
-        shape: of the state x.
-        mask: broadcasts to the shape, 1 where it is painted, 0 where it is kept, or between.
-    """
-
-    def __init__(self, spectrum, shape, mask):
-        self.spectrum, self.shape, self.mask, self.kept = spectrum, shape, mask, (mask == 0).to(mask.dtype)
-
-    def painted(self, modes):
-        """Return the part of a change that counts: what the host does to the kept pixels says nothing of the model."""
-        return self._times(self.mask, modes)
-
-    def keep(self, stepped, start, shrink, rise):
-        """Return the step; kept pixels, whose D is what the host says, go from ``start`` where a constant D leads."""
-        return stepped + self._times(self.kept, shrink * start.corrected + rise * start.denoised - stepped)
-
-    def _times(self, weight, modes):
-        return self.spectrum.forward(weight * self.spectrum.inverse(modes, self.shape))
 
 
 class Multistep:
@@ -208,7 +122,7 @@ class Multistep:
         self.taus = AUTO if self.settings.tau == "auto" else (TAUS[self.settings.tau],)
         self.history, self.residuals, self.answers, self.weights = [], [], [], None
         self.count, self.along, self.size = 0, 0.0, 0.0
-        self.band_power = self.power = self.trust = self.gain = self.follow = None
+        self.band_power = self.power = self.trust = self.doubt = self.gain = self.follow = None
 
     def observe(self, sigma, state, denoised):
         """Take in a call of the model: fit, then correct the last steps.
@@ -245,11 +159,8 @@ class Multistep:
         """
         if self.fitted is None:
             return
-        (power, band_coherence), (own, mode_coherence) = change.fit_bands(), change.fit_modes()
-        band_trust, mode_trust = trust(band_coherence, BAND_COHERENT), trust(mode_coherence, MODE_COHERENT)
+        (power, band_trust), (own, mode_trust) = change.fit_bands(), change.fit_modes()
         spread = self.spectrum.spread
-        if self.spectrum.count > 1:  # the mean is one number a channel, which any S explains: its neighbours speak for it
-            mode_trust = torch.cat([mode_trust[:, 1:2], mode_trust[:, 1:]], 1)
         self.band_power = power * band_trust * self.fitted
         own = self.spectrum.to_parts(own)
         self.power = torch.lerp(spread(self.band_power, own), own, spread(mode_trust * self.fitted, own))
@@ -301,7 +212,7 @@ class Multistep:
             return None
         picture, noise = (SEEN * evaluation.signal) ** 2, evaluation.sigma**2
         response = torch.lerp(self.early, self.late, picture / (picture + noise))
-        gain = (1 - self.trust) * response / max(evaluation.signal, FAINT)
+        gain = self.doubt * response / max(evaluation.signal, FAINT)
         if evaluation.early and self.gain is not None:
             gain = gain * (FIRST * falling(self.gain, GENTLE))[:, :, None].to(gain.dtype)
         return gain * evaluation.moved
@@ -358,6 +269,7 @@ class Multistep:
 
     def correct(self):
         """Do the last steps again, oldest first, with the newest evaluation in the interpolation: one order more."""
+        self.doubt = 1 - self.trust
         self.answers = [self.answer(e) for e in self.history]
         self.learn_response()
         residuals = self.lifted(self.settings.order + 1)

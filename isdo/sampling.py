@@ -5,10 +5,11 @@ from itertools import pairwise
 import torch
 from tqdm.auto import trange
 
-from .multistep import Masked, Multistep, Whole
+from .multistep import Multistep
 from .path import PATHS, detect_path, smallest_sigma
 from .settings import Settings
 from .spectrum import Spectrum
+from .window import Masked, Whole
 
 SOLVERS = {"multistep": Multistep}
 
