@@ -177,13 +177,11 @@ def demo(args):
 def _accuracy(args):
     from .bench import report, work_precision
 
-    rows = work_precision.run(args.suite, seed=args.seed or 0, limit=args.limit, only=args.only, device=args.device)
-    outcome = work_precision.summary(rows)
-    worst = outcome["worst"]
-    mean = f"geometric mean of error(ISDO) / error(best peer): {outcome['geometric_mean']:.3f}"
-    where = f"{worst['problem']}, {worst['path']}, {worst['grid']}, {worst['calls']} calls"
-    unsure = f"; in {len(outcome['unsure'])} cells the reference is not sure of a tenth" if outcome["unsure"] else ""
-    return rows, f"{report.table(rows)}\n\n{mean}; worst {worst['ratio']:.2f} ({where}){unsure}"
+    rows = work_precision.run(
+        args.suite, calls=args.calls or work_precision.CALLS, seed=args.seed or 0, limit=args.limit, only=args.only,
+        device=args.device,
+    )  # fmt: skip
+    return rows, f"{report.page(rows)}\n\n{report.table(rows)}"
 
 
 def _speed(args):
@@ -267,13 +265,15 @@ def bench(args):
 
     if args.plot and BENCHES[args.suite] is not _accuracy:
         raise ValueError(f"--plot draws error against calls: the suite {args.suite} has none")
+    if args.calls and BENCHES[args.suite] is not _accuracy:
+        raise ValueError(f"--calls is for the suites analytic, zoo and img2img: {args.suite} has its own")
     for file in (args.json, args.plot, args.doc):
         if file and not Path(file).resolve().parent.is_dir():
             raise ValueError(f"the folder of {file} does not exist: make it first")
     rows, text = BENCHES[args.suite](args)
     print(text)
     if args.doc:
-        report.write_text(f"{text}\n", args.doc)
+        report.write_page(text, args.doc)
     if args.json:
         report.write_json(rows, args.json)
     if args.plot:
@@ -287,7 +287,7 @@ def _train_zoo(args, out, files):
     config = CONFIGS[args.model]
     if args.steps is not None:
         config = replace(config, steps=args.steps)
-    run(config, out, args.checkpoint or out.with_suffix(".pt"), args.processes, args.seconds, **files)
+    run(config, out, args.checkpoint or out.with_suffix(".pt"), args.processes, args.seconds, after=args.after, **files)
 
 
 def _train_classifier(args, out, files):
@@ -295,8 +295,8 @@ def _train_classifier(args, out, files):
 
     from .bench import classifier
 
-    if args.checkpoint or args.processes or args.seconds < math.inf:
-        raise ValueError("the classifier trains in minutes, in one go: leave out --checkpoint, --processes, --seconds")
+    if args.checkpoint or args.processes or args.after or args.seconds < math.inf:
+        raise ValueError("the classifier trains in minutes, in one go: leave out --checkpoint, --processes, --after, --seconds")
     config = classifier.Config() if args.steps is None else classifier.Config(steps=args.steps)
     classifier.train(config, out, partial(tqdm, desc="training"), **files)
 
@@ -439,7 +439,8 @@ def make_parser():
     add("--suite", choices=list(BENCHES), default="analytic", help="what to measure (%(default)s)")
     add("--json", metavar="FILE", help="write the rows there; sweep and frechet go on from what it holds")
     add("--plot", metavar="FILE", help="draw error against model calls there (png, svg or pdf)")
-    add("--doc", metavar="FILE", help="write what is printed there, as markdown")
+    add("--doc", metavar="FILE", help="write what is printed there, as markdown; keeps what an older page has by hand")
+    add("--calls", type=whole(1), nargs="+", metavar="N", help="of the suites analytic, zoo and img2img (5 to 30)")
     add("--seed", type=whole(0), help="of problems and noise (0; of the suite sweep 1)")
     add("--limit", type=whole(1), help="pictures of each problem at most")
     add("--only", default="", help="part of the name of the problems wanted")
@@ -451,6 +452,7 @@ def make_parser():
     add("--model", choices=list(TRAININGS), required=True)
     add("--out", metavar="FILE", help="the model (out/MODEL.safetensors)")
     add("--checkpoint", metavar="FILE", help="the state to go on from (beside the model)")
+    add("--after", metavar="MODEL", help="go on from this model, as it was written, where there is no checkpoint")
     add("--steps", type=whole(1), help="steps altogether, instead of the configuration's")
     add("--processes", type=whole(1), help="CPU processes (one for each core)")
     add("--seconds", type=fraction(0), default=math.inf, help="stop and save after so long")

@@ -230,6 +230,22 @@ def test_report_draws_and_tabulates(tmp_path):
         report.plot(rows, tmp_path / "plot.png", grid="none")
 
 
+def test_a_page_says_where_isdo_stands_and_keeps_what_was_written_by_hand(tmp_path):
+    rows = rows_of({"isdo": 0.1, "euler": 0.4, "deis": 0.2}, suite="zoo", images=3)
+    rows += rows_of({"isdo": 0.36, "euler": 0.3, "deis": 0.9}, suite="zoo", images=3, calls=8)
+    page, file = report.page(rows), tmp_path / "page.md"
+    assert "**0.775** (the aim was 0.75); cells above 1.0: 1, above 1.1: 1, of 2" in page
+    assert "the worst is 1.20 (p (ve), karras, 8 calls)" in page
+    assert "bench --suite zoo --calls 6 8 --doc docs/zoo.md" in page and "No reference is unsure" in page
+    assert "| deis | 0.45 |" in page and "| 6 | 0.50 |\n| 8 | 1.20 |" in page
+    report.write_page("first", file)
+    assert file.read_text() == "first\n"
+    file.write_text(f"first\n\n{report.BY_HAND}\n\n## Notes\n")
+    for text in ("second", "third"):
+        report.write_page(text, file)
+        assert file.read_text() == f"{text}\n\n{report.BY_HAND}\n\n## Notes\n"
+
+
 def test_problem_runs_its_solver_once():
     p = Problem("n", "ve", None, torch.zeros(1), torch.ones(1), solve=lambda problem: (object(), None))
     assert p.reference() is p.reference()

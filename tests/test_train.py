@@ -11,7 +11,7 @@ import torch
 from isdo.zoo import data, train
 from isdo.zoo.train import CONFIGS, Interrupt, Trainer, rate_at
 
-TINY = replace(CONFIGS["eps"], steps=6, restart=0, warmup=2, batch=4, variants=1, held_out=0.25)
+TINY = replace(CONFIGS["eps"], steps=6, restarts=(), warmup=2, batch=4, variants=1, held_out=0.25)
 
 
 @pytest.fixture
@@ -38,12 +38,12 @@ def weights(trainer):
 
 
 def test_the_rate_rises_stays_falls_and_does_so_again_after_a_restart():
-    config = replace(CONFIGS["eps"], steps=300, restart=150, warmup=10, rate=2.0)
-    rates = [rate_at(config, step) for step in range(300)]
-    assert rates[:150] == rates[150:]
+    config = replace(CONFIGS["eps"], steps=450, restarts=(150, 300), warmup=10, rate=2.0)
+    rates = [rate_at(config, step) for step in range(450)]
+    assert rates[:150] == rates[150:300] == rates[300:]
     assert (rates[0], rates[5], rates[10], rates[99]) == (0.0, 1.0, 2.0, 2.0)
     assert rates[125] == pytest.approx(1.0) and rates[149] == pytest.approx(0.04)
-    shorter = replace(config, steps=150, restart=0)
+    shorter = replace(config, steps=150, restarts=())
     assert [rate_at(shorter, step) for step in range(150)] == rates[:150]
 
 
@@ -79,3 +79,26 @@ def test_fine_tuning_starts_from_the_other_model(emoji, tmp_path, monkeypatch):
     monkeypatch.setattr("isdo.zoo.FOLDER", tmp_path)
     tuned = Trainer(replace(TINY, model="flow", start="eps"), emoji, tmp_path / "flow.pt")
     assert torch.equal(weights(tuned), weights(base).half().float())
+
+
+def test_training_goes_on_after_a_model_that_was_written(emoji, tmp_path):
+    first, model = Trainer(TINY, emoji, tmp_path / "first.pt"), tmp_path / "first.safetensors"
+    first.run(model, Bar())
+    longer = replace(TINY, steps=12, restarts=(TINY.steps,))
+    second = Trainer(longer, emoji, tmp_path / "second.pt", after=model)
+    average = torch.cat([p.detach().flatten() for p in first.average.parameters()])
+    assert second.step == TINY.steps and torch.equal(weights(second), average.half().float())
+    second.run(model, Bar())
+    assert second.step == 12 and train.steps_behind(model, replace(longer, steps=18, restarts=(6, 12))) == 12
+    assert Trainer(longer, emoji, tmp_path / "second.pt", after=tmp_path / "none").step == 12  # the checkpoint goes first
+    with pytest.raises(ValueError, match=r"12 steps and .* at \[6\]"):
+        Trainer(replace(longer, steps=18), emoji, tmp_path / "third.pt", after=model)
+    with pytest.raises(ValueError, match="is no model 'flow'"):
+        Trainer(replace(longer, model="flow"), emoji, tmp_path / "third.pt", after=model)
+
+
+def test_from_its_step_on_training_takes_products_in_bfloat16(emoji, tmp_path):
+    plain, mixed = (Trainer(replace(TINY, bfloat16=start), emoji, tmp_path / f"{start}.pt") for start in (None, 1))
+    losses = [[float(trainer.advance()) for _ in range(3)] for trainer in (plain, mixed)]
+    assert losses[0][:1] == losses[1][:1] and losses[0] == pytest.approx(losses[1], rel=0.02)
+    assert not torch.equal(weights(plain), weights(mixed)) and weights(mixed).dtype == torch.float32

@@ -6,7 +6,17 @@ from collections import defaultdict
 from pathlib import Path
 
 from ..files import replacing
-from .work_precision import HEADLINE, cells, geometric_mean
+from .work_precision import HEADLINE, cells, geometric_mean, summary
+
+# What stands below this line of a page is kept when the page is written anew.
+BY_HAND = "<!-- from here on written by hand -->"
+AIMS = {"analytic": 0.25, "zoo": 0.75}
+ABOUT = {
+    "analytic": "mixtures, guided mixtures and a data set, on both paths",
+    "zoo": "three trained models, four guidance settings",
+    "img2img": "the trained models from where the ODE's exact solution is at s/a = 0.8 and 2.5 (strengths of about 0.3 and "
+    "0.6), in the pace of the whole schedule",
+}
 
 # Okabe and Ito's colours, safe for the colour-blind; relatives share a colour and differ by dash
 STYLES = {
@@ -33,6 +43,13 @@ def write_text(text, path):
     """Write a text file; it appears only when it is whole."""
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def write_page(text, path):
+    """Write a page; what somebody has written below the line `BY_HAND` of an older one stays."""
+    old = Path(path).read_text(encoding="utf-8") if Path(path).exists() else ""
+    _, mark, rest = old.partition(BY_HAND)
+    write_text(f"{text}\n" + (f"\n{mark}{rest}" if mark else ""), path)
 
 
 def read_json(path):
@@ -97,6 +114,42 @@ def table(rows):
     if judged := cells(rows):
         parts.append(_standing(judged))
     return "\n\n".join(parts)
+
+
+def page(rows):
+    """Return the page of the docs: where ISDO stands against each peer and against the best of each cell."""
+    outcome, first = summary(rows), rows[0]
+    name, worst, above = first["suite"], outcome["worst"], outcome["above"]
+    calls = " ".join(str(n) for n in sorted({row["calls"] for row in rows}))
+    peers = ", ".join(sorted({row["label"] for row in rows if row["sampler"] in outcome["by_peer"]}))
+    aim = f" (the aim was {AIMS[name]})" if name in AIMS else ""
+    unsure = f"In {len(outcome['unsure'])} cells the reference is" if outcome["unsure"] else "No reference is"
+    tables = [
+        markdown([head, "ratio"], [[str(key), format(ratio, ".2f")] for key, ratio in sorted(outcome[kind].items())])
+        for head, kind in (
+            ("against", "by_peer"),
+            ("problem, against the best peer", "by_problem"),
+            ("grid, against the best peer", "by_grid"),
+            ("calls, against the best peer", "by_calls"),
+        )
+    ]
+    return "\n\n".join(
+        [
+            f"""# {name.capitalize()}: ISDO against its peers
+
+This page is written by the bench; run it again with
+
+    python -m isdo bench --suite {name} --calls {calls} --doc docs/{name}.md
+
+{first["images"]} pictures a problem, seed {first["seed"]}: {ABOUT.get(name, name)}. Geometric means of (median error of ISDO) /
+(median error of the peer) over {", ".join(map(str, HEADLINE))} calls and all grids. Peers: {peers}.
+
+Against the best peer of each cell: **{outcome["geometric_mean"]:.3f}**{aim}; cells above 1.0: {len(above[1.0])}, above 1.1: \
+{len(above[1.1])}, of {len(outcome["cells"])}; the worst is {worst["ratio"]:.2f} ({worst["problem"]} ({worst["path"]}), \
+{worst["grid"]}, {worst["calls"]} calls). {unsure} unsure of a tenth of the smallest error in its cell.""",
+            *tables,
+        ]
+    )
 
 
 def _errors(rows):

@@ -7,11 +7,13 @@ import os
 import signal
 import time
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from ..files import replacing
 from . import data
@@ -24,8 +26,9 @@ log = logging.getLogger(__name__)
 class Config:
     """What reproduces a model: ``python -m isdo train --model <model>``.
 
-    The learning rate rises over ``warmup`` steps, stays, and falls to zero over the last third; from ``restart`` on it does
-    so a second time, which goes on where a shorter run had ended.
+    The learning rate rises over ``warmup`` steps, stays, and falls to zero over the last third; from each of the ``restarts``
+    on it does so once more, which goes on where a shorter run had ended. From the step ``bfloat16`` on the network's matrix
+    products are taken in that format, in two thirds of the time where the processor knows it.
     """
 
     model: str
@@ -33,19 +36,20 @@ class Config:
     start: str | None = None  # the zoo model whose trunk is fine-tuned
     batch: int = 64
     rate: float = 1.5e-3
-    restart: int = 0
+    restarts: tuple[int, ...] = ()
     warmup: int = 200
     ema: float = 0.999
     label_dropout: float = 0.15
     variants: int = 8
     held_out: float = 0.05
     seed: int = 0
+    bfloat16: int | None = None
 
 
 CONFIGS = {
     config.model: config
     for config in (
-        Config("eps", steps=9_000, restart=4_600),
+        Config("eps", steps=9_000, restarts=(4_600,)),
         Config("v", steps=1_500, start="eps", rate=7e-4),
         Config("flow", steps=1_500, start="eps", rate=7e-4),
     )
@@ -99,7 +103,7 @@ def validation(net, pictures, labels, tables, bands=10, repeats=4):
 
 def rate_at(config, step):
     """Return the learning rate at a step."""
-    start, end = (0, config.restart) if step < config.restart else (config.restart, config.steps)
+    start, end = next(stage for stage in pairwise([0, *config.restarts, config.steps]) if step < stage[1])
     rise, fall = (step - start) / config.warmup, (end - step) / ((end - start) / 3)
     return config.rate * max(0.0, min(1.0, rise, fall))
 
@@ -118,17 +122,45 @@ def write_model(path, net, config, losses):
         save_file(tensors, part, metadata)
 
 
-class Trainer:
-    """One process of the training; process ``rank`` of ``world`` takes its share of every batch."""
+def steps_behind(path, config):
+    """Return how many steps the model in the file ``path`` was trained for, from its metadata.
 
-    def __init__(self, config, emoji, checkpoint, rank=0, world=1, device="cpu"):
+    Raises:
+        ValueError: a file that is no model of the zoo, or whose configuration's rate had not come down by then.
+    """
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata() or {}
+    made = json.loads(metadata.get("config", "{}"))
+    if made.get("model") != config.model:
+        raise ValueError(f"{path} is no model {config.model!r}: name one that `train` has written")
+    if made["steps"] not in config.restarts:
+        raise ValueError(
+            f"{path} was trained for {made['steps']} steps and the configuration of {config.model} starts its rate anew at "
+            f"{list(config.restarts)}: add them to its restarts"
+        )
+    return made["steps"]
+
+
+class Trainer:
+    """One process of the training; process ``rank`` of ``world`` takes its share of every batch.
+
+    Without a checkpoint it begins at the beginning, or ``after`` the model in that file, whose averaged weights it takes and
+    whose steps it counts.
+    """
+
+    def __init__(self, config, emoji, checkpoint, rank=0, world=1, device="cpu", after=None):
         self.config, self.checkpoint, self.rank, self.world = config, Path(checkpoint), rank, world
         self.device = torch.device(device)
         self.train, self.held_out = emoji.split(config.held_out)
         self.odds = self.train.odds()
         torch.manual_seed(config.seed)
         self.net, self.average = make_net(config.model), make_net(config.model)
-        if config.start:
+        self.step = 0
+        self.history = []
+        if after and not self.checkpoint.exists():
+            self.net.trunk.load_state_dict({name: value.float() for name, value in load_file(after).items()})
+            self.step = steps_behind(after, config)
+        elif config.start:
             from . import load_trunk
 
             self.net.trunk.load_state_dict(load_trunk(config.start)[0])
@@ -138,8 +170,6 @@ class Trainer:
         table = self.net.alphas_cumprod
         self.tables = [table] if config.model != "v" else [table, zero_terminal_snr(table)]
         self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=config.rate, betas=(0.9, 0.99), weight_decay=0.01)
-        self.step = 0
-        self.history = []
         if self.checkpoint.exists():
             state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
             self.step, self.history = state["step"], state["history"]
@@ -178,7 +208,9 @@ class Trainer:
 
     def advance(self):
         """Make one step and return its loss."""
-        loss = loss_per_picture(self.net, *self.batch()).mean()
+        half = self.config.bfloat16 is not None and self.step >= self.config.bfloat16
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+            loss = loss_per_picture(self.net, *self.batch()).mean()
         self.optimizer.zero_grad()
         loss.backward()
         if self.world > 1:
@@ -251,7 +283,7 @@ class Interrupt:
             raise KeyboardInterrupt
 
 
-def _work(rank, world, config, emoji, checkpoint, out, port, seconds):
+def _work(rank, world, config, emoji, checkpoint, out, port, seconds, after):
     from tqdm import tqdm
 
     logging.basicConfig(level=logging.INFO if rank == 0 else logging.WARNING, format="%(asctime)s %(message)s")
@@ -259,13 +291,13 @@ def _work(rank, world, config, emoji, checkpoint, out, port, seconds):
     if world > 1:
         torch.set_num_threads(1)
         dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
-    trainer = Trainer(config, emoji, checkpoint, rank, world, device)
+    trainer = Trainer(config, emoji, checkpoint, rank, world, device, after)
     with tqdm(total=config.steps, initial=trainer.step, disable=rank > 0, mininterval=10) as progress:
         trainer.run(out, progress, seconds=seconds)
 
 
-def train(config, out, checkpoint, processes=None, seconds=math.inf, font=data.FONT, groups=data.GROUPS):
-    """Train a model and write it to ``out``; ``checkpoint`` holds the state to resume from.
+def train(config, out, checkpoint, processes=None, seconds=math.inf, font=data.FONT, groups=data.GROUPS, after=None):
+    """Train a model and write it to ``out``; ``checkpoint`` holds the state to resume from, ``after`` a model to go on from.
 
     On a CPU one process a core (each with a share of the batch) is a good deal faster than one process with all cores.
     """
@@ -274,7 +306,7 @@ def train(config, out, checkpoint, processes=None, seconds=math.inf, font=data.F
     emoji = data.load_emoji(config.variants, config.seed, font, groups)
     world = processes or (1 if torch.cuda.is_available() else max(1, min(os.cpu_count() or 1, 8)))
     Path(checkpoint).parent.mkdir(parents=True, exist_ok=True)
-    arguments = (world, config, emoji, checkpoint, out, 20_000 + os.getpid() % 20_000, seconds)
+    arguments = (world, config, emoji, checkpoint, out, 20_000 + os.getpid() % 20_000, seconds, after)
     if world == 1:
         _work(0, *arguments)
     else:
