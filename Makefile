@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 RECIPE := pyproject.toml constraints.txt
 
-.PHONY: demo test live bench lint
+.PHONY: demo test live bench docs lint
 
 demo: .venv/installed-bench
 	$(BIN)/python -m isdo demo
@@ -13,6 +13,17 @@ bench: .venv/installed-bench
 	$(BIN)/python -m isdo bench --suite analytic
 	$(BIN)/python -m isdo bench --suite zoo
 	$(BIN)/python -m isdo bench --suite speed
+
+# every table of the docs, hours on two cores; without --json, which would take over rows of an older ISDO
+docs: .venv/installed-bench
+	$(BIN)/python -m isdo bench --suite analytic --calls 5 6 8 10 15 20 --doc docs/analytic.md
+	$(BIN)/python -m isdo bench --suite zoo --calls 6 8 10 15 20 --doc docs/zoo.md
+	$(BIN)/python -m isdo bench --suite img2img --calls 6 8 10 15 20 --doc docs/img2img.md
+	$(BIN)/python -m isdo bench --suite sweep --doc docs/sweep.md
+	$(BIN)/python -m isdo bench --suite grids --doc docs/grids.md
+	$(BIN)/python -m isdo bench --suite ceiling --doc docs/ceiling.md
+	$(BIN)/python -m isdo bench --suite frechet --doc docs/frechet.md
+	$(BIN)/python -m isdo bench --suite refine --limit 192 --doc docs/refine.md
 
 test: .venv/installed-test
 	$(BIN)/python -m pytest
