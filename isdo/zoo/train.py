@@ -49,9 +49,9 @@ class Config:
 CONFIGS = {
     config.model: config
     for config in (
-        Config("eps", steps=9_000, restarts=(4_600,)),
-        Config("v", steps=1_500, start="eps", rate=7e-4),
-        Config("flow", steps=1_500, start="eps", rate=7e-4),
+        Config("eps", steps=12_600, restarts=(4_600, 9_000), bfloat16=9_000),
+        Config("v", steps=1_500, start="eps", rate=7e-4, bfloat16=0),
+        Config("flow", steps=1_500, start="eps", rate=7e-4, bfloat16=0),
     )
 }
 
