@@ -144,7 +144,7 @@ def rest(sigmas, start, steps):
 
 
 # Measured on the zoo's eps model after 9,000 steps of training, mean of guidance 1 and 3. A Gaussian with the 1/f^2 spectrum of
-# pictures has a curve of the same shape, so it is no bad guess for other models; `python -m isdo bench --suite grids` says how it does.
+# pictures has a curve of the same shape, so it is no bad guess for other models; `bench --suite grids` says how it does.
 TYPICAL = Curvature(
     ratios=(13.1, 10.5, 8.3, 6.54, 5.1, 3.95, 3.02, 2.29, 1.72, 1.27, 0.93, 0.67, 0.47, 0.33, 0.22, 0.15, 0.097, 0.038),
     values=(
