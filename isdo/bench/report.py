@@ -49,7 +49,7 @@ def write_page(text, path):
     """Write a page; what somebody has written below the line `BY_HAND` of an older one stays."""
     old = Path(path).read_text(encoding="utf-8") if Path(path).exists() else ""
     _, mark, rest = old.partition(BY_HAND)
-    write_text(f"{text}\n" + (f"\n{mark}{rest}" if mark else ""), path)
+    write_text(f"{text.rstrip()}\n" + (f"\n{mark}{rest}" if mark else ""), path)
 
 
 def read_json(path):
