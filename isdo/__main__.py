@@ -179,7 +179,7 @@ def _accuracy(args):
 
     rows = work_precision.run(
         args.suite, calls=args.calls or work_precision.CALLS, seed=args.seed or 0, limit=args.limit, only=args.only,
-        device=args.device,
+        device=args.device, bend=args.bend,
     )  # fmt: skip
     return rows, f"{report.page(rows)}\n\n{report.table(rows)}"
 
@@ -265,8 +265,9 @@ def bench(args):
 
     if args.plot and BENCHES[args.suite] is not _accuracy:
         raise ValueError(f"--plot draws error against calls: the suite {args.suite} has none")
-    if args.calls and BENCHES[args.suite] is not _accuracy:
-        raise ValueError(f"--calls is for the suites analytic, zoo and img2img: {args.suite} has its own")
+    for flag in ("calls", "bend"):
+        if getattr(args, flag) and BENCHES[args.suite] is not _accuracy:
+            raise ValueError(f"--{flag} is for the suites analytic, zoo and img2img: {args.suite} has its own")
     for file in (args.json, args.plot, args.doc):
         if file and not Path(file).resolve().parent.is_dir():
             raise ValueError(f"the folder of {file} does not exist: make it first")
@@ -441,6 +442,7 @@ def make_parser():
     add("--plot", metavar="FILE", help="draw error against model calls there (png, svg or pdf)")
     add("--doc", metavar="FILE", help="write what is printed there, as markdown; keeps what an older page has by hand")
     add("--calls", type=whole(1), nargs="+", metavar="N", help="of the suites analytic, zoo and img2img (5 to 30)")
+    add("--bend", action="store_true", help="of these, too: give every sampler the levels that ISDO makes of each schedule")
     add("--seed", type=whole(0), help="of problems and noise (0; of the suite sweep 1)")
     add("--limit", type=whole(1), help="pictures of each problem at most")
     add("--only", default="", help="part of the name of the problems wanted")

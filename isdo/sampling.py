@@ -7,6 +7,7 @@ from tqdm.auto import trange
 
 from .multistep import Multistep
 from .path import PATHS, detect_path, smallest_sigma
+from .schedules import bent
 from .settings import Settings
 from .spectrum import Spectrum
 from .window import Masked, Whole
@@ -65,9 +66,11 @@ def sample_isdo(model, x, sigmas, extra_args=None, callback=None, disable=None, 
     Args:
         model: ``model(x, sigma (B,), **extra_args) -> denoised``, as k-diffusion's wrappers.
         x: (B, C, H, W) or (B, C, T, H, W), noise included, at sigmas[0]; any floating dtype. It is not modified.
-        sigmas: falling noise levels (N + 1,), usually ending in 0; on any device. The first zero is the end.
+        sigmas: falling noise levels (N + 1,), usually ending in 0; on any device. The first zero is the end. If there is one,
+            calls go ``settings.placement`` of the way from these levels to where pictures bend: `isdo.schedules.bent`.
         extra_args: keyword arguments handed to the model as they are.
-        callback: called once a step with {"x", "i", "sigma", "sigma_hat", "denoised"}.
+        callback: called once a step with {"x", "i", "sigma", "sigma_hat", "denoised"}: sigma is the schedule's level, sigma_hat
+            that of x, where the model was called.
         disable: hide the progress bar.
         settings: a Settings.
         mask: broadcasts to x, 1 where the picture is painted and 0 where the model's wrapper holds it to a known picture,
@@ -92,7 +95,8 @@ def solve_ode(model, x, sigmas, extra_args, callback, disable, settings, mask, l
         raise ValueError(f"settings is a {type(settings).__name__}: give isdo.Settings(...)")
     check_x(x)
     path = detect_path(model) if settings.path == "auto" else PATHS[settings.path]
-    levels = _check_sigmas(sigmas, path)
+    given = _check_sigmas(sigmas, path)
+    levels = bent(given, settings.placement, low, path)
     extra_args = {} if extra_args is None else extra_args
     working = x.dtype if x.dtype == torch.float64 else torch.float32
     spectrum = Spectrum(*x.shape[-2:], x.device, settings.basis)
@@ -108,7 +112,8 @@ def solve_ode(model, x, sigmas, extra_args, callback, disable, settings, mask, l
         if inner is not (inner := getattr(model, "inner_model", None)):
             solver.reset()  # a refiner took over: what the other model said is no history of this one
         if callback is not None:
-            callback({"x": asked, "i": i, "sigma": sigma[0], "sigma_hat": sigma[0], "denoised": denoised})
+            step = {"i": i, "sigma": torch.full_like(sigma[0], given[i]), "sigma_hat": sigma[0]}
+            callback(step | {"x": asked, "denoised": denoised})
         if levels[i + 1] < levels[i]:
             solver.observe(levels[i], modes, spectrum.forward(denoised.to(working)))
             modes = solver.predict(levels[i + 1])

@@ -153,7 +153,7 @@ TYPICAL = Curvature(
     ),
 )  # fmt: skip
 ORDER = 2  # of the integrator that the grid is for; multistep samplers of order 3 gain as much from it
-STEP_ERROR = 0.2  # error of a step of that order over curvature x (change of log sigma)^3
+STEP_ERROR = 0.3  # error of a step of that order over curvature x (change of log sigma)^3
 
 
 def curvature_sigmas(steps, sigma_min, sigma_max, curvature=TYPICAL, path=VE):
@@ -167,7 +167,7 @@ def curvature_sigmas(steps, sigma_min, sigma_max, curvature=TYPICAL, path=VE):
     Args:
         steps: model calls, at least 1.
         sigma_min, sigma_max: the lowest sigma allowed before 0, and the first.
-        curvature: a Curvature, from `isdo.curvature.measure_curvature` in a short run of the model at hand; left out, a
+        curvature: a Curvature, from `isdo.probe.measure_curvature` in a short run of the model at hand; left out, a
             stored one.
         path: a Path.
 
@@ -176,8 +176,12 @@ def curvature_sigmas(steps, sigma_min, sigma_max, curvature=TYPICAL, path=VE):
 
     Source: the idea that grids follow the trajectory's curvature: Chen et al. 2024 (GITS), Sabour et al. 2024 (AYS).
     """
-    low, high = (torch.tensor(v, dtype=torch.float64) for v in _range(sigma_min, sigma_max))
-    steps = _count(steps)
+    return _to_zero(_curved(_count(steps), *_range(sigma_min, sigma_max), curvature, path))
+
+
+def _curved(steps, low, high, curvature, path):
+    """Return the ``steps`` positive levels of `curvature_sigmas`, float64."""
+    low, high = (torch.tensor(v, dtype=torch.float64) for v in (low, high))
     log_ratio = _ramp(noise_to_signal(path, high).log(), noise_to_signal(path, low).log(), 4001)
     kappa, h = curvature.at(log_ratio), log_ratio[0] - log_ratio[1]
     density = kappa ** (1 / (ORDER + 1))
@@ -186,7 +190,39 @@ def curvature_sigmas(steps, sigma_min, sigma_max, curvature=TYPICAL, path=VE):
     error = (STEP_ERROR * done ** (ORDER + 1)) ** 2 / between ** (2 * ORDER + 1) + (turned[-1] - turned) ** 2
     last = done[max(1, int(error.argmin()))]
     inner = interpolate(_ramp(0, last, between + 1)[1:steps], done, log_ratio).exp()
-    return _to_zero(torch.cat([high[None], path.from_noise_to_signal(inner)]))
+    return torch.cat([high[None], path.from_noise_to_signal(inner)])
+
+
+def bent(sigmas, share, sigma_min=0.0, path=VE):
+    """Return a schedule whose levels went a ``share`` of the way to where curvature has them, in log r, r = s/a.
+
+    A mean of the two in the logarithm keeps a smooth schedule smooth, which multistep methods need: moving each level as far
+    as some bound allows lets steps of unlike lengths meet, and was worse than either schedule.
+
+    Args:
+        sigmas: a falling schedule (N + 1,), floats; the first level stays, and one that does not end in 0 is left as it is.
+        share: 0, the schedule, to 1, the curvature.
+        sigma_min: the smallest noise level that the model knows, 0 if it does not say; no level goes below that, or below
+            the last of the schedule if that is lower or nothing is said.
+        path: a Path.
+
+    Returns:
+        a list of floats, float64 precision. Levels with r above 100 count as that, as in ``curvature_sigmas``.
+
+    Source: theory page, section 8.
+    """
+    *levels, end = sigmas
+    if share == 0 or end > 0 or len(levels) < 2:
+        return [*levels, end]
+    low = min(sigma_min, levels[-1]) or levels[-1]
+    if not low < levels[0]:
+        return [*levels, end]
+    given, curved = (
+        noise_to_signal(path, torch.as_tensor(v[1:], dtype=torch.float64)).log()
+        for v in (levels, _curved(len(levels), low, levels[0], TYPICAL, path))
+    )
+    moved = path.from_noise_to_signal(torch.lerp(given, curved, share).exp())
+    return [levels[0], *moved.tolist(), end]
 
 
 def _flow_of(steps, model):

@@ -95,6 +95,11 @@ FIELDS = (
         "fourier, or cosine (two real matrix products, for devices without complex FFT)",
         choices=("auto", "fourier", "cosine"),
     ),
+    Field(
+        "placement", 0.5, float, "Placement", "ISDO placement",
+        "how far model calls go from the schedule's noise levels towards those where pictures bend; 0: exactly as scheduled",
+        low=0.0, high=1.0,
+    ),
 )  # fmt: skip
 # What the WebUIs' plugin asks besides: choices about the host's part of a run, of which the solver knows nothing.
 HOST_FIELDS = (
@@ -236,6 +241,7 @@ class Settings(_Declared):
     corrector: int = _BY_KEY["corrector"].default
     response: float = _BY_KEY["response"].default
     basis: str = _BY_KEY["basis"].default
+    placement: float = _BY_KEY["placement"].default
 
 
 @dataclass(frozen=True)

@@ -79,11 +79,11 @@ def test_the_teacher_follows_the_exact_trajectory(name):
 def test_the_page_holds_each_grid_against_karras():
     base = {"suite": "grids", "path": "ve", "seed": 0}
     rows = [
-        base | {"problem": problem, "grid": grid, "calls": calls, "sampler": "isdo", "median": error * calls}
+        base | {"problem": problem, "grid": grid, "calls": calls, "sampler": "isdo_scheduled", "median": error * calls}
         for problem, errors in {"a": {"karras": 0.2, "other": 0.1}, "b": {"karras": 0.1, "other": 0.2, "third": 0.3}}.items()
         for grid, error in errors.items()
         for calls in (5, 8)
     ]
     page = grids.text(rows)
-    assert "| ISDO | other | 0.7071 | 1.1314 | 1.00 |" in page
-    assert "| ISDO | a | 1.00 | 0.50 |  |" in page and "| ISDO | b | 1.00 | 2.00 | 3.00 |" in page
+    assert "| ISDO, as scheduled | other | 0.7071 | 1.1314 | 1.00 |" in page
+    assert "| ISDO, as scheduled | a | 1.00 | 0.50 |  |" in page and "| ISDO, as scheduled | b | 1.00 | 2.00 | 3.00 |" in page

@@ -11,7 +11,7 @@ from isdo.settings import FIELDS, RefineSettings, Settings
 ROOT = Path(__file__).parents[1]
 DEFAULTS = {field.key: field.default for field in CONTROLS}
 OTHER = {"solver": "multistep", "path": "flow", "modes": 8, "order": 2, "tau": "root", "power": "zero", "corrector": 0,
-         "response": 0.25, "basis": "cosine", "strength": "noise level"}  # fmt: skip
+         "response": 0.25, "basis": "cosine", "placement": 1.0, "strength": "noise level"}  # fmt: skip
 
 
 def test_every_setting_has_another_value_to_try():
@@ -45,7 +45,7 @@ def test_names_need_not_say_enabled():
     [
         ([True, "euler"], "solver is 'euler'"),
         ([False, "euler"], "solver is 'euler'"),
-        ([True, *OTHER.values(), 1], "12 arguments"),
+        ([True, *OTHER.values(), 1], "13 arguments"),
         ([1], "enabled is 1"),
         ([{"ordr": 2}], "no setting ordr"),
         ([{"enabled": "yes"}], "enabled is 'yes'"),

@@ -18,6 +18,7 @@ KINDS = {
     "a1111": {}, "a1111 1.8": {"schedules": False}, "forge": {"forge": True},
     "forge flow": {"forge": True, "prediction": "const"},
 }  # fmt: skip
+AS_SCHEDULED = [{"placement": 0}]  # each call exactly where the host's schedule says
 
 
 @pytest.fixture(params=KINDS)
@@ -148,10 +149,10 @@ def test_it_samples_by_itself_with_one_call_a_step(host):
 
 def test_it_is_the_package_s_sampler_on_the_host_s_schedule(host):
     p = picture(steps=6, scheduler="Karras")
-    samples = host.generate(p, [{"order": 2}])
+    samples = host.generate(p, [{"order": 2, "placement": 0}])
     start, levels = host.seen[0].x, torch.tensor([call.sigma for call in host.seen] + [0.0])
     model = SimpleNamespace(inner_model=host.wrap())
-    same = sample_isdo(Model(model), start, levels, disable=True, settings=Settings(order=2))
+    same = sample_isdo(Model(model), start, levels, disable=True, settings=Settings(order=2, placement=0))
     assert torch.equal(samples, same)
 
 
@@ -205,10 +206,10 @@ def test_interrupt_passes_through_and_leaves_an_infotext(host):
 
 def test_discarding_the_next_to_last_sigma_is_the_host_s(host):
     host.opts.always_discard_next_to_last_sigma = True
-    host.generate(picture(steps=8))
+    host.generate(picture(steps=8), AS_SCHEDULED)
     with_it = [call.sigma for call in host.seen]
     host.opts.always_discard_next_to_last_sigma = False
-    host.generate(picture(steps=9))
+    host.generate(picture(steps=9), AS_SCHEDULED)
     assert with_it == [call.sigma for call in host.seen][:-1]
 
 
@@ -263,7 +264,7 @@ def test_a_grid_that_somebody_gave_stays(forge_flow):
     def given(steps):
         return torch.linspace(0.9, 0, steps + 1)
 
-    forge_flow.generate(picture(steps=4, sampler_noise_scheduler_override=given))
+    forge_flow.generate(picture(steps=4, sampler_noise_scheduler_override=given), AS_SCHEDULED)
     assert [call.sigma for call in forge_flow.seen] == pytest.approx([0.9, 0.675, 0.45, 0.225])
 
 
@@ -298,7 +299,7 @@ def test_strength_as_noise_level_has_no_jumps(kind):
 
 def test_strength_in_steps_is_the_host_s_own(host):
     p = picture(init_latent=torch.full((1, 4, 8, 8), MEAN), denoising_strength=0.5, scheduler="Karras")
-    host.generate(p)
+    host.generate(p, AS_SCHEDULED)
     ours = [call.sigma for call in host.seen]
     host.generate(picture(**{**vars(p), "sampler_name": "Euler"}))
     assert ours == [call.sigma for call in host.seen]
@@ -488,7 +489,7 @@ def test_the_api_describes_itself_and_checks_once(a1111):
     other = {"Other": {"args": [1]}}
     assert call(SimpleNamespace(alwayson_scripts=other)) == {"Other": {"args": [1]}}
     assert call(SimpleNamespace(alwayson_scripts=None)) is None
-    for wrong in ({"order": 2}, {"args": 2}, [2], {"args": [True, "euler"]}, {"args": [True] * 12}, {"args": [], "more": 1}):
+    for wrong in ({"order": 2}, {"args": 2}, [2], {"args": [True, "euler"]}, {"args": [True] * 13}, {"args": [], "more": 1}):
         with pytest.raises(HTTPException) as said:
             call(SimpleNamespace(alwayson_scripts={"ISDO": wrong}))
         assert said.value.status_code == 422 and said.value.detail

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -21,7 +22,11 @@ VARIANTS = [
     Settings(order=2, tau="cube root", modes=20),
     Settings(tau="log1p", basis="cosine", response=0.0),
 ]
+AS_SCHEDULED = Settings(placement=0)  # each call exactly where the schedule says
 all_variants = pytest.mark.parametrize("settings", VARIANTS, ids=lambda settings: str(settings.changed() or "defaults"))
+as_scheduled = pytest.mark.parametrize(
+    "settings", [replace(v, placement=0) for v in VARIANTS], ids=lambda settings: str(settings.changed())
+)
 both_paths = pytest.mark.parametrize("path", PATHS)
 SHAPES = [(3, 6, 10), (4, 7, 5), (1, 1, 1), (16, 4, 4), (1, 9, 2), (2, 3, 4, 5)]
 all_shapes = pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map(str, shape)))
@@ -66,25 +71,32 @@ SCHEDULES = [
 ]
 
 
-def check_calls(x, sigmas, model):
+def check_calls(x, sigmas, model, settings):
     levels, seen = [], []
 
     def noting(x, sigma):
         levels.append(sigma[0].item())
         return model(x, sigma)
 
-    out = run(noting, x, sigmas, callback=lambda info: seen.append(info["i"]))
-    assert levels == sigmas[:-1].tolist() and seen == list(range(len(sigmas) - 1)) and 0 not in levels
+    out = run(noting, x, sigmas, settings, callback=lambda info: seen.append(info["i"]))
+    assert len(levels) == len(sigmas) - 1 and seen == list(range(len(levels))) and 0 < min(levels)
+    assert levels[0] == sigmas[0] and levels == sorted(set(levels), reverse=True)
+    assert (levels == sigmas[:-1].tolist()) == (settings.placement == 0 or sigmas[-1] > 0 or len(levels) == 1)
     assert out.isfinite().all()
 
 
+both_placements = pytest.mark.parametrize("settings", [Settings(), AS_SCHEDULED], ids=["bent", "as scheduled"])
+
+
+@both_placements
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 6, 8, 20, 150])
-def test_one_call_and_one_callback_a_step_and_never_at_zero(steps, rational):
+def test_one_call_and_one_callback_a_step_and_never_at_zero(steps, settings, rational):
     for make in SCHEDULES[: 1 if steps > 20 else None]:
-        check_calls(torch.ones(1, 1, 2, 2), make(steps), rational)
+        check_calls(torch.ones(1, 1, 2, 2), make(steps), rational, settings)
 
 
-def test_the_loop_makes_its_calls_for_every_number_of_steps(monkeypatch):
+@both_placements
+def test_the_loop_makes_its_calls_for_every_number_of_steps(settings, monkeypatch):
     class Still:
         """A solver that costs nothing: what is counted is the loop's."""
 
@@ -102,20 +114,23 @@ def test_the_loop_makes_its_calls_for_every_number_of_steps(monkeypatch):
 
     monkeypatch.setitem(sampling.SOLVERS, "multistep", Still)
     for steps in range(1, 151):
-        check_calls(torch.ones(1, 1, 1, 1), SCHEDULES[steps % 5](steps), lambda x, sigma: x)
+        check_calls(torch.ones(1, 1, 1, 1), SCHEDULES[steps % 5](steps), lambda x, sigma: x, settings)
 
 
+@pytest.mark.parametrize("placement", [0, 0.5, 1])
 @all_variants
-def test_each_call_is_followed_by_its_callback(settings, rational):
+def test_each_call_is_followed_by_its_callback(settings, placement, rational):
+    settings = replace(settings, placement=placement)
     x, recorder = torch.randn(3, 2, 5, 4), Recorder(rational)
     sigmas = grid(7)
+    asked = torch.tensor(schedules.bent(sigmas.tolist(), placement))
     out = run(recorder, x, sigmas, settings, callback=recorder.callback, extra_args={"cond": 1})
     assert [kind for kind, *_ in recorder.seen] == ["model", "callback"] * 7
     pairs = zip(recorder.seen[::2], recorder.seen[1::2], strict=True)
     for i, ((_, state, sigma, extra_args), (_, info)) in enumerate(pairs):
         assert set(info) == {"x", "i", "sigma", "sigma_hat", "denoised"} and info["i"] == i and extra_args == {"cond": 1}
-        assert sigma.shape == (3,) and (sigma == sigmas[i].float()).all()
-        assert info["sigma"] == info["sigma_hat"] == sigmas[i].float() and info["sigma"].ndim == 0
+        assert sigma.shape == (3,) and (sigma == asked[i]).all()
+        assert info["sigma"] == sigmas[i].float() and info["sigma_hat"] == asked[i] and info["sigma"].ndim == 0
         assert torch.equal(info["x"], state) and torch.equal(info["denoised"], rational(state, sigma))
     assert torch.equal(recorder.seen[0][1], x) and out.shape == x.shape
 
@@ -271,7 +286,7 @@ def test_a_schedule_that_ends_above_zero_ends_there(path, end, pixel_mixture, so
     assert len(with_callback.seen) == 2 * 40
 
 
-@all_variants
+@as_scheduled
 @both_paths
 def test_repeated_sigmas_change_nothing_but_the_calls(settings, path, pixel_mixture, normal):
     model, sigmas = pixel_mixture(path), [0.9, 0.7, 0.4, 0.2, 0.0]
@@ -314,7 +329,7 @@ def test_a_model_that_returns_no_numbers_is_an_error_that_says_where(value, bad,
         return out
 
     with pytest.raises(RuntimeError, match=rf"NaN or infinity at step {bad + 1} of 6, sigma {sigmas[bad]:g}:"):
-        run(model, torch.randn(2, 2, 4, 4), sigmas)
+        run(model, torch.randn(2, 2, 4, 4), sigmas, AS_SCHEDULED)
 
 
 def test_nan_at_a_repeated_sigma_is_found_too(rational):
@@ -324,7 +339,7 @@ def test_nan_at_a_repeated_sigma_is_found_too(rational):
         return rational(x, sigma) * (float("nan") if next(count) == 1 else 1)
 
     with pytest.raises(RuntimeError, match="step 2 of 4, sigma 2"):
-        run(model, torch.randn(1, 1, 2, 2), [2.0, 2.0, 2.0, 1.0, 0.0])
+        run(model, torch.randn(1, 1, 2, 2), [2.0, 2.0, 2.0, 1.0, 0.0], AS_SCHEDULED)
 
 
 @pytest.mark.parametrize(
@@ -406,7 +421,7 @@ def test_exceptions_of_the_host_pass_through_untouched(error, where, rational):
 # The model changes under way
 
 
-@all_variants
+@as_scheduled
 @pytest.mark.parametrize("swap", [1, 3, 5])
 def test_another_inner_model_starts_anew(settings, swap, gaussian, normal):
     """From the swap on, the run is a fresh one from the x at which the new model was asked first."""
@@ -562,7 +577,7 @@ def test_a_mask_of_zeros_is_euler(rational, normal):
     for before, after in zip(sigmas, sigmas[1:], strict=False):
         denoised = rational(euler, torch.full((1,), before, dtype=x.dtype))
         euler = denoised + after / before * (euler - denoised)
-    torch.testing.assert_close(run(rational, x, sigmas, mask=torch.zeros(1)), euler, rtol=0, atol=1e-9)
+    torch.testing.assert_close(run(rational, x, sigmas, AS_SCHEDULED, mask=torch.zeros(1)), euler, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -717,12 +732,13 @@ def test_a_model_that_has_settled_is_soon_taken_not_to_answer(watched, normal):
     before, after = normal(1, 4, 8, 8), normal(1, 4, 8, 8)
     followed = watched(lambda solver: solver.follow.item())
     sigmas = [14.0, 9.0, 6.0, 4.0, 2.0, 1.0, 0.5, 0.25, 0.1, 0.0]
-    run(lambda x, sigma: before if sigma[0] > 3 else after, 14 * normal(1, 4, 8, 8), sigmas, Settings(power="zero"))
+    settings = Settings(power="zero", placement=0)
+    run(lambda x, sigma: before if sigma[0] > 3 else after, 14 * normal(1, 4, 8, 8), sigmas, settings)
     first, second, *others = followed[4:]
     assert 0.6 > first > second and max(others) < 1e-9
 
 
-PLAIN = Settings(power="zero", response=0.0)
+PLAIN = Settings(power="zero", response=0.0, placement=0)
 
 
 class Straight:

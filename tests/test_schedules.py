@@ -10,8 +10,9 @@ import torch
 from isdo import schedules
 from isdo.bench.peers import PEERS, k_diffusion
 from isdo.bench.problems import problem, rms
-from isdo.curvature import Curvature, measure_curvature
+from isdo.curvature import RATIO_LIMIT, Curvature
 from isdo.path import FLOW, PATHS, VE
+from isdo.probe import measure_curvature
 from isdo.zoo.net import scaled_linear, zero_terminal_snr
 
 
@@ -127,11 +128,11 @@ def test_the_last_sigma_falls_to_the_lowest_as_steps_grow():
 
 
 def test_far_beyond_the_data_a_step_is_free():
-    near, far = (schedules.curvature_sigmas(6, 0.03, high) for high in (30.0, 4518.8))
+    near, far = (schedules.curvature_sigmas(6, 0.03, high) for high in (RATIO_LIMIT, 4518.8))
     assert far[0] == torch.tensor(4518.8) and torch.equal(near[1:], far[1:])
     x = 4518.8 * torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     probe = measure_curvature(lambda x, sigma: x / (1 + sigma**2), x, schedules.karras(20, 0.03, 4518.8))
-    assert 10 < probe.ratios[0] < 30
+    assert 10 < probe.ratios[0] < RATIO_LIMIT
 
 
 def test_curvature_beyond_its_table_falls_as_for_gaussian_data():
@@ -172,6 +173,47 @@ def test_a_probe_of_the_model_beats_karras_for_dpmpp_2m():
         out = PEERS["dpmpp_2m"].run(case.model, case.x, sigmas.double(), case.extra_args, disable=True)
         error[grid] = rms(out - case.reference()).median()
     assert error["curvature"] < 0.8 * error["karras"]
+
+
+@pytest.mark.parametrize("path, first, low", [(VE, 14.6, 0.03), (FLOW, 1.0, 0.02), (VE, 4518.8, 0.03), (VE, 0.4, 0.03)])
+@pytest.mark.parametrize("share", [0.25, 0.5, 1.0])
+@pytest.mark.parametrize("steps", [2, 3, 8, 40])
+def test_a_bent_schedule_falls_from_the_same_start_and_stays_above_the_model_s_smallest(path, first, low, share, steps):
+    karras = schedules.karras(steps, low, first).double().tolist()
+    got = schedules.bent(karras, share, low, path)
+    assert len(got) == steps + 1 and got[0] == karras[0] and got[-1] == 0
+    assert all(after < before for before, after in zip(got, got[1:], strict=False))
+    assert got[-2] >= low * (1 - 1e-6)
+
+
+def test_bent_is_the_mean_in_the_logarithm_of_the_noise_to_signal_ratio():
+    for path, given in ((VE, schedules.karras(7, 0.03, 14.6)), (FLOW, schedules.flow(7, shift=2.0))):
+        curved = schedules.curvature_sigmas(7, 0.01, float(given[0]), path=path).double()
+        got = torch.tensor(schedules.bent(given.double().tolist(), 0.3, 0.01, path), dtype=torch.float64)
+        logs = [path.noise_to_signal(s[1:-1].double()).log() for s in (given, curved, got)]
+        torch.testing.assert_close(logs[2], 0.7 * logs[0] + 0.3 * logs[1], rtol=0, atol=1e-5)
+        assert schedules.bent(curved.tolist(), 1.0, 0.01, path) == pytest.approx(curved.tolist(), rel=1e-5)
+
+
+def test_calls_at_repeated_levels_are_put_to_use_and_those_beyond_all_data_too():
+    got = schedules.bent([14.6, 14.6, 3.0, 3.0, 0.5, 0.5, 0.0], 0.5, 0.03)
+    assert all(after < 0.95 * before for before, after in zip(got, got[1:], strict=False))
+    zero_terminal = schedules.karras(12, 0.03, 4518.8).double().tolist()
+    assert sum(s > 30 for s in zero_terminal) == 7 and sum(s > 30 for s in schedules.bent(zero_terminal, 0.5, 0.03)) <= 4
+
+
+def test_the_last_call_goes_below_the_schedule_s_only_where_the_model_says_that_it_can():
+    alphas = scaled_linear()
+    simple = schedules.simple(8, ((1 - alphas) / alphas).sqrt()).tolist()
+    assert simple[-2] > 0.3 and schedules.bent(simple, 1.0)[-2] >= simple[-2] * (1 - 1e-6)
+    assert 0.03 < schedules.bent(simple, 1.0, 0.03)[-2] < schedules.bent(simple, 0.5, 0.03)[-2] < 0.8 * simple[-2]
+    assert schedules.bent(simple, 1.0, 1e3)[-2] >= simple[-2] * (1 - 1e-6)  # the schedule knows better
+
+
+@pytest.mark.parametrize("sigmas", [[2.0, 1.0, 0.5], [2.0, 0.0], [0.0], [2.0], [2.0, 2.0, 0.0]])
+def test_what_cannot_be_bent_stays(sigmas):
+    assert schedules.bent(sigmas, 0.5) == sigmas
+    assert schedules.bent([3.0, 1.0, 0.2, 0.0], 0.0, 0.01) == [3.0, 1.0, 0.2, 0.0]
 
 
 def test_a_model_that_always_says_the_same_has_no_curvature():

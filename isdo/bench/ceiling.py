@@ -7,10 +7,10 @@ from itertools import product
 
 import torch
 
-from .peers import Peer
+from .peers import PEERS, Peer
 from .problems import ZOO_MODELS, by_runge_kutta, rms, zoo_problem
 from .report import markdown
-from .work_precision import SAMPLERS, cells, geometric_mean, measure
+from .work_precision import SAMPLERS, SCHEDULED, cells, geometric_mean, measure
 
 CALLS, COUNT = (8,), 16
 GUIDANCE = ("guidance 1", "guidance 3", "guidance 7")
@@ -143,7 +143,7 @@ def run(seed=0, limit=None, only="", device="cpu", calls=CALLS, progress=iter):
             for grid, n in product(GRIDS[problem.path], calls):
                 make = problem.grids()[grid]
                 fits = {"fitted": fit(problem, make(n)), "elsewhere": fit(other, make(n))}
-                samplers = SAMPLERS | {key: as_peer(weights) for key, weights in fits.items()}
+                samplers = {"isdo_scheduled": SCHEDULED, **PEERS} | {key: as_peer(weights) for key, weights in fits.items()}
                 labels = {"suite": "ceiling", "problem": problem.name, "path": problem.path, "grid": grid}
                 for key, peer in samplers.items():
                     row = labels | {"calls": n, "seed": seed, "sampler": key} | measure(problem, peer, make, n)
@@ -162,15 +162,16 @@ def as_peer(weights):
 
 def text(rows):
     """Return the page of the docs: by cell, the errors of ISDO and of the fits over that of the best peer."""
-    ratios = {name: {_place(cell): cell for cell in cells(rows, name)} for name in ("isdo", "fitted", "elsewhere")}
+    ratios = {name: {_place(cell): cell for cell in cells(rows, name)} for name in ("isdo_scheduled", "fitted", "elsewhere")}
     body = [
         [cell["problem"], cell["grid"], str(cell["calls"]), f"{cell['best_error']:.3f} ({SAMPLERS[cell['best']].label})"]
         + [f"{ratios[name][place]['ratio']:.2f}" for name in ratios]
-        for place, cell in sorted(ratios["isdo"].items())
+        for place, cell in sorted(ratios["isdo_scheduled"].items())
     ]
     means = [geometric_mean(cell["ratio"] for cell in ratios[name].values()) for name in ratios]
     body.append(["geometric mean", "", "", "", *(f"{mean:.2f}" for mean in means)])
-    head = ["problem", "grid", "calls", "error of the best peer", "ISDO", "fitted to these pictures", "fitted to others"]
+    fits = "fitted to these pictures", "fitted to others"
+    head = ["problem", "grid", "calls", "error of the best peer", SCHEDULED.label, *fits]
     return f"""# How far a linear multistep method gets at all
 
 Run it again with `python -m isdo bench --suite ceiling --json out/ceiling.json`. DPM++ 2M, iPNDM, DEIS, UniPC with its

@@ -8,8 +8,8 @@ from itertools import product
 
 import torch
 
-from ..curvature import measure_curvature
 from ..path import PATHS
+from ..probe import measure_curvature
 from ..schedules import curvature_sigmas, karras
 from ..spectrum import Spectrum
 from .peers import PEERS
@@ -18,7 +18,7 @@ from .report import markdown
 from .work_precision import SAMPLERS, geometric_mean, measure
 
 CALLS = (5, 6, 7, 8)
-JUDGED = ("isdo", "dpmpp_2m")
+JUDGED = ("isdo_scheduled", "dpmpp_2m")  # a grid is judged by calls where it has them
 GUIDANCE = ("guidance 1", "guidance 3")
 FINE = 36  # intervals of the teacher's grid; every searched grid is made of its nodes
 PROBE = 20  # levels of the run that measures the curvature

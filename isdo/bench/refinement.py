@@ -14,7 +14,7 @@ from ..path import VE
 from ..refinement import refine
 from ..sampling import sample_isdo
 from ..schedules import karras, schedule
-from ..settings import RefineSettings
+from ..settings import RefineSettings, Settings
 from ..zoo import data
 from ..zoo.net import CLASSES
 from . import classifier
@@ -64,12 +64,16 @@ class Method:
     levels: bool = True
 
 
+# Levels are the methods' own here: Restart turns at one of the schedule's.
+_solve = partial(sample_isdo, disable=True, settings=Settings(placement=0))
+
+
 def _nothing(job, level, calls):
     return job.pictures
 
 
 def _more_steps(job, level, calls):
-    return sample_isdo(job.model, job.x, job.sigmas(BASE + calls), job.extra_args, disable=True)
+    return _solve(job.model, job.x, job.sigmas(BASE + calls), job.extra_args)
 
 
 def restart(job, level, calls, low=RESTART_LOW, times=RESTARTS):
@@ -83,7 +87,7 @@ def restart(job, level, calls, low=RESTART_LOW, times=RESTARTS):
     leg = torch.linspace(math.log(top), math.log(bottom), calls // times + 1, dtype=torch.float64).exp()
     leg[0], leg[-1] = top, bottom
     generators = [torch.Generator().manual_seed(10**6 + seed) for seed in job.seeds]
-    run = partial(sample_isdo, extra_args=job.extra_args, disable=True)
+    run = partial(_solve, extra_args=job.extra_args)
     x = run(job.model, job.x, sigmas[: i + 1])
     for _ in range(times):
         noise = torch.stack([torch.randn(x.shape[1:], generator=g, dtype=torch.float64) for g in generators]).to(x)
@@ -274,7 +278,7 @@ def measure_mixture(count=MIXTURE_COUNT, seed=0, progress=iter, levels=LEVELS["m
 
     generator = torch.Generator().manual_seed(seed)
     x = sigmas(BASE)[0] * torch.randn(count, 1, 8, 8, generator=generator, dtype=torch.float64)
-    pictures = sample_isdo(mixture, x, sigmas(BASE), disable=True)
+    pictures = _solve(mixture, x, sigmas(BASE))
     job = Job(mixture, pictures, range(seed, seed + count), x=x, sigmas=sigmas)
     rows = []
     for name, method, level in progress(list(_jobs(True, levels))):

@@ -21,6 +21,7 @@ ABOUT = {
 # Okabe and Ito's colours, safe for the colour-blind; relatives share a colour and differ by dash
 STYLES = {
     "isdo": {"color": "#D55E00", "linewidth": 3.0, "marker": "o", "markersize": 5, "zorder": 5},
+    "isdo_scheduled": {"color": "#D55E00", "linestyle": "--", "marker": "o"},
     "dpmpp_2m": {"color": "#0072B2", "marker": "s"},
     "res_2m": {"color": "#0072B2", "linestyle": "--", "marker": "s"},
     "ipndm_3": {"color": "#009E73", "marker": "^"},
@@ -123,6 +124,17 @@ def page(rows):
     calls = " ".join(str(n) for n in sorted({row["calls"] for row in rows}))
     peers = ", ".join(sorted({row["label"] for row in rows if row["sampler"] in outcome["by_peer"]}))
     aim = f" (the aim was {AIMS[name]})" if name in AIMS else ""
+    bent = " --bend" if first["grid"].endswith(", bent") else ""
+    levels = (
+        "Every sampler makes its calls at the levels that ISDO's defaults make of each schedule (placement 0.5)"
+        if bent
+        else "ISDO moves its calls from each schedule's levels, by default half way to where pictures bend, peers do not"
+    )
+    scheduled = ""
+    if not bent and any(row["sampler"] == "isdo_scheduled" for row in rows):
+        strict = summary(rows, "isdo_scheduled")
+        scheduled = f""" With each call exactly where the schedule says (placement 0): \
+{strict["geometric_mean"]:.3f}; above 1.0: {len(strict["above"][1.0])}, above 1.1: {len(strict["above"][1.1])}."""
     unsure = f"In {len(outcome['unsure'])} cells the reference is" if outcome["unsure"] else "No reference is"
     tables = [
         markdown([head, "ratio"], [[str(key), format(ratio, ".2f")] for key, ratio in sorted(outcome[kind].items())])
@@ -139,14 +151,14 @@ def page(rows):
 
 This page is written by the bench; run it again with
 
-    python -m isdo bench --suite {name} --calls {calls} --doc docs/{name}.md
+    python -m isdo bench --suite {name} --calls {calls}{bent} --doc docs/{name}{"-bent" if bent else ""}.md
 
 {first["images"]} pictures a problem, seed {first["seed"]}: {ABOUT.get(name, name)}. Geometric means of (median error of ISDO) /
-(median error of the peer) over {", ".join(map(str, HEADLINE))} calls and all grids. Peers: {peers}.
+(median error of the peer) over {", ".join(map(str, HEADLINE))} calls and all grids. Peers: {peers}. {levels}.
 
 Against the best peer of each cell: **{outcome["geometric_mean"]:.3f}**{aim}; cells above 1.0: {len(above[1.0])}, above 1.1: \
 {len(above[1.1])}, of {len(outcome["cells"])}; the worst is {worst["ratio"]:.2f} ({worst["problem"]} ({worst["path"]}), \
-{worst["grid"]}, {worst["calls"]} calls). {unsure} unsure of a tenth of the smallest error in its cell.""",
+{worst["grid"]}, {worst["calls"]} calls).{scheduled} {unsure} unsure of a tenth of the smallest error in its cell.""",
             *tables,
         ]
     )

@@ -16,6 +16,7 @@ VALUES = {  # what a setting is tried at; one with choices that is not named her
     "corrector": (0, 1, 2),
     "response": (0.0, 0.4, 0.6, 0.8, 1.0),
     "modes": (0, 16, 64),  # of 256 on the analytic problems, of 1,024 in the zoo
+    "placement": (0.0, 0.25, 0.5, 0.75, 1.0),
     "basis": ("cosine",),  # auto is fourier wherever there is a complex FFT
 }
 FIXED = ("solver", "path")  # what is solved and how it is asked for, not how well

@@ -12,6 +12,10 @@ from pathlib import Path
 import torch
 
 from ..denoiser import CallCounter
+from ..path import PATHS, smallest_sigma
+from ..sampling import sample_isdo
+from ..schedules import bent
+from ..settings import Settings
 from .peers import PEERS, Peer
 from .problems import rms, suite
 
@@ -23,14 +27,14 @@ CELL = ("suite", "problem", "path", "grid", "calls", "seed")
 log = logging.getLogger(__name__)
 
 
-def _isdo(model, x, sigmas, extra_args=None, callback=None, disable=None):
-    from .. import sample_isdo
-
-    return sample_isdo(model, x, sigmas, extra_args, callback, disable)
+def _isdo(settings, model, x, sigmas, extra_args=None, callback=None, disable=None):
+    return sample_isdo(model, x, sigmas, extra_args, callback, disable, settings=settings)
 
 
-ISDO = Peer("ISDO", _isdo, "this package, default settings")
-SAMPLERS = {"isdo": ISDO, **PEERS}
+ISDO = Peer("ISDO", partial(_isdo, Settings()), "this package, default settings")
+# each call exactly where the schedule says, as the peers make theirs
+SCHEDULED = Peer("ISDO, as scheduled", partial(_isdo, Settings(placement=0)), "this package, placement 0")
+SAMPLERS = {"isdo": ISDO, "isdo_scheduled": SCHEDULED, **PEERS}
 
 
 def run(
@@ -45,6 +49,7 @@ def run(
     reuse=(),
     cache=None,
     device="cpu",
+    bend=False,
 ):
     """Measure every sampler on every problem and grid of a suite.
 
@@ -61,6 +66,7 @@ def run(
         reuse: rows of an earlier run; what they hold of the same problems (weights, seed, pictures) is not run again.
         cache: folder in which references are kept between runs.
         device: where the zoo's networks run.
+        bend: give every sampler the levels that ISDO makes of each schedule.
 
     Returns:
         One dict for each sampler, problem, grid and number of calls: the median, quartiles and maximum over pictures of
@@ -70,7 +76,9 @@ def run(
         RuntimeError: a sampler that makes more calls than it was given.
         ValueError: an unknown suite.
     """
-    samplers = {name: _row(name, sampler) for name, sampler in (SAMPLERS if samplers is None else samplers).items()}
+    if samplers is None:
+        samplers = {"isdo": SCHEDULED, **PEERS} if bend else SAMPLERS  # what is bent already is not bent again
+    samplers = {name: _row(name, sampler) for name, sampler in samplers.items()}
     known = {_key(row): row for row in reuse}
     rows = []
     for make in _bar(suite(suite_name, seed, device=device), progress):
@@ -79,12 +87,23 @@ def run(
             continue
         if cache is not None:
             problem = replace(problem, solve=partial(_stored, problem.solve, Path(cache)))
-        for (grid, sigmas), n, name in itertools.product(problem.grids().items(), calls, samplers):
+        grids = bent_grids(problem) if bend else problem.grids()
+        for (grid, sigmas), n, name in itertools.product(grids.items(), calls, samplers):
             labels = _labels(suite_name, problem, grid, n, name, seed)
             row = known.get(_key(labels)) or labels | measure(problem, samplers[name], sigmas, n)
             rows.append(row)
         log.info("%s (%s): done", problem.name, problem.path)
     return rows
+
+
+def bent_grids(problem):
+    """Return the schedules of a Problem as ISDO's default settings bend them, name -> (steps -> sigmas)."""
+    share, low, path = Settings().placement, smallest_sigma(problem.model), PATHS[problem.path]
+
+    def bend(make):
+        return lambda steps: problem.x.new_tensor(bent(make(steps).tolist(), share, low, path))
+
+    return {f"{name}, bent": bend(make) for name, make in problem.grids().items()}
 
 
 def measure(problem, sampler, grid, calls):
