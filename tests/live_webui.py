@@ -24,6 +24,9 @@ def with_args(*args):
     return ISDO | {"alwayson_scripts": {"ISDO": {"args": list(args)}}}
 
 
+AS_SCHEDULED = with_args({"placement": 0})  # what asks the noise level acts when it does with Euler
+
+
 def same(a, b):
     return np.array_equal(a, b)
 
@@ -89,9 +92,13 @@ def test_an_alias_is_never_another_sampler(eps, alias):
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 30])
 def test_any_number_of_steps_is_as_many_calls(eps, steps):
-    got = eps.picture(**ISDO, steps=steps)
-    assert steps_of(got.calls) == steps_of(eps.picture(**EULER, steps=steps, scheduler="Karras").calls)
+    got, eulers = eps.picture(**ISDO, steps=steps), eps.picture(**EULER, steps=steps, scheduler="Karras")
+    assert steps_of(got.calls) == steps_of(eulers.calls)
     assert len(got.calls) == steps
+    levels, as_scheduled, scheduled = (
+        [call["sigma"] for call in p.calls] for p in (got, eps.picture(**AS_SCHEDULED, steps=steps), eulers)
+    )
+    assert as_scheduled == scheduled and levels[0] == scheduled[0] and (levels == scheduled) == (steps == 1)
 
 
 def test_the_same_again_after_other_pictures(eps):
@@ -103,7 +110,7 @@ def test_the_same_again_after_other_pictures(eps):
 def test_schedule_by_name(eps):
     if "/sdapi/v1/schedulers" not in eps.routes():
         pytest.skip("this WebUI has no schedules to choose")
-    got = eps.picture(**ISDO, scheduler=SCHEDULE)
+    got = eps.picture(**AS_SCHEDULED, scheduler=SCHEDULE)
     assert got.values["Schedule type"] == SCHEDULE
     sigmas = [call["sigma"][0] for call in got.calls]
     assert sigmas == sorted(sigmas, reverse=True) and len(set(sigmas)) == 8
@@ -133,10 +140,10 @@ def test_savings_of_the_negative_prompt_act_when_they_do_with_euler(eps, options
     if unknown := set(options) - set(eps.get("/sdapi/v1/options")):
         pytest.skip(f"this WebUI has no {', '.join(unknown)}")
     ask = {"scheduler": "Karras", "steps": 10, "override_settings": options}
-    got, eulers = eps.picture(**ISDO, **ask), eps.picture(**EULER, **ask)
+    got, eulers = eps.picture(**AS_SCHEDULED, **ask), eps.picture(**EULER, **ask)
     assert [call["shape"] for call in got.calls] == [call["shape"] for call in eulers.calls]
     assert steps_of(got.calls) == steps_of(eulers.calls)
-    assert rms(got.image, eps.picture(**ISDO, steps=10).image) > 0
+    assert rms(got.image, eps.picture(**AS_SCHEDULED, steps=10).image) > 0
 
 
 @pytest.mark.parametrize("options", [{"sgm_noise_multiplier": True}, {"always_discard_next_to_last_sigma": True}])
@@ -167,12 +174,12 @@ def test_a_control_acts_in_the_steps_it_acts_in_with_euler(eps, window):
     """As ControlNet's: by the step counter of AUTOMATIC1111, by the noise level in Forge's own class."""
     ask = {"scheduler": "Karras", "steps": 12, "seed": centred(128)}
     with eps.probing(window=window):
-        got, eulers = eps.picture(**ISDO, **ask), eps.picture(**EULER, **ask)
+        got, eulers = eps.picture(**AS_SCHEDULED, **ask), eps.picture(**EULER, **ask)
         fine = eps.picture(**EULER, **ask | {"steps": 200})
     controlled = [call["controlled"] for call in got.calls]
     assert controlled == [call["controlled"] for call in eulers.calls] and 0 < sum(controlled) < 12
     assert steps_of(got.calls) == steps_of(eulers.calls)
-    plain = eps.picture(**ISDO, **ask)
+    plain = eps.picture(**AS_SCHEDULED, **ask)
     print(rms(got.image, plain.image), rms(got.image, fine.image), rms(eulers.image, fine.image))
     assert rms(got.image, plain.image) > 1 and not any(call["controlled"] for call in plain.calls)
 
@@ -298,7 +305,7 @@ def test_hires_alone(eps):
 def test_hires_by_another_sampler(eps, first, second):
     got = hires(eps, sampler_name=first, hr_sampler_name=second, scheduler="Karras")
     eulers = hires(eps, **EULER, scheduler="Karras")
-    assert [call[:5] for call in steps_of(got.calls)] == [call[:5] for call in steps_of(eulers.calls)]
+    assert [call[:4] for call in steps_of(got.calls)] == [call[:4] for call in steps_of(eulers.calls)]
     assert (got.values["Sampler"], got.values["Hires sampler"]) == (first, second)
     assert rms(got.image, eulers.image) > 0.1
 
@@ -344,7 +351,7 @@ def test_inpaint_keeps_what_euler_keeps(eps, fill):
     kept = mask()[..., 0] == 0
     assert same(got.image[kept], eulers.image[kept])
     assert rms(got.image[~kept], eulers.image[~kept]) > 0.5  # there, the samplers differ
-    assert [call[:5] for call in steps_of(got.calls)] == [call[:5] for call in steps_of(eulers.calls)]
+    assert [call[:4] for call in steps_of(got.calls)] == [call[:4] for call in steps_of(eulers.calls)]
 
 
 def test_inpaint_of_the_latent_keeps_what_euler_keeps(eps):

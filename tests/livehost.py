@@ -263,5 +263,5 @@ def ours(values):
 
 
 def steps_of(calls):
-    """Return what a host's denoiser was asked, call by call: steps, planned steps, sigma, prompts."""
-    return [[c[key] for key in ("step", "total", "own step", "own total", "sigma", "cond", "uncond")] for c in calls]
+    """Return what a host's denoiser was asked, call by call: steps, planned steps, prompts."""
+    return [[c[key] for key in ("step", "total", "own step", "own total", "cond", "uncond")] for c in calls]
