@@ -153,7 +153,7 @@ TYPICAL = Curvature(
     ),
 )  # fmt: skip
 ORDER = 2  # of the integrator that the grid is for; multistep samplers of order 3 gain as much from it
-STEP_ERROR = 0.3  # error of a step of that order over curvature x (change of log sigma)^3
+STEP_ERROR = 0.25  # error of a step of that order over curvature x (change of log sigma)^3
 
 
 def curvature_sigmas(steps, sigma_min, sigma_max, curvature=TYPICAL, path=VE):
