@@ -18,6 +18,8 @@ bench: .venv/installed-bench
 docs: .venv/installed-bench
 	$(BIN)/python -m isdo bench --suite analytic --calls 5 6 8 10 15 20 --doc docs/analytic.md
 	$(BIN)/python -m isdo bench --suite zoo --calls 6 8 10 15 20 --doc docs/zoo.md
+	$(BIN)/python -m isdo bench --suite analytic --calls 5 6 8 10 15 20 --bend --doc docs/analytic-bent.md
+	$(BIN)/python -m isdo bench --suite zoo --calls 6 10 20 --bend --doc docs/zoo-bent.md
 	$(BIN)/python -m isdo bench --suite img2img --calls 6 8 10 15 20 --doc docs/img2img.md
 	$(BIN)/python -m isdo bench --suite sweep --doc docs/sweep.md
 	$(BIN)/python -m isdo bench --suite grids --doc docs/grids.md

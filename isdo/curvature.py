@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 
 # All beyond counts as this, the pure-noise end of the flow path (r = infinity) and zero terminal SNR (4518) too: D hardly
-# turns there and a step through it costs little, however many logarithms it is long. At 1000, five to eight calls lose a
-# step or two to it; at 30 flow models miss a call where their picture begins.
+# turns there and a step through it costs little, however many logarithms it is long. At 30 flow
+# models miss a call where their picture begins; 1000 is no better.
 RATIO_LIMIT = 100.0
 FLOOR = 1e-3  # of the largest value: where D seemed to stand still in the probe, steps still grow no more than tenfold
 
@@ -21,8 +21,9 @@ class Curvature:
     """A table of curvature: at each r = s/a, the RMS of |dD/d log r|, bands weighted as in `isdo.probe.measure_curvature`.
 
     On the ODE d2x/dsigma2 = -(dD/d log sigma)/sigma^2: this is the curvature of the trajectory, made scale-free.
-    Between the entries log curvature is linear in log r. Below them it falls as r; above them as r^-1/2 only: for Gaussian data it
-    would as r^-2, but what is seen from far away may be of a larger scale than what was measured, and is so under guidance.
+    Between the entries log curvature is linear in log r. Below them it falls as r; above them as r^-1/2 only: for
+    Gaussian data it would as r^-2, but what is seen from far away may be of a larger scale than what was measured,
+    and is so under guidance.
 
     Args:
         ratios: falling, positive, finite; at least two.

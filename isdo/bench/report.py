@@ -121,7 +121,8 @@ def page(rows):
     """Return the page of the docs: where ISDO stands against each peer and against the best of each cell."""
     outcome, first = summary(rows), rows[0]
     name, worst, above = first["suite"], outcome["worst"], outcome["above"]
-    calls = " ".join(str(n) for n in sorted({row["calls"] for row in rows}))
+    made = sorted({row["calls"] for row in rows})
+    calls, judged = " ".join(map(str, made)), ", ".join(str(n) for n in made if n in HEADLINE)
     peers = ", ".join(sorted({row["label"] for row in rows if row["sampler"] in outcome["by_peer"]}))
     aim = f" (the aim was {AIMS[name]})" if name in AIMS else ""
     bent = " --bend" if first["grid"].endswith(", bent") else ""
@@ -154,7 +155,7 @@ This page is written by the bench; run it again with
     python -m isdo bench --suite {name} --calls {calls}{bent} --doc docs/{name}{"-bent" if bent else ""}.md
 
 {first["images"]} pictures a problem, seed {first["seed"]}: {ABOUT.get(name, name)}. Geometric means of (median error of ISDO) /
-(median error of the peer) over {", ".join(map(str, HEADLINE))} calls and all grids. Peers: {peers}. {levels}.
+(median error of the peer) over {judged} calls and all grids. Peers: {peers}. {levels}.
 
 Against the best peer of each cell: **{outcome["geometric_mean"]:.3f}**{aim}; cells above 1.0: {len(above[1.0])}, above 1.1: \
 {len(above[1.1])}, of {len(outcome["cells"])}; the worst is {worst["ratio"]:.2f} ({worst["problem"]} ({worst["path"]}), \
