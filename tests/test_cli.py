@@ -85,6 +85,7 @@ def test_every_setting_has_a_flag_that_reaches_it():
     ("sample --colour red", "--colour"),
     ("bench --suite none", "'none'"),
     ("bench --suite speed --plot a.png", "--plot"),
+    ("bench --suite grids --bend", "--bend"),
     ("bench --suite sweep --calls 6", "has its own"),
     ("bench --calls 0", "at least 1, not 0"),
     ("bench --json nowhere/a.json", "does not exist"),

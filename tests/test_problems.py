@@ -7,7 +7,7 @@ import torch
 from isdo.bench import problems, report
 from isdo.bench.peers import PEERS
 from isdo.bench.problems import GAUSSIAN, SUITES, Problem, hartley, problem, rms
-from isdo.bench.work_precision import HEADLINE, SAMPLERS, measure, run, summary
+from isdo.bench.work_precision import HEADLINE, SAMPLERS, bent_grids, limited, measure, run, summary
 from isdo.path import PATHS
 
 pytestmark = pytest.mark.usefixtures("no_grad")
@@ -182,6 +182,26 @@ def test_rows_and_references_are_reused(tiny, tmp_path):
     assert run("tiny", {"euler": never}, calls=(5,), progress=False, limit=2, reuse=rows, cache=tmp_path) == first
     with pytest.raises(AssertionError):
         run("tiny", {"euler": never}, calls=(5,), progress=False, limit=2, seed=1, reuse=rows)
+
+
+@both_paths
+def test_bent_grids_are_where_isdo_makes_its_calls(path):
+    case = limited(problem("stationary", path), 2)
+    for (name, plain), (bent_name, bend) in zip(case.grids().items(), bent_grids(case).items(), strict=True):
+        assert bent_name == f"{name}, bent" and not torch.equal(plain(7), bend(7))
+        by_default = SAMPLERS["isdo"].run(case.model, case.x, plain(7), disable=True)
+        there = SAMPLERS["isdo_scheduled"].run(case.model, case.x, bend(7), disable=True)
+        torch.testing.assert_close(by_default, there, rtol=1e-9, atol=1e-9)
+
+
+def test_where_all_are_bent_isdo_is_not_bent_twice(tiny):
+    rows = run("tiny", calls=(6,), progress=False, limit=2, bend=True)
+    assert {row["sampler"] for row in rows} == {"isdo", *PEERS} and all(row["grid"].endswith(", bent") for row in rows)
+    plain = run("tiny", {"isdo": SAMPLERS["isdo"]}, calls=(6,), progress=False, limit=2)
+    found = {row["grid"]: row["median"] for row in rows if row["sampler"] == "isdo"}
+    assert found == pytest.approx({f"{row['grid']}, bent": row["median"] for row in plain}, rel=1e-6, abs=1e-9)
+    page = report.page(rows)
+    assert "--bend --doc docs/tiny-bent.md" in page and "Every sampler makes its calls at the levels" in page
 
 
 def test_a_sampler_that_takes_more_calls_than_allowed_is_caught():
