@@ -327,7 +327,8 @@ This page is written by the bench; run it again with
 
     python -m isdo bench --suite refine {asked} --json out/refine.json --doc docs/refine.md
 
-Pictures drawn by ISDO in {BASE} calls; each method may add {EXTRA}. *Noise* is the noise-to-signal ratio at which it begins.
+Pictures drawn by ISDO in {BASE} calls, each where the schedule says (placement 0);
+each method may add {EXTRA}. *Noise* is the noise-to-signal ratio at which it begins.
 
 ## Sets
 
