@@ -89,7 +89,10 @@ def sample_isdo(model, x, sigmas, extra_args=None, callback=None, disable=None, 
 
 
 def solve_ode(model, x, sigmas, extra_args, callback, disable, settings, mask, low):
-    """`sample_isdo`, with the noise level ``low`` to which the last step foresees the model; 0: it ends on what D says."""
+    """`sample_isdo`, with the model's smallest noise level ``low``, down to which calls are placed and the last step foresees.
+
+    0: no call goes below the schedule's, and the last step ends on what D says.
+    """
     settings = Settings() if settings is None else settings
     if not isinstance(settings, Settings):
         raise ValueError(f"settings is a {type(settings).__name__}: give isdo.Settings(...)")
@@ -112,8 +115,8 @@ def solve_ode(model, x, sigmas, extra_args, callback, disable, settings, mask, l
         if inner is not (inner := getattr(model, "inner_model", None)):
             solver.reset()  # a refiner took over: what the other model said is no history of this one
         if callback is not None:
-            step = {"i": i, "sigma": torch.full_like(sigma[0], given[i]), "sigma_hat": sigma[0]}
-            callback(step | {"x": asked, "denoised": denoised})
+            scheduled = torch.full_like(sigma[0], given[i])
+            callback({"x": asked, "i": i, "sigma": scheduled, "sigma_hat": sigma[0], "denoised": denoised})
         if levels[i + 1] < levels[i]:
             solver.observe(levels[i], modes, spectrum.forward(denoised.to(working)))
             modes = solver.predict(levels[i + 1])

@@ -12,9 +12,8 @@ from .. import gallery, zoo
 from ..denoiser import CallCounter
 from ..path import VE
 from ..refinement import refine
-from ..sampling import sample_isdo
 from ..schedules import karras, schedule
-from ..settings import RefineSettings, Settings
+from ..settings import RefineSettings
 from ..zoo import data
 from ..zoo.net import CLASSES
 from . import classifier
@@ -22,6 +21,7 @@ from .frechet import GRIDS, SHAPE, make_labels
 from .moments import frechet, moments, sampling_bias
 from .problems import Mixture, hartley, rms
 from .report import markdown
+from .work_precision import SCHEDULED
 
 COUNT, BATCH = 256, 32
 BASE, EXTRA = 12, 12  # model calls that drew a picture, and that each method may add
@@ -65,7 +65,7 @@ class Method:
 
 
 # Levels are the methods' own here: Restart turns at one of the schedule's.
-_solve = partial(sample_isdo, disable=True, settings=Settings(placement=0))
+_solve = partial(SCHEDULED.run, disable=True)
 
 
 def _nothing(job, level, calls):

@@ -6,7 +6,8 @@ from collections import defaultdict
 from pathlib import Path
 
 from ..files import replacing
-from .work_precision import HEADLINE, cells, geometric_mean, summary
+from ..settings import Settings
+from .work_precision import BENT, HEADLINE, cells, geometric_mean, summary
 
 # What stands below this line of a page is kept when the page is written anew.
 BY_HAND = "<!-- from here on written by hand -->"
@@ -125,9 +126,10 @@ def page(rows):
     calls, judged = " ".join(map(str, made)), ", ".join(str(n) for n in made if n in HEADLINE)
     peers = ", ".join(sorted({row["label"] for row in rows if row["sampler"] in outcome["by_peer"]}))
     aim = f" (the aim was {AIMS[name]})" if name in AIMS else ""
-    bent = " --bend" if first["grid"].endswith(", bent") else ""
+    bent = " --bend" if first["grid"].endswith(BENT) else ""
+    share = Settings().placement
     levels = (
-        "Every sampler makes its calls at the levels that ISDO's defaults make of each schedule (placement 0.5)"
+        f"Every sampler makes its calls at the levels that ISDO's defaults make of each schedule (placement {share:g})"
         if bent
         else "ISDO moves its calls from each schedule's levels, by default half way to where pictures bend, peers do not"
     )

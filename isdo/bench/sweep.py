@@ -4,12 +4,11 @@ import itertools
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
-from ..sampling import sample_isdo
 from ..settings import FIELDS, Settings
 from .peers import PEERS, Peer
 from .problems import ZOO_MODELS, problem, zoo_problem
 from .report import markdown
-from .work_precision import HEADLINE, limited, measure, summary
+from .work_precision import HEADLINE, limited, measure, run_isdo, summary
 
 VALUES = {  # what a setting is tried at; one with choices that is not named here is tried at all of them
     "order": (1, 2, 3, 4),
@@ -66,7 +65,7 @@ def run(progress=iter, calls=HEADLINE, *, seed=SEED, limit=LIMIT, only="", reuse
     """
     samplers = {name: peer for name, peer in PEERS.items() if name not in NEVER_BEST}
     for name, settings in variants().items():
-        samplers[name] = Peer(name, partial(_run, settings), "")
+        samplers[name] = Peer(name, partial(run_isdo, settings), "")
     known = {_key(row): row for row in reuse if row["sampler"] in PEERS}
     rows = []
     for suite, make in progress(makers(seed)):
@@ -79,10 +78,6 @@ def run(progress=iter, calls=HEADLINE, *, seed=SEED, limit=LIMIT, only="", reuse
             row = {"bench": "sweep", **dict(zip(KEY, values, strict=True))}
             rows.append(known.get(_key(row)) or row | measure(case, samplers[name], grid, n))
     return rows
-
-
-def _run(settings, model, x, sigmas, extra_args=None, callback=None, disable=None):
-    return sample_isdo(model, x, sigmas, extra_args, callback, disable, settings=settings)
 
 
 def _key(row):

@@ -24,16 +24,18 @@ HEADLINE = (6, 8, 10, 15, 20)  # the calls over which the geometric mean of the 
 LARGEST = 1e6  # stands for NaN and infinity, so that medians and JSON stay ordinary numbers
 SMALLEST = 1e-6  # below it, and below the reference's own uncertainty, errors count as equal
 CELL = ("suite", "problem", "path", "grid", "calls", "seed")
+BENT = ", bent"  # ends the name of a schedule whose levels are those that ISDO makes of it
 log = logging.getLogger(__name__)
 
 
-def _isdo(settings, model, x, sigmas, extra_args=None, callback=None, disable=None):
+def run_isdo(settings, model, x, sigmas, extra_args=None, callback=None, disable=None):
+    """Run ISDO with these settings; without them it has the call shape of a Peer's run."""
     return sample_isdo(model, x, sigmas, extra_args, callback, disable, settings=settings)
 
 
-ISDO = Peer("ISDO", partial(_isdo, Settings()), "this package, default settings")
+ISDO = Peer("ISDO", partial(run_isdo, Settings()), "this package, default settings")
 # each call exactly where the schedule says, as the peers make theirs
-SCHEDULED = Peer("ISDO, as scheduled", partial(_isdo, Settings(placement=0)), "this package, placement 0")
+SCHEDULED = Peer("ISDO, as scheduled", partial(run_isdo, Settings(placement=0)), "this package, placement 0")
 SAMPLERS = {"isdo": ISDO, "isdo_scheduled": SCHEDULED, **PEERS}
 
 
@@ -103,7 +105,7 @@ def bent_grids(problem):
     def bend(make):
         return lambda steps: problem.x.new_tensor(bent(make(steps).tolist(), share, low, path))
 
-    return {f"{name}, bent": bend(make) for name, make in problem.grids().items()}
+    return {name + BENT: bend(make) for name, make in problem.grids().items()}
 
 
 def measure(problem, sampler, grid, calls):
