@@ -21,7 +21,7 @@ class Curvature:
     """A table of curvature: at each r = s/a, the RMS of |dD/d log r|, bands weighted as in `isdo.probe.measure_curvature`.
 
     On the ODE d2x/dsigma2 = -(dD/d log sigma)/sigma^2: this is the curvature of the trajectory, made scale-free.
-    Between the entries log curvature is linear in log r. Below them it falls as r; above them as r^-1/2 only: for
+    Between the entries log curvature is linear in log r. Below them it falls as r, above them as 1/r only: for
     Gaussian data it would as r^-2, but what is seen from far away may be of a larger scale than what was measured,
     and is so under guidance.
 
@@ -47,7 +47,7 @@ class Curvature:
         """Return the curvature at log r (float64 tensor)."""
         r, k = (torch.tensor(v, dtype=torch.float64).log().flip(0) for v in (self.ratios, self.values))
         inside = interpolate(log_ratio.clamp(r[0], r[-1]), r, k)
-        return (inside + (log_ratio - r[0]).clamp(max=0) - (log_ratio - r[-1]).clamp(min=0) / 2).exp()
+        return (inside + (log_ratio - r[0]).clamp(max=0) - (log_ratio - r[-1]).clamp(min=0)).exp()
 
 
 def interpolate(at, knots, values):

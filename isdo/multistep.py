@@ -295,20 +295,26 @@ class Multistep:
 
         The first time there is nothing to foretell: order 2, in the bold tau as far as D is gentle or the run begins near.
         Later the orders and taus count by the inverse square of their miss in the last step, per image: long first steps and
-        strong guidance make bold rules wild, and smooth stretches make them best.
+        strong guidance make bold rules wild, and smooth stretches make them best. Order 1, which has no say in the weights but
+        makes them smaller, counts by the fourth power where it is not the best, so that it is gone from short steps.
         """
         (sigma, *earlier), highest = residuals.sigmas, self.settings.order
         if len(earlier) < 2 or highest < 2:
             return self.first_weights()[:, :, : highest - 1]
-        foretold = [row for tau in self.taus for row in extrapolation_rises(earlier[:highest], sigma, tau)]
         changes = [self.window.painted(change) for change in residuals.changes[:highest]]
+        foretold = [row for tau in self.taus for row in extrapolation_rises(earlier[:highest], sigma, tau)]
         pairs = list(combinations_with_replacement(range(len(changes)), 2))
         products = torch.stack([self.spectrum.per_mode(changes[i], changes[j]).sum(1) for i, j in pairs], 1)
         products = self.spectrum.per_band(products).sum(-1)  # (B, pairs): every miss is a quadratic form in the changes
         forms = [[(1 + (i < j)) * v[i] * v[j] for i, j in pairs] for v in ([1.0, *(-c for c in row)] for row in foretold)]
         misses = (products[:, None] * constants(forms, products)).sum(-1).clamp(min=0)
-        trusts = 1 / (misses + torch.finfo(self.spectrum.precision).tiny ** 0.25)
-        trusts = (trusts / trusts.sum(1, keepdim=True)).unflatten(1, (len(self.taus), -1))
+        tiny = torch.finfo(self.spectrum.precision).tiny ** 0.25
+        trusts = 1 / (misses + tiny)
+        total = trusts.sum(1, keepdim=True)
+        if len(self.taus) > 1:  # a tau that was asked for by name keeps the exact weights of its order
+            still = 1 / (products[:, :1] + tiny)  # order 1 foretells that m stays and misses by the newest change
+            total = total + still * (still / trusts.amax(1, keepdim=True)).clamp(max=1)
+        trusts = (trusts / total).unflatten(1, (len(self.taus), -1))
         # a degree serves its own order and the higher ones
         return torch.stack([trusts[..., degree:].sum(-1) for degree in range(trusts.shape[-1])], -1)
 
@@ -327,7 +333,8 @@ class Multistep:
     def predict(self, end):
         """Return x (modes) at the next sigma. In the step to 0 no m is extrapolated to where no call can be.
 
-        In stiff steps the evidence is left for the first rule: order 2 in the cautious tau.
+        In stiff steps no more than the slope is taken, in the cautious tau, and of that what the evidence gives to any order
+        above the first.
         """
         if end == 0:
             residuals = Residuals([], self.foresee(self.lifted(3)), [])
@@ -335,9 +342,9 @@ class Multistep:
             residuals = self.lifted(1 if self.weights is None else 1 + self.weights.shape[-1])
         weights = self.weights
         if end > 0 and residuals.changes and self.gain is not None:
-            ease = self.ease(self.history[0], end, STIFF)
+            ease, slope = self.ease(self.history[0], end, STIFF), weights[:, :, 0].sum(1)
             weights = ease[:, :, None] * weights
-            weights[:, 0, 0] += 1 - ease[:, 0]
+            weights[:, 0, 0] += (1 - ease[:, 0]) * slope
         self.residuals, self.answers = [], []
         return self.step(self.history[0], end, residuals, self.taus, weights)
 

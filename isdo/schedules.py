@@ -154,9 +154,10 @@ TYPICAL = Curvature(
 )  # fmt: skip
 ORDER = 2  # of the integrator that the grid is for; multistep samplers of order 3 gain as much from it
 STEP_ERROR = 0.25  # error of a step of that order over curvature x (change of log sigma)^3
+AHEAD = 0.5  # `left` of ISDO's own last step, which foresees part of what D has still to turn
 
 
-def curvature_sigmas(steps, sigma_min, sigma_max, curvature=TYPICAL, path=VE):
+def curvature_sigmas(steps, sigma_min, sigma_max, curvature=TYPICAL, path=VE, left=1.0):
     """Return sigmas between which the spectral curvature to the power 1/3 has equal shares.
 
     A step of order p over h in log r, r = s/a, errs by c k h^(p+1), k being the curvature; the sum of squares is
@@ -170,16 +171,17 @@ def curvature_sigmas(steps, sigma_min, sigma_max, curvature=TYPICAL, path=VE):
         curvature: a Curvature, from `isdo.probe.measure_curvature` in a short run of the model at hand; left out, a
             stored one.
         path: a Path.
+        left: the share of that last error which the sampler leaves; 1 if it ends on D.
 
     Raises:
         ValueError: a range that is empty or not positive.
 
     Source: the idea that grids follow the trajectory's curvature: Chen et al. 2024 (GITS), Sabour et al. 2024 (AYS).
     """
-    return _to_zero(_curved(_count(steps), *_range(sigma_min, sigma_max), curvature, path))
+    return _to_zero(_curved(_count(steps), *_range(sigma_min, sigma_max), curvature, path, left))
 
 
-def _curved(steps, low, high, curvature, path):
+def _curved(steps, low, high, curvature, path, left):
     """Return the ``steps`` positive levels of `curvature_sigmas`, float64."""
     low, high = (torch.tensor(v, dtype=torch.float64) for v in (low, high))
     log_ratio = _ramp(noise_to_signal(path, high).log(), noise_to_signal(path, low).log(), 4001)
@@ -187,7 +189,7 @@ def _curved(steps, low, high, curvature, path):
     density = kappa ** (1 / (ORDER + 1))
     done, turned = (torch.cat([v.new_zeros(1), ((v[1:] + v[:-1]) / 2 * h).cumsum(0)]) for v in (density, kappa))
     between = max(1, steps - 1)
-    error = (STEP_ERROR * done ** (ORDER + 1)) ** 2 / between ** (2 * ORDER + 1) + (turned[-1] - turned) ** 2
+    error = (STEP_ERROR * done ** (ORDER + 1)) ** 2 / between ** (2 * ORDER + 1) + (left * (turned[-1] - turned)) ** 2
     last = done[max(1, int(error.argmin()))]
     inner = interpolate(_ramp(0, last, between + 1)[1:steps], done, log_ratio).exp()
     return torch.cat([high[None], path.from_noise_to_signal(inner)])
@@ -201,7 +203,7 @@ def bent(sigmas, share, sigma_min=0.0, path=VE):
 
     Args:
         sigmas: a falling schedule (N + 1,), floats; the first level stays, and one that does not end in 0 is left as it is.
-        share: 0, the schedule, to 1, the curvature.
+        share: 0, the schedule, to 1, the curvature: `curvature_sigmas` for a last step that looks ahead.
         sigma_min: the smallest noise level that the model knows, 0 if it does not say; no level goes below that, or below
             the last of the schedule if that is lower or nothing is said.
         path: a Path.
@@ -219,7 +221,7 @@ def bent(sigmas, share, sigma_min=0.0, path=VE):
         return [*levels, end]
     given, curved = (
         noise_to_signal(path, torch.as_tensor(v[1:], dtype=torch.float64)).log()
-        for v in (levels, _curved(len(levels), low, levels[0], TYPICAL, path))
+        for v in (levels, _curved(len(levels), low, levels[0], TYPICAL, path, AHEAD))
     )
     moved = path.from_noise_to_signal(torch.lerp(given, curved, share).exp())
     return [levels[0], *moved.tolist(), end]

@@ -96,7 +96,7 @@ FIELDS = (
         choices=("auto", "fourier", "cosine"),
     ),
     Field(
-        "placement", 0.5, float, "Placement", "ISDO placement",
+        "placement", 0.75, float, "Placement", "ISDO placement",
         "how far model calls go from the schedule's noise levels towards those where pictures bend; 0: exactly as scheduled",
         low=0.0, high=1.0,
     ),

@@ -172,7 +172,7 @@ def test_dpmpp_2m_differs_by_the_third_power_of_the_step(path, pixel_mixture, no
 # Orders of convergence
 
 RANGES = {"ve": (2.0, 0.4), "flow": (1.0, 0.3)}
-COUNTS = (45, 64, 90)
+COUNTS = (32, 45, 64, 90)  # several: which rules the evidence favours changes with the grid, and the error wobbles
 
 
 def from_small_steps(first, last, steps):

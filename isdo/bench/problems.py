@@ -353,7 +353,8 @@ def problem(name, path, seed=0):
     model, extra_args = make(PATHS[path], generator, guidance)
     low, high = RANGES[path]
     x = high * torch.randn(IMAGES, 3, SIZE, SIZE, generator=generator, dtype=torch.float64)
-    return Problem(name, path, model, x, _table(path, low, high), by_dop853, extra_args)
+    model.sigmas = _table(path, low, high)  # samplers may ask, as of every model in a WebUI
+    return Problem(name, path, model, x, model.sigmas, by_dop853, extra_args)
 
 
 def _table(path, low, high):
