@@ -649,6 +649,25 @@ def test_where_denoised_follows_the_noise_too_strongly_corrections_are_small(gai
     assert found.norm() / full.norm() == pytest.approx(0.2 + 0.8 * ease, rel=1e-6)
 
 
+@pytest.mark.parametrize("answers", [(0.0, 1.0, 1.01), (0.0, 1.0, 1.3), (0.0, 1.0, 1.49), (0.0, 1.0, 0.2), (0.0, 1.0, 2.1)])
+@pytest.mark.parametrize("tau", ["auto", "sigma", "log"])
+def test_order_one_counts_by_what_it_would_have_foretold(tau, answers, watched):
+    """By the inverse square of its miss where it is the best rule, by the fourth power where it is not."""
+    sigmas = [14.0, 10.0, 8.0, 7.0]
+    seen = watched(lambda solver: solver.weights[0, :, 0].sum().item())
+    said = dict(zip(sigmas, answers, strict=False))
+    settings = Settings(power="zero", order=2, corrector=0, placement=0, tau=tau)
+    run(lambda x, sigma: torch.full_like(x, said[sigma[0].item()]), torch.zeros(1, 1, 4, 4), sigmas, settings)
+    if tau != "auto":
+        assert seen == [1, 1]  # that was asked for by name
+        return
+    old, new, newest = answers
+    reach = [(t(sigmas[1]) - t(sigmas[2])) / (t(sigmas[0]) - t(sigmas[1])) for t in (lambda s: s, lambda s: math.log1p(2 * s))]
+    bold = [1 / (newest - new - r * (new - old)) ** 2 for r in reach]
+    still = 1 / (newest - new) ** 2
+    assert seen[1] == pytest.approx(sum(bold) / (sum(bold) + still * min(1, still / max(bold))), rel=1e-5)
+
+
 @pytest.mark.parametrize("sigmas", [[14.0, 12.0, 10.0, 8.5], [14.0, 7.0, 3.0, 1.2]], ids=["short", "long"])
 @pytest.mark.parametrize("gain", [0.1, 0.8])
 def test_in_stiff_steps_predictions_fall_back_to_the_slope_in_sigma(gain, sigmas, normal, monkeypatch):
