@@ -131,7 +131,7 @@ def page(rows):
     levels = (
         f"Every sampler makes its calls at the levels that ISDO's defaults make of each schedule (placement {share:g})"
         if bent
-        else "ISDO moves its calls from each schedule's levels, by default half way to where pictures bend, peers do not"
+        else f"ISDO moves its calls {share:g} of the way from each schedule's levels to where pictures bend, peers do not"
     )
     scheduled = ""
     if not bent and any(row["sampler"] == "isdo_scheduled" for row in rows):
