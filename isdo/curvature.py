@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 
 # All beyond counts as this, the pure-noise end of the flow path (r = infinity) and zero terminal SNR (4518) too: D hardly
-# turns there and a step through it costs little, however many logarithms it is long. At 30 flow
-# models miss a call where their picture begins; 1000 is no better.
+# turns there and a step through it costs little, however many logarithms it is long. At 30 flow models miss a call where their
+# picture begins; 1000 is no better.
 RATIO_LIMIT = 100.0
 FLOOR = 1e-3  # of the largest value: where D seemed to stand still in the probe, steps still grow no more than tenfold
 

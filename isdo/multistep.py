@@ -301,8 +301,8 @@ class Multistep:
         (sigma, *earlier), highest = residuals.sigmas, self.settings.order
         if len(earlier) < 2 or highest < 2:
             return self.first_weights()[:, :, : highest - 1]
-        changes = [self.window.painted(change) for change in residuals.changes[:highest]]
         foretold = [row for tau in self.taus for row in extrapolation_rises(earlier[:highest], sigma, tau)]
+        changes = [self.window.painted(change) for change in residuals.changes[:highest]]
         pairs = list(combinations_with_replacement(range(len(changes)), 2))
         products = torch.stack([self.spectrum.per_mode(changes[i], changes[j]).sum(1) for i, j in pairs], 1)
         products = self.spectrum.per_band(products).sum(-1)  # (B, pairs): every miss is a quadratic form in the changes
