@@ -27,7 +27,7 @@ def make_problem(name="eps", count=18, guidance=3.0, seed=0):
     """Return the Problem of drawing ``count`` pictures, the classes in turn, each from its own seed."""
     model = load(name)
     x = model.sigma_max * gallery.noise(range(seed, seed + count), (3, SIDE, SIDE))
-    extra = {"labels": torch.arange(count) % len(CLASSES), "guidance": guidance}
+    extra = {"labels": torch.arange(count, device="cpu") % len(CLASSES), "guidance": guidance}
     solve = partial(by_runge_kutta, steps=32)  # converged far below what an eye or the plot can see
     return Problem(f"{name}, guidance {guidance:g}", model.path.name, model, x, model.sigmas, solve, extra)
 
@@ -58,7 +58,7 @@ def page(problem, found, calls):
 def refined_page(name="eps", faces=6, animals=6, guidance=3.0, calls=12):
     """Return a page: pictures as drawn, with twice the calls, and refined by default settings; seeds 0, 1, 2, ..."""
     model, seeds = load(name), range(faces + animals)
-    labels = torch.tensor([CLASSES.index("faces")] * faces + [CLASSES.index("animals")] * animals)
+    labels = torch.tensor([CLASSES.index("faces")] * faces + [CLASSES.index("animals")] * animals, device="cpu")
     extra = {"labels": labels, "guidance": guidance}
     x = model.sigma_max * gallery.noise(seeds, (3, SIDE, SIDE))
 

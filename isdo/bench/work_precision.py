@@ -116,7 +116,7 @@ def measure(problem, sampler, grid, calls):
     if model.calls > calls:
         raise RuntimeError(f"{sampler.label} made {model.calls} model calls where {calls} were allowed")
     error = rms(x - problem.reference()).nan_to_num(nan=LARGEST, posinf=LARGEST).clamp(max=LARGEST).cpu()
-    lower, median, upper = error.quantile(torch.tensor([0.25, 0.5, 0.75], dtype=error.dtype)).tolist()
+    lower, median, upper = error.quantile(torch.tensor([0.25, 0.5, 0.75], dtype=error.dtype, device="cpu")).tolist()
     return {
         "label": sampler.label,
         "made": model.calls,
