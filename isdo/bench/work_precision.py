@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from ..denoiser import CallCounter
+from ..files import replacing
 from ..path import PATHS, smallest_sigma
 from ..sampling import sample_isdo
 from ..schedules import bent
@@ -239,7 +240,8 @@ def _stored(solve, folder, problem):
     else:
         solution = tuple(part.cpu() for part in solve(problem))
         folder.mkdir(parents=True, exist_ok=True)
-        torch.save(solution, file)
+        with replacing(file) as part:
+            torch.save(solution, part)
     return tuple(part.to(problem.x.device) for part in solution)
 
 
