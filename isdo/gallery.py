@@ -14,7 +14,7 @@ TIFF_BITS, TIFF_ZERO, TIFF_SIGN = 258, 262, 339  # tags
 
 def noise(seeds, shape):
     """Return normal noise (len(seeds), *shape) float32, each image from its own seed: the same in any batch."""
-    return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+    return torch.stack([torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed), device="cpu") for seed in seeds])
 
 
 def to_bytes(pictures):

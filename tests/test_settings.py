@@ -110,8 +110,8 @@ def test_numbers_of_numpy_are_numbers(field):
     value = field.default if field.kind is not int else min(field.default, 4)
     for kind in NUMPY[field.kind]:
         found = field.check(kind(value))
-            assert type(found) is field.kind
-            assert found == (value if field.kind in (bool, str) else pytest.approx(value, rel=1e-3))
+        assert type(found) is field.kind
+        assert found == (value if field.kind in (bool, str) else pytest.approx(value, rel=1e-3))
     if field.kind in (int, float):
         for wrong in (np.array([value]), np.array([value, value]), np.float64("nan"), np.str_("1"), np.bool_(True)):
             with pytest.raises(ValueError, match=f"{field.key} is "):
