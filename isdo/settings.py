@@ -9,7 +9,8 @@ from typing import ClassVar
 class Field:
     """One setting: ``kind`` is its Python type; ``choices`` or ``low`` and ``high`` (inclusive) bound it.
 
-    What is ``rare`` stands apart on a page.
+    What is ``rare`` stands apart on a page. ``idle`` are pairs (key of another setting, function of its value): where any of
+    these says so, this setting has no effect.
     """
 
     key: str
@@ -22,6 +23,11 @@ class Field:
     low: float = -math.inf
     high: float = math.inf
     rare: bool = False
+    idle: tuple = ()
+
+    def counts(self, values):
+        """Say whether the setting has any effect beside ``values`` {key: value} of the others."""
+        return not any(key in values and says(values[key]) for key, says in self.idle)
 
     def check(self, value):
         """Return the value in the field's own type.
@@ -58,49 +64,51 @@ class Field:
 
 
 FIELDS = (
-    Field("solver", "multistep", str, "Solver", "ISDO solver", "how the equation is solved", choices=("multistep",)),
+    Field("solver", "multistep", str, "Solver", "ISDO solver", "how the equation is solved", choices=("multistep",), rare=True),
     Field(
         "path", "auto", str, "Path", "ISDO path",
         "how noise is mixed in: ve for eps- and v-models, flow for Flux and SD3; auto asks the model",
-        choices=("auto", "ve", "flow"),
+        choices=("auto", "ve", "flow"), rare=True,
     ),
     Field(
         "modes", 65_536, int, "Modes", "ISDO modes",
         "how many of the lowest frequencies get a measured factor; the rest run with power 0", low=0, high=2**31,
+        rare=True, idle=(("power", lambda power: power == "zero"),),
     ),
     Field(
         "order", 4, int, "Order", "ISDO order",
         "the highest that predictions take if the evidence of the picture is for it; corrections have one more, up to 4",
-        low=1, high=4,
+        low=1, high=4, rare=True,
     ),
     Field(
         "tau", "auto", str, "Interpolation", "ISDO tau",
         "the variable in which earlier steps are interpolated; auto: sigma and log1p (img2img: log) compete in each picture",
-        choices=("auto", "sigma", "root", "cube root", "log1p", "log"),
+        choices=("auto", "sigma", "root", "cube root", "log1p", "log"), rare=True,
     ),
     Field(
         "power", "fitted", str, "Power", "ISDO power",
         "fitted: measured for each picture and band while sampling; zero: plain exponential multistep",
-        choices=("fitted", "zero"),
+        choices=("fitted", "zero"), rare=True,
     ),
     Field(
         "corrector", 1, int, "Corrections", "ISDO corrections",
-        "how many of the last steps are done again with each new model call; 0 is the predictor alone", low=0, high=3,
+        "how many of the last steps are done again with each new model call; 0 is the predictor alone",
+        low=0, high=3, rare=True,
     ),
     Field(
         "response", 0.6, float, "Response", "ISDO response",
         "how much of a correction the model is taken to follow at first, in the lowest band; less in higher ones, more later",
-        low=0.0, high=1.0,
+        low=0.0, high=1.0, rare=True, idle=(("corrector", lambda corrector: corrector == 0),),
     ),
     Field(
         "basis", "auto", str, "Basis", "ISDO basis",
         "fourier, or cosine (two real matrix products, for devices without complex FFT)",
-        choices=("auto", "fourier", "cosine"),
+        choices=("auto", "fourier", "cosine"), rare=True,
     ),
     Field(
         "placement", 0.75, float, "Placement", "ISDO placement",
         "how far model calls go from the schedule's noise levels towards those where pictures bend; 0: exactly as scheduled",
-        low=0.0, high=1.0,
+        low=0.0, high=1.0, rare=True,
     ),
 )  # fmt: skip
 # What the WebUIs' plugin asks besides: choices about the host's part of a run, of which the solver knows nothing.
@@ -112,6 +120,19 @@ HOST_FIELDS = (
         choices=("steps", "noise level"),
     ),
 )  # fmt: skip
+# Names for what goes together: {name: {key: value} of what differs from the defaults}.
+PRESETS = {"Fast": {}}
+NO_PRESET = "Custom"
+
+
+def preset_of(values):
+    """Return the name of the preset that ``values`` {key: value} are, or NO_PRESET."""
+    defaults = {field.key: field.default for field in FIELDS}
+    asked = {key: value for key, value in values.items() if key in defaults and value != defaults[key]}
+    return next((name for name, changed in PRESETS.items() if changed == asked), NO_PRESET)
+
+
+NO_NOISE, NO_ACTION = ("noise", lambda noise: noise == 0), ("generators", lambda name: name == "none")
 # The loop that `isdo.refine` runs; "pixels" are the state's own, latent ones where a VAE is in use.
 REFINE_FIELDS = (
     Field(
@@ -120,7 +141,7 @@ REFINE_FIELDS = (
     ),
     Field(
         "calls", 3, int, "Calls per iteration", "ISDO refine calls",
-        "model calls of each iteration", low=1, high=100,
+        "model calls of each iteration", low=1, high=100, idle=(NO_NOISE,),
     ),
     Field(
         "noise", 1.0, float, "Noise level", "ISDO refine noise",
@@ -129,20 +150,22 @@ REFINE_FIELDS = (
     ),
     Field(
         "noise_decay", 0.0, float, "Noise decay", "ISDO refine noise decay",
-        "iteration k adds noise / k^decay, so that it comes to rest; 0 always adds the same", low=0.0, high=4.0, rare=True,
+        "iteration k adds noise / k^decay, so that it comes to rest; 0 always adds the same",
+        low=0.0, high=4.0, rare=True, idle=(NO_NOISE,),
     ),
     Field(
         "floor", 0.1, float, "Floor", "ISDO refine floor",
         "noise-to-signal ratio at which all iterations but the last turn round; 0, a mask or a tolerance: each ends clean",
-        low=0.0, high=1.0, rare=True,
+        low=0.0, high=1.0, rare=True, idle=(NO_NOISE, ("tolerance", lambda share: share > 0)),
     ),
     Field(
         "strength", 0.25, float, "Group strength", "ISDO refine strength",
-        "how far the group action moves pixels on average in the first iteration, in pixels of the latent", low=0.0, high=16.0,
+        "how far the group action moves pixels on average in the first iteration, in pixels of the latent",
+        low=0.0, high=16.0, idle=(NO_ACTION,),
     ),
     Field(
         "strength_decay", 0.5, float, "Group strength decay", "ISDO refine strength decay",
-        "iteration k moves by strength / k^decay", low=0.0, high=4.0, rare=True,
+        "iteration k moves by strength / k^decay", low=0.0, high=4.0, rare=True, idle=(NO_ACTION,),
     ),
     Field(
         "generators", "none", str, "Group action", "ISDO refine generators",
@@ -151,11 +174,11 @@ REFINE_FIELDS = (
     ),
     Field(
         "antithetic", True, bool, "Antithetic pairs", "ISDO refine antithetic",
-        "every other iteration moves the opposite way, which cancels the bias of first order", rare=True,
+        "every other iteration moves the opposite way, which cancels the bias of first order", rare=True, idle=(NO_ACTION,),
     ),
     Field(
         "undo", True, bool, "Undo the action", "ISDO refine undo",
-        "move back what has changed; without it the picture wanders", rare=True,
+        "move back what has changed; without it the picture wanders", rare=True, idle=(NO_ACTION,),
     ),
     Field(
         "lock", 1, int, "Lock", "ISDO refine lock",
@@ -169,7 +192,8 @@ REFINE_FIELDS = (
     ),
     Field(
         "noise_scale", 1.0, float, "Noise scale", "ISDO refine noise scale",
-        "noise added over noise told to the model; a little above 1 counters models that smooth", low=0.9, high=1.1, rare=True,
+        "noise added over noise told to the model; a little above 1 counters models that smooth",
+        low=0.9, high=1.1, rare=True, idle=(NO_NOISE,),
     ),
     Field(
         "tolerance", 0.0, float, "Tolerance", "ISDO refine tolerance",
@@ -181,6 +205,7 @@ REFINE_HOST_FIELDS = (
     Field(
         "same", False, bool, "Use same sampler and schedule", "ISDO refine same sampler",
         "solve back with the picture's own sampler, in the pace of its schedule; else with ISDO and its curvature schedule",
+        idle=(NO_NOISE,),
     ),
     Field(
         "show", False, bool, "Show intermediate pictures", "ISDO refine show",

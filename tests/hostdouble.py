@@ -15,6 +15,8 @@ from types import ModuleType, SimpleNamespace
 
 import torch
 
+import isdo
+
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "scripts" / "isdo_webui.py"
 SIGMA_MIN, SIGMA_MAX = 0.03, 14.6
@@ -34,7 +36,7 @@ class Component:
     def __init__(self, *args, **kwargs):
         self.value = args[0] if args else kwargs.get("value")
         self.label, self.elem_id = kwargs.get("label"), kwargs.get("elem_id")
-        self.given = kwargs
+        self.given, self.events = kwargs, {}
 
     def __enter__(self):
         return self
@@ -42,10 +44,48 @@ class Component:
     def __exit__(self, *error):
         return None
 
+    def listen(self, event, fn, inputs, outputs):
+        self.events.setdefault(event, []).append((fn, inputs, outputs))
+
+    def change(self, fn, inputs, outputs, **_):
+        self.listen("change", fn, inputs, outputs)
+
+    def input(self, fn, inputs, outputs, **_):
+        self.listen("input", fn, inputs, outputs)
+
+    def click(self, fn, inputs, outputs, **_):
+        self.listen("click", fn, inputs, outputs)
+
+    def happens(self, event, value=None):
+        """Let a person do something with it, or a change of its value come about; what follows, follows."""
+        if event == "input":
+            self.value = value
+            self.happens("change")
+        for fn, inputs, outputs in self.events.get(event, ()):
+            given = fn(*(each.value for each in inputs))
+            given = given if len(outputs) > 1 else [given]
+            assert len(given) == len(outputs)
+            for each, update in zip(outputs, given, strict=True):
+                each.take(update)
+
+    def take(self, update):
+        """Take a value, or gradio's word for what becomes of it."""
+        update = update if isinstance(update, Update) else Update(value=update)
+        self.given.update({key: value for key, value in update.items() if key != "value"})
+        if "value" in update and update["value"] != self.value:
+            self.value = update["value"]
+            self.happens("change")
+
+
+class Update(dict):
+    """What gr.update returns."""
+
 
 def gradio():
-    names = ("Accordion", "Checkbox", "Dropdown", "Number", "Row", "Slider")
-    return {name: type(name, (Component,), {}) for name in names}
+    names = ("Accordion", "Button", "Checkbox", "Dropdown", "Markdown", "Number", "Row", "Slider", "State")
+    made = {name: type(name, (Component,), {}) for name in names}
+    warnings = []
+    return {**made, "update": Update, "Warning": warnings.append, "warnings": warnings}
 
 
 class HTTPException(Exception):
@@ -134,6 +174,8 @@ class CFGDenoiser:
         host.seen.append(seen)
         if host.interrupt_at is not None and len(host.seen) > host.interrupt_at:
             host.state.interrupted = True
+        if host.stop_at is not None and len(host.seen) > host.stop_at:  # a click, where the host counts more jobs than one
+            host.state.stopping_generation = True
         if host.skip_at is not None and len(host.seen) > host.skip_at:
             host.state.skipped, host.skip_at = True, None
         if host.state.interrupted or host.state.skipped:
@@ -191,11 +233,17 @@ class Scheduler:
 class OptionInfo:
     def __init__(self, default=None, label="", component=None, component_args=None, onchange=None, section=None):
         self.default, self.label, self.component, self.component_args = default, label, component, component_args
-        self.section, self.comment_after = section, ""
+        self.section, self.category_id = section, None
 
-    def info(self, info):
-        self.comment_after += info
-        return self
+
+class Categories:
+    """The headings of the Settings page."""
+
+    def __init__(self):
+        self.mapping = {}
+
+    def register_category(self, category_id, label):
+        self.mapping.setdefault(category_id, label)
 
 
 class Options(SimpleNamespace):
@@ -265,11 +313,11 @@ class Host:
         self.forge, self.prediction, self.predictor = forge, prediction, Predictor(prediction)
         self.more_samplers, self.half = more_samplers, half
         self.seen, self.interrupt_at, self.refine_at, self.scripts_data = [], None, None, []
-        self.skip_at = self.nan_at = None
+        self.skip_at = self.nan_at = self.stop_at = None
         self.state, self.total_tqdm, self.saved, self.reported = State(), TotalTQDM(), [], []
         self.callbacks = {"on_app_started": [], "on_before_ui": [], "on_ui_settings": []}
         self.opts = Options(labels={}, always_discard_next_to_last_sigma=False, sgm_noise_multiplier=False)
-        vars(self.opts).update(enable_pnginfo=True, samples_format="png")
+        vars(self.opts).update(enable_pnginfo=True, samples_format="png", sigma_min=0, sigma_max=0)
         self.modules = self.make_modules(schedules)
 
     def wrap(self):
@@ -315,7 +363,7 @@ class Host:
                 else:
                     table = self.model_wrap.sigmas
                     inner = {"inner_model": self.model_wrap} if scheduler.need_inner_model else {}
-                    low, high = table[0].item(), table[-1].item()
+                    low, high = host.opts.sigma_min or table[0].item(), host.opts.sigma_max or table[-1].item()
                     sigmas = scheduler.function(n=steps, sigma_min=low, sigma_max=high, device="cpu", **inner)
                     p.extra_generation_params["Schedule type"] = scheduler.label
                 return torch.cat([sigmas[:-2], sigmas[-1:]]) if discard else sigmas
@@ -341,9 +389,6 @@ class Host:
                 return self.run(p, x * scale, sigmas, steps, conditioning, unconditional_conditioning, image_conditioning)
 
             def run(self, p, x, sigmas, steps, cond, uncond, image_cond):
-                denoiser = self.model_wrap_cfg
-                denoiser.steps, denoiser.total_steps = steps, self.config.total_steps(steps)
-                host.state.sampling_steps, host.state.sampling_step = steps, 0
                 self.last_latent = x
                 names = {"uncond": uncond, "cond": cond, "cond_scale": 7.0, "s_min_uncond": 0.0, "image_cond": image_cond}
                 given = self.initialize(p)
@@ -353,8 +398,14 @@ class Host:
                     given["noise_sampler"] = lambda *_: torch.ones_like(x)
                 if self.config.options.get("solver_type"):
                     given["solver_type"] = self.config.options["solver_type"]
+                kind = {"extra_args": names, "disable": True, "callback": self.callback_state, **given}
+                return self.launch_sampling(steps, lambda: self.func(self.model_wrap_cfg, x, **kind))
+
+            def launch_sampling(self, steps, func):
+                self.model_wrap_cfg.steps, self.model_wrap_cfg.total_steps = steps, self.config.total_steps(steps)
+                host.state.sampling_steps, host.state.sampling_step = steps, 0
                 try:
-                    return self.func(denoiser, x, extra_args=names, disable=True, callback=self.callback_state, **given)
+                    return func()
                 except Interrupted:
                     return self.last_latent
 
@@ -372,8 +423,9 @@ class Host:
         new("modules.script_callbacks", **{name: found.append for name, found in self.callbacks.items()})
         new(
             "modules.shared", opts=self.opts, OptionInfo=OptionInfo, options_section=None, state=self.state,
-            total_tqdm=self.total_tqdm,
+            total_tqdm=self.total_tqdm, cmd_opts=SimpleNamespace(no_half=False),
         )  # fmt: skip
+        new("modules.options", **({"categories": Categories()} if schedules else {}))
         on, off = (functools.partial(torch.autocast, "cpu", torch.bfloat16, enabled) for enabled in (True, False))
         on, off = (on, off) if self.half else (nullcontext, nullcontext)
         new("modules.devices", unet_needs_upcast=False, autocast=on, without_autocast=off)
@@ -381,7 +433,10 @@ class Host:
         new("modules.images", save_image=self.save_image)
         new("modules.rng", ImageRNG=ImageRNG)
         new("modules.processing", process_images=self.process_images, create_infotext=create_infotext)
-        new("modules.sd_samplers_common", SamplerData=SamplerData, setup_img2img_steps=setup_img2img_steps)
+        new(
+            "modules.sd_samplers_common", SamplerData=SamplerData, setup_img2img_steps=setup_img2img_steps,
+            InterruptedException=Interrupted,
+        )  # fmt: skip
         new("modules.sd_samplers_kdiffusion", KDiffusionSampler=KDiffusionSampler, k_diffusion_samplers_map=dict(others))
         samplers = new("modules.sd_samplers", all_samplers=all_samplers, all_samplers_map=dict(others), samplers_map={})
 
@@ -424,6 +479,8 @@ class Host:
         ours = [name for name in sys.modules if name.startswith("isdo.hosts") or name == "isdo.ui"]
         hosts = [name for name in sys.modules if name.split(".")[0] in ("modules", "gradio", "fastapi")]
         gone = {name: sys.modules.pop(name) for name in (*ours, *hosts)}
+        for name in ("ui", "hosts"):  # an import from the package would find the other host's there
+            vars(isdo).pop(name, None)
         sys.modules.update(self.modules)
         try:
             yield self
@@ -472,8 +529,13 @@ class Host:
         sampler.config = config
         return sampler
 
-    def save_image(self, image, path, basename, seed=None, prompt=None, extension="png", info=None, p=None, suffix=""):
-        self.saved.append((image, seed, info, suffix))
+    def save_image(
+        self, image, path, basename, seed=None, prompt=None, extension="png", info=None, p=None, forced_filename=None,
+        suffix="", save_to_dirs=None,
+    ):  # fmt: skip
+        name = forced_filename or f"{len(self.saved):05}-{seed}{suffix}"
+        image.already_saved_as = f"{path}/{name}.{extension}"
+        self.saved.append((image, seed, info, image.already_saved_as))
 
     def runner(self, img2img=False):
         """Return the scripts of a tab as the host keeps them, each with its place among the arguments."""
@@ -530,7 +592,7 @@ class Host:
         made, infotexts = [], []
         for batch in range(p.n_iter):
             p.iteration, self.state.skipped = batch, False
-            if self.state.interrupted:
+            if self.state.interrupted or self.state.stopping_generation:
                 break
             mine = slice(batch * p.batch_size, (batch + 1) * p.batch_size)
             p.seeds, p.prompts, p.subseeds = p.all_seeds[mine], p.all_prompts[mine], p.all_subseeds[mine]
@@ -548,17 +610,21 @@ class Host:
                 hook("postprocess_image", pp)
                 made.append(pp.image)
                 infotexts.append(create_infotext(p, p.prompts, p.seeds, p.subseeds))
-        processed = SimpleNamespace(images=made, infotexts=infotexts, p=p)
+                if p.save_samples():
+                    i = (len(made) - 1) % p.batch_size
+                    self.save_image(pp.image, "out", "", p.seeds[i], p.prompts[i], "png", infotexts[-1], p)
+        processed = SimpleNamespace(images=made, infotexts=infotexts, p=p, index_of_first_image=0)
         hook("postprocess", processed)
         return processed
 
     def sample(self, p, hook):
         noise = p.rng.next()
+        if p.kind != "img2img":
+            p.sampler = self.create(p.sampler_name)
         hook("process_before_every_sampling", x=noise, noise=noise, c=p.c, uc=p.uc)
         if p.kind == "img2img":
             samples = p.sampler.sample_img2img(p, p.init_latent, noise, p.c, p.uc, image_conditioning=p.image_conditioning)
             return samples if p.mask is None else samples * p.nmask + p.init_latent * p.mask
-        p.sampler = self.create(p.sampler_name)
         samples = p.sampler.sample(p, noise, p.c, p.uc, image_conditioning=torch.zeros(1))
         if not p.enable_hr or self.state.interrupted:
             return samples
@@ -579,7 +645,7 @@ class State:
     """What the hosts' progress bar is made from."""
 
     def __init__(self):
-        self.interrupted = self.skipped = False
+        self.interrupted = self.skipped = self.stopping_generation = False
         self.job_no = self.sampling_step = self.sampling_steps = 0
         self.job_count = -1
 

@@ -238,18 +238,45 @@ def test_both_passes_and_both_calls_of_a_step_count_as_drawn(a1111):
     hires = {"steps": 5, "enable_hr": True, "hr_second_pass_steps": 3, "denoising_strength": 0.6}
     assert ours(draw(a1111, asked(**hires), **ON).texts[0]) == {"ISDO refine": "2 iterations, 6 calls"}
     again = asked(**hires, firstpass_image=object())  # the button that makes hires of a finished picture
-    assert sys.modules["isdo.hosts.refinement"].passes(again) == [3]
+    assert sys.modules["isdo.hosts.calls"].passes(again, None) == [("Euler", 3, 3)]
     assert ours(draw(a1111, asked(steps=6, sampler_name="Heun"), **ON).texts[0]) == {"ISDO refine": "4 iterations, 12 calls"}
 
 
 @pytest.mark.parametrize("ask", [{}, {"n_iter": 2}, {"enable_hr": True, "hr_second_pass_steps": 5, "denoising_strength": 0.5}])
 def test_the_progress_bar_runs_once_over_everything(host, ask):
-    p, seen = asked(steps=12, **ask), []
-    host.steps_done = SimpleNamespace(append=lambda d: seen.append((host.state.job_no, d["i"])), clear=lambda: None)
+    p, seen, bar = asked(steps=12, **ask), [], []
+
+    def step_done(d):
+        state = host.state
+        seen.append((state.job_no, d["i"]))
+        bar.append((state.job_no + d["i"] / state.sampling_steps) / state.job_count)  # as the hosts compute it
+
+    host.steps_done = SimpleNamespace(append=step_done, clear=lambda: None)
     draw(host, p, **ON)
-    state = host.state
-    assert seen == sorted(set(seen)) and state.job_no == state.job_count and state.sampling_steps == 12
+    state, jobs = host.state, p.n_iter * (2 if p.enable_hr else 1)
+    assert seen == sorted(set(seen)) and state.job_no == state.job_count == jobs  # refinement is no job of its own
+    assert state.sampling_steps == (5 if p.enable_hr else 12) + 12
+    assert bar == sorted(bar) and bar[0] == 0 and bar[-1] < 1
     assert host.total_tqdm.done == host.total_tqdm._tqdm.total == len(seen)
+
+
+@pytest.mark.parametrize("hires", [False, True])
+@pytest.mark.parametrize("after", [2, 14, 16, 20])
+def test_one_click_on_interrupt_stops_a_picture_that_is_being_refined(host, hires, after):
+    """The host makes of the click "after this picture" wherever it counts more jobs than one; hires fix counts two."""
+    ask = {"steps": 12, "enable_hr": hires, "hr_second_pass_steps": 2, "denoising_strength": 0.5}
+    drawn = len(draw(host, asked(**ask)).calls)
+    host.stop_at = after
+    if host.state.job_count == 1:
+        host.stop_at, host.interrupt_at = None, after
+    got = draw(host, asked(**ask), **ON)
+    assert len(got.calls) <= max(drawn, after + 2) and got.x.isfinite().all() and not host.reported
+
+
+def test_a_click_among_several_pictures_lets_this_one_finish(host):
+    host.stop_at = 14
+    got = draw(host, asked(steps=12, n_iter=2), **ON)
+    assert len(got.calls) == 24 and ours(got.texts[0]) == {"ISDO refine": "4 iterations, 12 calls"}
 
 
 def test_the_progress_bar_of_the_script_runs_once_over_everything(a1111):
@@ -319,9 +346,10 @@ def test_a_model_that_gives_nan_costs_the_refinement_and_not_the_picture(host, c
     plain = draw(host, asked(**ask))
     host.nan_at = len(plain.calls) + 8
     got = draw(host, asked(**ask), **ON)
-    assert torch.equal(got.x, plain.x) and ours(got.texts[0]) == {}
     (said,) = got.p.comments
+    assert torch.equal(got.x, plain.x) and ours(got.texts[0]) == {"ISDO refine problem": said.removeprefix("ISDO refine: ")}
     assert said.startswith("ISDO refine: the picture is as it was before the refinement") and "sigma" in said
+    assert "(start the WebUI with --no-half)" in said
     assert said in capsys.readouterr().out
 
 
@@ -340,8 +368,9 @@ def test_somebody_else_s_mistake_costs_the_refinement_and_not_the_picture(a1111,
 def test_bad_values_leave_the_picture_unrefined_and_say_so(host, capsys):
     plain = draw(host, asked(steps=12))
     got = draw(host, asked(steps=12), refine=[{"iterations": -1}])
-    assert torch.equal(got.x, plain.x) and ours(got.texts[0]) == {} and not host.reported
     (said,) = got.p.comments
+    assert torch.equal(got.x, plain.x) and not host.reported
+    assert ours(got.texts[0]) == {"ISDO refine problem": said.removeprefix("ISDO refine: ")}
     assert said == "ISDO refine: the picture is not refined. iterations is -1: give a whole number from 0 to 500"
     assert said in capsys.readouterr().out
     with pytest.raises(HTTPException, match="iterations is -1") as said:
@@ -529,9 +558,10 @@ def test_pictures_in_between_are_shown_and_saved(a1111, values):
     shown = got.x[2:]
     assert len(shown) == len(got.texts) - 2 == (6 if values.get("show") else 0)
     assert all(torch.equal(a, b) for a, b in zip(shown, between, strict=False))
-    assert len(a1111.saved) == (6 if values.get("save") else 0)
-    for (image, seed, text, suffix), i in zip(a1111.saved, range(6), strict=False):
-        assert torch.equal(image.data, between[i]) and seed == 1 + i % 2 and suffix == f"-refine-{i // 2 + 1}"
+    assert len(a1111.saved) == 2 + (6 if values.get("save") else 0)
+    for (image, seed, text, name), i in zip(a1111.saved[2:], range(6), strict=False):
+        assert torch.equal(image.data, between[i]) and seed == 1 + i % 2
+        assert name == f"out/{i % 2:05}-{seed}-refine-{i // 2 + 1}.png"  # the number of the finished one
         assert text["ISDO refine"] == "4 iterations, 12 calls" and image.info["parameters"] == text
 
 
@@ -559,14 +589,15 @@ def test_pasting_restores_the_accordion_or_the_script(a1111):
     _, accordion, chosen = a1111.runner(True)
     defaults = [field.default for field in REFINE_CONTROLS]
     nothing = [None] * len(REFINE_CONTROLS)
-    assert pasted(accordion, {"Sampler": "Euler"}) == [False, *nothing] and pasted(chosen, {}) == nothing
+    assert pasted(accordion, {"Sampler": "Euler"}) == [False, *nothing, ""] and pasted(chosen, {}) == nothing
     ran = {"ISDO refine": "4 iterations, 12 calls"}
-    assert pasted(accordion, ran) == [True, *defaults] and pasted(chosen, ran) == nothing
-    assert pasted(accordion, {**ran, "Script": "X/Y/Z plot"}) == [True, *defaults]
+    assert pasted(accordion, ran) == [True, *defaults, ""] and pasted(chosen, ran) == nothing
+    assert pasted(accordion, {**ran, "Script": "X/Y/Z plot"}) == [True, *defaults, ""]
     by_script = {**ran, "Script": "ISDO refine", "ISDO refine noise": "0.5", "ISDO refine same sampler": "True"}
-    assert pasted(accordion, by_script) == [False, *nothing]
+    assert pasted(accordion, by_script) == [False, *nothing, ""]
     changed = {**REFINE.defaults, "noise": 0.5, "same": True}
     assert pasted(chosen, by_script) == list(changed.values())
+    assert pasted(accordion, {**ran, "ISDO refine lock": "99", "ISDO refine noise": "0.5"})[:4] == [True, 4, 3, 0.5]
 
 
 def test_what_was_written_comes_back(a1111):
@@ -590,7 +621,7 @@ def test_the_page_has_a_control_for_every_setting(host):
 
 
 def axes(host):
-    plot = SimpleNamespace(axis_options=[], AxisOption=sys.modules["hostdouble"].AxisOption)
+    plot = SimpleNamespace(axis_options=[], AxisOption=sys.modules["hostdouble"].AxisOption, Script=Script)
     host.scripts_data.append(SimpleNamespace(module=plot))
     host.ui()
     return {axis.label: axis for axis in plot.axis_options}
@@ -622,8 +653,8 @@ def ask_api(a1111):
     """Return what the host's endpoint gets of a request."""
     route = SimpleNamespace(path="/sdapi/v1/img2img", dependant=SimpleNamespace(call=lambda body: body))
     app = SimpleNamespace(routes=[route], add_api_route=lambda *args, **kwargs: None)
-    (begin,) = a1111.callbacks["on_app_started"]
-    begin(None, app)
+    for begin in a1111.callbacks["on_app_started"]:
+        begin(None, app)
     return lambda **body: route.dependant.call(SimpleNamespace(**{"alwayson_scripts": None} | body))
 
 

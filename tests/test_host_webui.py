@@ -12,7 +12,7 @@ from hostdouble import MEAN, POWER, ROOT, SCRIPT, Host, HTTPException, picture
 
 from isdo import sample_isdo
 from isdo.hosts.request import CONTROLS, REFINE_CONTROLS
-from isdo.settings import Settings
+from isdo.settings import FIELDS, Settings
 
 KINDS = {
     "a1111": {}, "a1111 1.8": {"schedules": False}, "forge": {"forge": True},
@@ -274,6 +274,82 @@ def test_a_schedule_that_starts_above_the_flow_path_is_refused_in_words(forge_fl
     assert said.value.status_code == 422 and not forge_flow.seen
 
 
+def test_the_message_about_a_schedule_does_not_advise_the_one_that_is_chosen(forge_flow):
+    for scheduler, others in (("Align Your Steps", "Automatic, Simple or ISDO curvature"),):
+        with pytest.raises(HTTPException, match=f"the schedule {scheduler} starts.*choose the schedule {others}$"):
+            forge_flow.generate(picture(scheduler=scheduler))
+    sampler = forge_flow.create("ISDO")
+    sampler.begin(picture())
+    with pytest.raises(HTTPException, match="choose the schedule Automatic or ISDO curvature$"):
+        sampler.check_start(14.6, "Simple")
+    sampler.check_start(1 + 2**-23, "Simple")  # rounding
+
+
+def test_a_path_that_is_not_the_model_s_is_named_with_its_remedy(host):
+    flow = host.prediction == "const"
+    wrong, kind = ("ve", "a flow model") if flow else ("flow", "an eps- or v-model")
+    with pytest.raises(HTTPException, match=f'the setting Path is "{wrong}" and this is {kind}.*set Path to "auto"') as said:
+        host.generate(picture(scheduler="Align Your Steps"), [{"path": wrong}])
+    assert said.value.status_code == 422 and "choose" not in str(said.value) and not host.seen
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("scheduler", ["Automatic", "Karras", "KL Optimal", "Align Your Steps", "ISDO curvature"])
+@pytest.mark.parametrize("steps", [1, 4, 10])
+@pytest.mark.parametrize("placement", [0, 0.75])
+def test_strength_as_noise_level_begins_where_it_was_asked(kind, scheduler, steps, placement):
+    with Host(**KINDS[kind]).running() as host:
+        host.load()
+        flow, table = host.prediction == "const", host.wrap().sigmas
+        if scheduler == "Align Your Steps" and flow:
+            return
+        for strength in (0.0, 0.02, 0.1, 0.25, 0.3, 0.5, 0.75):
+            latent = torch.full((1, 4, 8, 8), MEAN)
+            p = picture(init_latent=latent, denoising_strength=strength, steps=steps, scheduler=scheduler)
+            host.generate(p, [{"strength": "noise level", "placement": placement}])
+            sigmas = [call.sigma for call in host.seen]
+            asked = strength if flow else strength / (1 - strength)
+            assert sigmas[0] == pytest.approx(max(asked, float(table[0])), rel=1e-5)
+            assert len(sigmas) == int(strength * steps) + 1 and sigmas == sorted(set(sigmas), reverse=True)
+
+
+def test_hires_with_strength_0_samples_nothing(host):
+    for asks in ([], [{"strength": "noise level"}]):
+        for scheduler in ("Automatic", "ISDO curvature"):
+            p = picture(enable_hr=True, denoising_strength=0.0, scheduler=scheduler, hr_scheduler=scheduler)
+            out = host.generate(p, asks)
+            assert len(host.seen) == p.steps and out.isfinite().all()
+
+
+def test_no_call_goes_below_the_user_s_own_smallest_level(a1111):
+    def last_level(**options):
+        vars(a1111.opts).update(options)
+        a1111.generate(picture(steps=6, scheduler="Karras"))
+        return a1111.seen[-1].sigma
+
+    assert last_level() < 0.2 and last_level(sigma_min=0.3) >= 0.2999
+    a1111.generate(picture(steps=6, scheduler="Karras"), [{"placement": 1.0}])
+    assert a1111.seen[-1].sigma >= 0.2999
+    # a schedule that knows nothing of the option
+    assert last_level(sigma_min=0, use_old_karras_scheduler_sigmas=True) >= 0.0999
+
+
+def test_nan_is_answered_with_what_this_host_has(a1111, monkeypatch):
+    def said():
+        a1111.nan_at = 3
+        with pytest.raises(RuntimeError, match="NaN or infinity at step 4 of 8") as error:
+            a1111.generate(picture())
+        return str(error.value)
+
+    assert "(start the WebUI with --no-half)" in said()
+    monkeypatch.setitem(sys.modules, "backend", ModuleType("backend"))
+    monkeypatch.setitem(sys.modules, "backend.args", SimpleNamespace(args=SimpleNamespace(all_in_fp32=False)))
+    assert "(start the WebUI with --all-in-fp32)" in said()
+    monkeypatch.delitem(sys.modules, "backend.args")
+    del a1111.modules["modules.shared"].cmd_opts.no_half
+    assert "try full precision, another checkpoint" in said()
+
+
 def test_a_schedule_that_ends_above_zero_ends_there(host):
     host.generate(picture(scheduler="KL Optimal", steps=5))
     assert len(host.seen) == 5
@@ -409,16 +485,6 @@ def test_the_page_has_a_control_for_every_setting_closed_by_default(host):
         assert all(("img2img" if img2img else "txt2img") in c.elem_id for c in controls)
 
 
-def test_without_the_host_s_accordion_there_is_a_plain_one():
-    host = Host()
-    del host.modules["modules.ui_components"]
-    del host.modules["modules"].ui_components
-    with host.running():
-        host.load()
-        _, (enabled, *controls) = panel_of(host)
-        assert enabled.value is False and len(controls) == len(CONTROLS)
-
-
 def pasted(script, params):
     return [function(params) for _, function in script.infotext_fields]
 
@@ -426,19 +492,132 @@ def pasted(script, params):
 def test_pasting_sets_the_page_to_what_made_the_picture(a1111):
     script, (enabled, *_) = panel_of(a1111)
     assert script.infotext_fields[0][0] is enabled
-    assert pasted(script, {"Sampler": "Euler"}) == [False] + [None] * len(CONTROLS)
+    assert pasted(script, {"Sampler": "Euler"}) == [False, *[None] * len(CONTROLS), ""]
     defaults = [field.default for field in CONTROLS]
-    assert pasted(script, {"Sampler": "ISDO"}) == [False, *defaults]
+    assert pasted(script, {"Sampler": "ISDO"}) == [False, *defaults, ""]
     found = pasted(script, {"Sampler": "Euler", "Hires sampler": "ISDO", "ISDO order": "2"})
-    assert found == [True, *(2 if field.key == "order" else field.default for field in CONTROLS)]
+    assert found == [True, *(2 if field.key == "order" else field.default for field in CONTROLS), ""]
     a1111.opts.isdo_order = 2  # now the picture that says nothing differs from what the Settings would do
-    assert pasted(script, {"Sampler": "ISDO"}) == [True, *defaults]
-    with pytest.raises(HTTPException):
-        pasted(script, {"Sampler": "ISDO", "ISDO order": "9"})
+    assert pasted(script, {"Sampler": "ISDO"}) == [True, *defaults, ""]
+
+
+def test_pasting_takes_what_is_good_and_says_what_was_left_out(a1111, caplog):
+    script, _ = panel_of(a1111)
+    text = {"Sampler": "ISDO", "ISDO order": "9", "ISDO tau": "root", "ISDO placement": "much", "ISDO corrections": "2"}
+    enabled, *values, said = pasted(script, text)
+    good = {"tau": "root", "corrector": 2}
+    assert enabled and values == [good.get(field.key, field.default) for field in CONTROLS]
+    assert said == (
+        "ISDO: of the pasted text this was left out: order is 9.0: give a whole number from 1 to 4; "
+        "placement is 'much': give a number"
+    )
+    assert sys.modules["gradio"].warnings == [said] and [record.message for record in caplog.records] == [said]
+
+
+class Elements:
+    """The parts of an accordion by the ends of their ids."""
+
+    def __init__(self, host, monkeypatch, img2img=False, script="IsdoScript"):
+        made = []
+        for kind in ("Accordion", "Button", "Checkbox", "Dropdown", "Markdown", "Number", "Slider"):
+            kind = getattr(sys.modules["gradio"], kind)
+            monkeypatch.setattr(kind, "__init__", self.noting(kind.__init__, made))
+        script = getattr(host.script, script)()
+        script.is_img2img = img2img
+        script.ui(img2img)
+        self.all = made
+
+    @staticmethod
+    def noting(init, made):
+        def noted(self, *args, **kwargs):
+            init(self, *args, **kwargs)
+            made.append(self)
+
+        return noted
+
+    def __getitem__(self, name):
+        (found,) = [each for each in self.all if (each.elem_id or "").endswith(f"_{name}")]
+        return found
+
+
+def test_the_accordion_says_in_a_sentence_what_to_leave_alone(a1111, monkeypatch):
+    page = Elements(a1111, monkeypatch)
+    assert page["advice"].value == "Leave this closed: the defaults are right." and page["accordion"].given["open"] is False
+    assert page["preset"].value == "Fast" and page["preset"].given["choices"] == ["Fast", "Custom"]
+    more = [field for field in CONTROLS if field.rare]
+    assert [field.key for field in more] == [field.key for field in FIELDS] and len(more) == 10
+    assert page["more"].given["open"] is False
+
+
+def test_what_a_person_changes_counts_and_has_a_name(a1111, monkeypatch):
+    page = Elements(a1111, monkeypatch)
+    page["order"].happens("input", 2)
+    assert page["enable"].value is True and page["preset"].value == "Custom"
+    page["preset"].happens("input", "Fast")
+    assert page["order"].value == Settings().order and page["preset"].value == "Fast"
+    page = Elements(a1111, monkeypatch)
+    page["strength"].happens("input", "noise level")
+    assert page["enable"].value is True and page["preset"].value == "Fast"
+
+
+def test_what_has_no_effect_is_grey(a1111, monkeypatch):
+    page = Elements(a1111, monkeypatch)
+    assert page["response"].given["interactive"] is True and page["modes"].given["interactive"] is True
+    page["corrector"].happens("input", 0)
+    page["power"].happens("input", "zero")
+    assert page["response"].given["interactive"] is False and page["modes"].given["interactive"] is False
+    page["corrector"].happens("input", 1)
+    assert page["response"].given["interactive"] is True
+    page = Elements(a1111, monkeypatch, script="RefineAccordion")
+    of_actions, of_noise = ("strength", "strength_decay", "antithetic", "undo"), ("calls", "noise_scale", "floor", "same")
+    assert [page[key].given["interactive"] for key in of_actions] == [False] * 4
+    assert [page[key].given["interactive"] for key in of_noise] == [True] * 4
+    page["generators"].happens("input", "shifts")
+    page["tolerance"].happens("input", 0.5)
+    assert [page[key].given["interactive"] for key in of_actions] == [True] * 4
+    assert [page[key].given["interactive"] for key in of_noise] == [True, True, False, True]
+    page["noise"].happens("input", 0.0)
+    assert [page[key].given["interactive"] for key in of_noise] == [False] * 4
+
+
+@pytest.mark.parametrize("script", ["IsdoScript", "RefineAccordion", "RefineScript"])
+def test_untouched_controls_follow_the_settings_and_a_button_puts_them_back(a1111, monkeypatch, script):
+    prefix, key, other = ("isdo", "order", "corrector") if script == "IsdoScript" else ("isdo_refine", "lock", "iterations")
+    page = Elements(a1111, monkeypatch, True, script)
+    page[other].happens("input", 3)
+    setattr(a1111.opts, f"{prefix}_{key}", 2)
+    setattr(a1111.opts, f"{prefix}_{other}", 2)
+    page["follow"].happens("click")
+    assert page[key].value == 2 and page[other].value == 3  # what a person set stays
+    page["defaults"].happens("click")
+    assert page[key].value == page[other].value == 2
+    setattr(a1111.opts, f"{prefix}_{other}", 1)
+    page["follow"].happens("click")
+    assert page[other].value == 1
+
+
+def test_settings_defaults_saves_neither_ticks_nor_values(a1111, monkeypatch):
+    for script in ("IsdoScript", "RefineAccordion", "RefineScript"):
+        page = Elements(a1111, monkeypatch, True, script)
+        kept = [each.elem_id for each in page.all if not getattr(each, "do_not_save_to_config", False)]
+        assert all(name.endswith(("_accordion", "_more", "_advice", "_notice")) for name in kept)
+
+
+def test_the_settings_pages_have_a_heading_and_their_help(a1111):
+    assert sys.modules["modules.options"].categories.mapping == {"isdo": "ISDO"}
+    for form in (CONTROLS, REFINE_CONTROLS):
+        for field in form:
+            label = a1111.opts.labels.get(f"{'isdo' if form is CONTROLS else 'isdo_refine'}_{field.key}")
+            if len(field.choices) != 1:
+                assert label.category_id == "isdo" and label.component_args["info"] == field.help
+    with Host(schedules=False).running() as older:  # a host that has no headings
+        older.load()
+        older.ui()
+        assert older.opts.labels["isdo_order"].category_id is None
 
 
 def test_every_setting_has_an_axis(a1111):
-    plot = SimpleNamespace(axis_options=[], AxisOption=sys.modules["hostdouble"].AxisOption)
+    plot = SimpleNamespace(axis_options=[], AxisOption=sys.modules["hostdouble"].AxisOption, Script=Plot)
     a1111.scripts_data += [SimpleNamespace(module=plot), SimpleNamespace(module=SimpleNamespace())]
     a1111.ui()
     axes = {axis.label: axis for axis in plot.axis_options}
@@ -460,6 +639,27 @@ def test_every_setting_has_an_axis(a1111):
         axis.confirm(p, [2, 9])
 
 
+class Plot:
+    """The X/Y/Z plot's script, which makes its list when its controls are made."""
+
+    def __init__(self):
+        self.current_axis_options = []
+
+
+def test_without_a_page_the_axes_are_there_too(a1111):
+    """--nowebui: the plot has made its list before the page would have been."""
+    plot = SimpleNamespace(axis_options=[], AxisOption=sys.modules["hostdouble"].AxisOption, Script=Plot)
+    a1111.scripts_data += [SimpleNamespace(module=plot)]
+    made = [Plot(), Plot()]
+    a1111.modules["modules.scripts"].scripts_txt2img = SimpleNamespace(scripts=[object(), made[0]])
+    a1111.modules["modules.scripts"].scripts_img2img = SimpleNamespace(scripts=[made[1]])
+    for _ in range(2):
+        for begin in a1111.callbacks["on_app_started"]:
+            begin(None, App(None))
+    for axes in (plot.axis_options, made[0].current_axis_options, made[1].current_axis_options):
+        assert len(axes) == len(CONTROLS) + len(REFINE_CONTROLS)
+
+
 class App:
     """FastAPI's routes as the host has them when the application has started."""
 
@@ -477,7 +677,7 @@ def test_the_api_describes_itself_and_checks_once(a1111):
     started(None, app)
     started(None, app)
     paths = [route.path for route in app.routes]
-    assert paths == ["/", "/sdapi/v1/txt2img", "/isdo/v1/version", "/isdo/v1/schema"]
+    assert paths == ["/", "/sdapi/v1/txt2img", "/isdo/v1/version", "/isdo/v1/schema", "/isdo/v1/calls"]
     assert app.routes[2].endpoint()["name"] == "ISDO" and app.routes[3].endpoint()["args"][0] == "enabled"
     call = app.routes[1].dependant.call
     assert not hasattr(call.isdo_inside, "isdo_inside")
@@ -493,3 +693,17 @@ def test_the_api_describes_itself_and_checks_once(a1111):
         with pytest.raises(HTTPException) as said:
             call(SimpleNamespace(alwayson_scripts={"ISDO": wrong}))
         assert said.value.status_code == 422 and said.value.detail
+    for wrong, says in (
+        ({"ISDO": {"args": [{"order": 2}, 3]}}, "1 arguments after a mapping"),
+        ({"ISDO": {"args": [{"order": 2}, None, None]}}, "2 arguments after a mapping"),
+        ({"ISDO": {"args": [{"ordr": None}]}}, "no setting ordr"),
+        ({"ISDO": {"args": {"enabled": False, "ordr": None}}}, "no setting ordr"),
+        ({"ISDO": {"args": [{"order": 2}]}, "isdo": {"args": [{"order": 3}]}}, "there 2 times, as ISDO, isdo"),
+        ({"ISDO": {"args": [{"preset": "Slow"}]}}, "preset is 'Slow': choose one of Fast"),
+    ):
+        with pytest.raises(HTTPException, match=says) as said:
+            call(SimpleNamespace(alwayson_scripts=wrong))
+        assert said.value.status_code == 422
+    got = call(SimpleNamespace(alwayson_scripts={"ISDO": {"args": {"preset": "Fast", "order": 3, "tau": None}}}))
+    assert got == {"ISDO": {"args": [{"enabled": True, "order": 3}]}}
+    assert app.routes[3].endpoint()["presets"] == {"Fast": {}}

@@ -3,7 +3,7 @@
 import functools
 
 from .. import __version__
-from . import request
+from . import calls, request
 from .picture import Refused, refusing
 from .request import NAME, REFINE, SAMPLER
 
@@ -15,6 +15,7 @@ def add_api(demo, app):
     if not any(getattr(route, "path", None) == "/isdo/v1/version" for route in app.routes):
         app.add_api_route("/isdo/v1/version", lambda: {"name": NAME, "version": __version__}, methods=["GET"])
         app.add_api_route("/isdo/v1/schema", request.schema, methods=["GET"])
+        app.add_api_route("/isdo/v1/calls", calls.told, methods=["GET"])
     for route in app.routes:
         if getattr(route, "path", None) in PATHS and not hasattr(route.dependant.call, "isdo_inside"):
             route.dependant.call = checked(route.dependant.call)
@@ -40,21 +41,36 @@ def checked(endpoint):
 def check_request(form, alwayson):
     """Look at a request's {script: {"args": ...}} and give the host ours in the one form that it keeps whole.
 
-    The host drops surplus arguments and unknown keys, and fills a short list with what the page showed at the start.
+    The host drops surplus arguments and unknown keys, takes one of two blocks, and fills a short list with what the page
+    showed at the start.
 
     Raises:
         Refused: what is wrong.
     """
-    for title in [title for title in alwayson or {} if title.lower() == form.name.lower()]:
+    titles = [title for title in alwayson or {} if title.lower() == form.name.lower()]
+    if len(titles) > 1:
+        raise Refused(f"{form.name} is there {len(titles)} times, as {', '.join(titles)}: give it once")
+    for title in titles:
         block = alwayson[title]
         if not isinstance(block, dict) or set(block) != {"args"} or not isinstance(block["args"], (list, dict)):
             some = form.fields[0]
             example = f'{{"args": [true, ...]}} or {{"args": [{{"{some.key}": {some.default!r}, ...}}]}}'
             raise Refused(f"{title} is {block!r}: give {example}")
-        args = block["args"] if isinstance(block["args"], list) else [block["args"]]
-        with refusing():
-            asked = form.read_args(args)
+        asked = read(form, block["args"])
         alwayson[title] = {"args": [{"enabled": asked is not None, **(asked or {})}]}
+
+
+def read(form, args, switch=True):
+    """Return what the arguments of a request ask for, as `Form.read_args` does.
+
+    Raises:
+        Refused: what is wrong.
+    """
+    args = args if isinstance(args, list) else [args]
+    if len(args) > 1 and isinstance(args[0], dict):
+        raise Refused(f"{form.name} got {len(args) - 1} arguments after a mapping: give all by name in it, or all in order")
+    with refusing():
+        return form.read_args(args, switch)
 
 
 def check_script(body):
@@ -67,7 +83,5 @@ def check_script(body):
     """
     if (getattr(body, "script_name", None) or "").lower() != REFINE.name.lower():
         return
-    args = body.script_args if isinstance(body.script_args, list) else [body.script_args or {}]
-    with refusing():
-        asked = REFINE.read_args(args, switch=False)
+    asked = read(REFINE, body.script_args or {}, switch=False)
     body.script_args = [asked] + [None] * (len(REFINE.fields) - 1)

@@ -1,49 +1,72 @@
 """The page: the accordions and the script, their pasting, their pages in the Settings, the axes of the X/Y/Z plot."""
 
 import functools
-from contextlib import contextmanager
+import logging
 
 import gradio as gr
-from modules import scripts, shared
+from modules import options, scripts, shared
 
 from .. import ui
+from ..settings import FIELDS
 from .picture import refusing, stored_defaults
-from .request import REFINE, SAMPLER
+from .request import NAME, REFINE, SAMPLER
 
+log = logging.getLogger(__name__)
 USE = {SAMPLER: "Use these instead of Settings > ISDO", REFINE: "Refine every picture"}
+ADVICE = {
+    SAMPLER: "Leave this closed: the defaults are right.",
+    REFINE: "Tick the box and leave the rest: the defaults are right. Nothing is refined while it is not ticked.",
+}
+CATEGORY = "isdo"
 
 
 def panel(script, form):
     """Create the accordion of one tab; return (enabled, one control for each field) and set up their pasting.
 
-    The sampler's is open only where the Settings would not do the same; the refinement's where it ran.
+    To open it is to look: it is a plain accordion, and the box in it says whether it counts.
     """
-    with accordion(script, form) as enabled:
-        made = ui.controls(form.fields, stored_defaults(form), script.elem_id)
+    values = stored_defaults(form)
+    with gr.Accordion(form.name, open=False, elem_id=script.elem_id("accordion")):
+        gr.Markdown(ADVICE[form], elem_id=script.elem_id("advice"))
+        notice = gr.Markdown("", elem_id=script.elem_id("notice"))
+        with gr.Row():
+            enabled = ui.unsaved(gr.Checkbox(False, label=USE[form], elem_id=script.elem_id("enable")))
+            chooser = ui.preset(form.fields, values, script.elem_id) if form is SAMPLER else None
+            button, hidden = buttons(script)
+        made = ui.controls(form.fields, values, script.elem_id)
+    if chooser is not None:
+        ui.tie_preset(chooser, FIELDS, made[: len(FIELDS)], enabled)
+        for control in made[len(FIELDS) :]:
+            control.input(lambda: True, [], [enabled], show_progress=False, queue=False)
+    ui.follow(button, hidden, form.fields, made, functools.partial(stored_defaults, form))
 
     def asked_in(params):
-        if params.get("Script") == form.name:
-            return None
-        with refusing():
-            return form.read(params)
+        return None if params.get("Script") == form.name else form.read(params, [])
 
     def paste_enabled(params):
         asked = asked_in(params)
         return asked is not None and (form is REFINE or asked != stored_defaults(form))
 
-    script.infotext_fields = [(enabled, paste_enabled), *pasting(form, made, asked_in)]
+    script.infotext_fields = [
+        (enabled, paste_enabled), *pasting(form, made, asked_in), (notice, functools.partial(tell_left_out, form))
+    ]  # fmt: skip
     return [enabled, *made]
+
+
+def buttons(script):
+    """Create the button that puts the stored values back, and the one that the page's script presses for that."""
+    button = gr.Button("Defaults", elem_id=script.elem_id("defaults"))
+    hidden = gr.Button("Follow", elem_id=script.elem_id("follow"), elem_classes=["hidden"])
+    return ui.unsaved(button), ui.unsaved(hidden)
 
 
 def script_controls(script, form):
     """Create the controls of the script in the dropdown, one for each field, and set up their pasting."""
     made = ui.controls(form.fields, stored_defaults(form), script.elem_id)
+    ui.follow(*buttons(script), form.fields, made, functools.partial(stored_defaults, form))
 
     def asked_in(params):
-        if params.get("Script") != form.name:
-            return None
-        with refusing():
-            return form.read(params)
+        return form.read(params, []) if params.get("Script") == form.name else None
 
     script.infotext_fields = pasting(form, made, asked_in)
     return made
@@ -59,35 +82,45 @@ def pasting(form, made, asked_in):
     return [(control, functools.partial(paste_value, field.key)) for field, control in zip(form.fields, made, strict=True)]
 
 
-@contextmanager
-def accordion(script, form):
-    """Open the accordion; its checkbox says whether this page's values count."""
-    try:
-        from modules.ui_components import InputAccordion
-    except ImportError:
-        with gr.Accordion(form.name, open=False, elem_id=script.elem_id("accordion")):
-            yield gr.Checkbox(False, label=USE[form], elem_id=script.elem_id("enable"))
-    else:
-        with InputAccordion(False, label=form.name, elem_id=script.elem_id("enable")) as enabled:
-            yield enabled
+def tell_left_out(form, params):
+    """Return in one line what of a pasted infotext could not be taken, and say it where people look."""
+    form.read(params, left_out := [])
+    if not left_out:
+        return ""
+    line = f"{form.name}: of the pasted text this was left out: {'; '.join(left_out)}"
+    log.warning("%s", line)
+    gr.Warning(line)
+    return line
 
 
 def add_options():
     """Make the pages in the Settings: the values where a picture says nothing."""
+    categories = getattr(options, "categories", None)
+    if categories is not None:
+        categories.register_category(CATEGORY, NAME)
     for form in (SAMPLER, REFINE):
+        section = (form.prefix, form.name)
         for field in filter(ui.has_choice, form.fields):
             kind, bounds = ui.widget(field)
-            info = shared.OptionInfo(field.default, field.label, kind, bounds, section=(form.prefix, form.name))
-            shared.opts.add_option(form.option(field), info.info(field.help))
+            # the help as the control's own: not every host writes its comments beside every kind
+            info = shared.OptionInfo(field.default, field.label, kind, {**bounds, "info": field.help}, section=section)
+            if categories is not None:
+                info.category_id = CATEGORY
+            shared.opts.add_option(form.option(field), info)
 
 
 def add_axes():
     """Give every setting an axis in the X/Y/Z plot, once."""
     for plot in (data.module for data in scripts.scripts_data if hasattr(data.module, "axis_options")):
-        known = {axis.label for axis in plot.axis_options}
-        plot.axis_options += [
-            axis for form in (SAMPLER, REFINE) for axis in axes_of(form, plot.AxisOption) if axis.label not in known
-        ]
+        axes = [axis for form in (SAMPLER, REFINE) for axis in axes_of(form, plot.AxisOption)]
+        lists = [plot.axis_options]
+        # without a page (--nowebui) the plot has made its own list before anybody is asked
+        for runner in (getattr(scripts, "scripts_txt2img", None), getattr(scripts, "scripts_img2img", None)):
+            made = [script for script in getattr(runner, "scripts", ()) if isinstance(script, plot.Script)]
+            lists += [script.current_axis_options for script in made if hasattr(script, "current_axis_options")]
+        for options_of in lists:
+            known = {axis.label for axis in options_of}
+            options_of += [axis for axis in axes if axis.label not in known]
 
 
 def axes_of(form, axis_option):

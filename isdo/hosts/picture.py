@@ -1,6 +1,7 @@
 """What p, the host's object for one picture, asks of ISDO."""
 
 from contextlib import contextmanager
+from importlib import import_module
 
 from fastapi import HTTPException
 from modules import shared
@@ -25,6 +26,25 @@ def refusing():
         yield
     except ValueError as error:
         raise Refused(error) from error
+
+
+# What a host offers against NaN: its own arguments (Forge; reForge and Classic), then AUTOMATIC1111's flag.
+PRECISION_FLAGS = (
+    ("backend.args", "args", "all_in_fp32", "--all-in-fp32"), ("ldm_patched.modules.args_parser", "args", "all_in_fp32",
+    "--all-in-fp32"), ("modules.shared", "cmd_opts", "no_half", "--no-half"),
+)  # fmt: skip
+
+
+def full_precision():
+    """Return in words what gives full precision in this host."""
+    for module, holder, name, flag in PRECISION_FLAGS:
+        try:
+            found = getattr(import_module(module), holder)
+        except (ImportError, AttributeError):
+            continue
+        if hasattr(found, name):
+            return f"full precision (start the WebUI with {flag})"
+    return "full precision"
 
 
 def stored_defaults(form=SAMPLER):

@@ -1,17 +1,19 @@
 """ISDO refine in a WebUI: the host's sampler that refines, and what one p asks of it from its first hook to its last."""
 
 import copy
-import inspect
+import os
 from dataclasses import dataclass, field, replace
 
 import torch
 from modules import devices, errors, images, processing, rng, sd_samplers, sd_samplers_common, sd_samplers_kdiffusion, shared
 
+from ..answers import NotFinite
 from ..refinement import SEED_OFFSET, refine
 from ..settings import RefineSettings
 from . import forge, request
-from .picture import Refused, refusing, stored_defaults
-from .request import NAME, REFINE
+from .calls import counted_calls, passes, schedule_sampler
+from .picture import Refused, full_precision, refusing, stored_defaults
+from .request import NAME, NOT_REFINED, REFINE
 
 
 @dataclass
@@ -24,9 +26,11 @@ class Refining:
         values, settings: what is asked for.
         steps: of the schedule in whose pace to go, where it is the picture's own.
         drawn: calls of the pass whose pictures are refined; the denoiser's counter goes on from there.
+        shown: steps of that pass; the progress bar goes on from there.
         args: p.script_args as they came.
         levels: noise levels of the model while the host sampled, where it may change them.
-        pictures: [(picture, infotext)] to be shown behind the finished ones.
+        alone: whether this is the only picture that is made, which "interrupt after current" would have finished.
+        pictures: [(picture, infotext, number of the finished one, iteration)] to be shown or saved.
     """
 
     owner: int
@@ -35,13 +39,15 @@ class Refining:
     settings: RefineSettings
     steps: int
     drawn: int = 0
+    shown: int = 0
     args: object = None
     levels: torch.Tensor | None = None
     pictures: list = field(default_factory=list)
+    alone: bool = False
 
     @property
     def calls(self):
-        """Return how many model calls there are at most."""
+        """Return how many model calls are asked for."""
         return self.settings.iterations * self.settings.calls if self.settings.noise else 0
 
     def told(self, iterations, calls):
@@ -59,18 +65,21 @@ class Counted:
     in float32 round them: a matrix product in half precision would move what the lock holds.
     """
 
-    def __init__(self, denoiser, first, after_call):
-        self.denoiser, self.first, self.after_call, self.calls = denoiser, first, after_call, 0
+    def __init__(self, denoiser, task, after_call):
+        self.denoiser, self.task, self.after_call, self.calls = denoiser, task, after_call, 0
 
     @property
     def inner_model(self):
         return self.denoiser.inner_model
 
     def __call__(self, x, sigma, **extra_args):
-        self.denoiser.step = self.first + self.calls
+        if self.task.alone and getattr(shared.state, "stopping_generation", False):
+            raise sd_samplers_common.InterruptedException  # "after this picture" is now, where there is no other
+        self.denoiser.step = self.task.drawn + self.calls
         with precision():
             denoised = self.denoiser(x, sigma, **extra_args)
-        self.after_call({"i": self.calls, "x": x, "sigma": sigma[0], "sigma_hat": sigma[0], "denoised": denoised})
+        state = {"i": self.task.shown + self.calls, "x": x, "denoised": denoised}
+        self.after_call({**state, "sigma": sigma[0], "sigma_hat": sigma[0]})
         self.calls += 1
         return denoised
 
@@ -106,22 +115,33 @@ class RefineSampler(sd_samplers_kdiffusion.KDiffusionSampler):
         self.tell(p)
         return samples
 
+    def launch_sampling(self, steps, func):
+        """Run ``func`` with the progress bar where the picture's own pass left it."""
+
+        def go_on():
+            shared.state.sampling_steps, shared.state.sampling_step = self.task.shown + steps, self.task.shown
+            return func()
+
+        return super().launch_sampling(steps, go_on)
+
     def solve(self, model, x, extra_args=None, callback=None, disable=None):
         """Run the refinement; called by the host, which reads from these names what to hand over."""
         # What noise an extension may have added to x is not asked for: this is a finished picture
         self.best = latent = model.init_latent
         model.total_steps = self.task.drawn + max(self.task.calls, 1)
-        self.counted = Counted(model, self.task.drawn, callback)
+        self.counted = Counted(model, self.task, callback)
         try:
             settings, way = self.task.settings, {}
             if self.task.values["same"]:
-                way, calls_a_step = same_way(self.picture, self.task.steps)
-                settings = replace(settings, calls=max(settings.calls // calls_a_step, 1))
+                way, steps = same_way(self.picture, self.task.steps, settings.calls)
+                settings = replace(settings, calls=steps)
             with devices.without_autocast():
                 return refine(
                     self.counted, latent, extra_args, self.finish, disable, settings=settings, mask=self.kept,
                     noise=lambda like: self.picture.rng.next().to(like), **way,
                 ).x  # fmt: skip
+        except NotFinite as error:
+            self.problem = str(NotFinite(error.where, full_precision()))
         except (ValueError, RuntimeError, Refused) as error:
             self.problem = str(error)
         except Exception as error:  # whoever made the mistake: a finished picture must not be lost to it
@@ -143,14 +163,13 @@ class RefineSampler(sd_samplers_kdiffusion.KDiffusionSampler):
         """Write the infotext, and say what went wrong."""
         REFINE.clear(p.extra_generation_params)
         if self.problem is not None:
-            comment(p, f"the picture is as it was before the refinement. {self.problem}")
+            tell_problem(p, f"the picture is as it was before the refinement. {self.problem}")
         if self.iterations:
             p.extra_generation_params.update(self.task.told(self.iterations, self.counted.calls))
             self.keep_pictures(p)
 
     def keep_pictures(self, p):
-        """Save the pictures in between, and keep those that are to be shown."""
-        save = self.task.values["save"] and p.save_samples()
+        """Keep the pictures in between that are to be shown or saved once the finished ones are there."""
         for k, latents in enumerate(self.between, 1):
             for i in range(len(latents)):
                 image = sd_samplers.sample_to_image(latents, i, approximation=0)
@@ -159,13 +178,7 @@ class RefineSampler(sd_samplers_kdiffusion.KDiffusionSampler):
                 )
                 if shared.opts.enable_pnginfo:
                     image.info["parameters"] = text
-                if save:
-                    images.save_image(
-                        image, p.outpath_samples, "", p.seeds[i], p.prompts[i], shared.opts.samples_format, info=text, p=p,
-                        suffix=f"-refine-{k}",
-                    )  # fmt: skip
-                if self.task.values["show"]:
-                    self.task.pictures.append((image, text))
+                self.task.pictures.append((image, text, p.iteration * p.batch_size + i, k))
 
 
 def precision():
@@ -175,21 +188,20 @@ def precision():
     return devices.autocast()
 
 
-def same_way(run, steps):
-    """Return ({"sampler", "sigmas"} of the picture as `isdo.refine` takes them, model calls a step).
+def same_way(run, steps, calls):
+    """Return ({"sampler", "sigmas"} of the picture as `isdo.refine` takes them, steps of a way that makes ``calls``).
 
     Raises:
         ValueError: that sampler cannot start between the steps of a schedule.
     """
     name = (run.hr_sampler_name if run.is_hr_pass else None) or run.sampler_name
     host_s = sd_samplers.create_sampler(name, run.sd_model)
-    func = getattr(host_s, "func", None)
-    taken = inspect.signature(func).parameters if callable(func) else {}
-    if not isinstance(host_s, sd_samplers_kdiffusion.KDiffusionSampler) or "sigmas" not in taken:
+    func, taken = schedule_sampler(host_s)
+    if func is None:
         raise ValueError(f'{name} does not run on a schedule of noise levels: switch "Use same sampler" off')
     if host_s.config.name == NAME:
         host_s.begin(run)
-        return {"sampler": host_s.solver_settings, "sigmas": host_s.get_sigmas(run, steps)}, 1
+        return {"sampler": host_s.solver_settings, "sigmas": host_s.get_sigmas(run, steps)}, calls
     given = host_s.initialize(run)
     if "noise_sampler" in taken:  # fresh in each iteration, where a Brownian path would be the same again
         given["noise_sampler"] = lambda *_: run.rng.next()
@@ -199,30 +211,17 @@ def same_way(run, steps):
     def way_back(model, x, sigmas, extra_args, callback, disable):
         return func(model, x, sigmas=sigmas, extra_args=extra_args, callback=callback, disable=disable, **given)
 
-    return {"sampler": way_back, "sigmas": host_s.get_sigmas(run, steps)}, host_s.config.total_steps(1)
+    # some ways end in 0, where many samplers save a call, and some at the floor
+    costs = {n: max(counted_calls(host_s, n, end) for end in (0.0, 0.1)) for n in range(1, calls + 1)}
+    steps_back = max(n for n, cost in costs.items() if cost <= calls or n == 1)
+    return {"sampler": way_back, "sigmas": host_s.get_sigmas(run, steps)}, steps_back
 
 
-def comment(p, text):
-    """Say it in the console and below the picture."""
+def tell_problem(p, text):
+    """Say why a picture is not refined: in the console, below the picture, and in its infotext, which the API hands out."""
     print(f"{REFINE.name}: {text}")
     p.comment(f"{REFINE.name}: {text}")
-
-
-def calls_of(name, steps):
-    """Return how many model calls a sampler makes in so many steps."""
-    config = sd_samplers.find_sampler_config(name)
-    return config.total_steps(steps) if config is not None else steps
-
-
-def passes(p):
-    """Return the model calls of each pass that a picture is drawn in."""
-    if hasattr(p, "init_images"):
-        return [calls_of(p.sampler_name, sd_samplers_common.setup_img2img_steps(p)[1] + 1)]
-    first = calls_of(p.sampler_name, p.steps)
-    if not getattr(p, "enable_hr", False):
-        return [first]
-    second = calls_of(p.hr_sampler_name or p.sampler_name, p.hr_second_pass_steps or p.steps)
-    return [first, second] if getattr(p, "firstpass_image", None) is None else [second]
+    p.extra_generation_params[NOT_REFINED] = text
 
 
 def last(conds):
@@ -282,33 +281,60 @@ def asked_by_accordion(p, args):
             return None
         values = REFINE.resolve(stored_defaults(REFINE), asked, axes)
     except ValueError as error:  # the host would swallow it
-        comment(p, f"the picture is not refined. {error}")
+        tell_problem(p, f"the picture is not refined. {error}")
         return None
-    drawn = passes(p)
-    settings = request.refine_settings(values, sum(drawn))
+    drawn = passes(p, p.sd_model)
+    settings = request.refine_settings(values, sum(calls for *_, calls in drawn))
     steps = (p.hr_second_pass_steps if getattr(p, "enable_hr", False) else 0) or p.steps
-    return Refining(id(p), False, values, settings, steps, drawn[-1]) if settings.iterations else None
+    _, shown, calls = drawn[-1]
+    return Refining(id(p), False, values, settings, steps, calls, shown) if settings.iterations else None
 
 
 def before_batch(p, batch):
-    """Make room on the progress bar, and put the sampler in place where the script runs."""
+    """Make room on the console's bar, and put the sampler in place where the script runs."""
     task = task_of(p)
     if task is None:
         return
+    jobs = shared.state.job_count if shared.state.job_count > 0 else p.n_iter
+    task.alone = p.n_iter == 1 and jobs <= (2 if getattr(p, "enable_hr", False) else 1)
     if task.by_script:
         p.sampler = RefineSampler(p.sd_model, task)
     elif batch == 0:
-        state, bar = shared.state, shared.total_tqdm
-        state.job_count += p.n_iter
-        before = bar._tqdm.total if getattr(bar, "_tqdm", None) is not None else p.n_iter * sum(passes(p))
+        bar = shared.total_tqdm
+        # steps, as the hosts count them
+        drawn = p.n_iter * sum(steps for _, steps, _ in passes(p, p.sd_model))
+        before = bar._tqdm.total if getattr(bar, "_tqdm", None) is not None else drawn
         bar.updateTotal(before + p.n_iter * max(task.calls, 1))
 
 
 def before_sampling(p):
-    """Remember the noise levels that the model has now."""
+    """Remember the noise levels that the model has now, and make room on the page's bar."""
     task = task_of(p)
-    if task is not None:
-        task.levels = getattr(forge.noise_table(p.sd_model), "sigmas", None)
+    if task is None:
+        return
+    task.levels = getattr(forge.noise_table(p.sd_model), "sigmas", None)
+    if not task.by_script and not getattr(p, "enable_hr", False):
+        make_room(p.sampler, task)
+
+
+def make_room(sampler, task):
+    """Let the bar of a pass be as long as the pass and its refinement.
+
+    One job for both: a host that counts two takes a click on Interrupt for "after the first".
+    """
+    launch = getattr(sampler, "launch_sampling", None)
+    if launch is None or hasattr(launch, "isdo_inside"):
+        return
+
+    def longer(steps, func):
+        def run():
+            shared.state.sampling_steps = steps + task.calls
+            return func()
+
+        return launch(steps, run)
+
+    longer.isdo_inside = launch
+    sampler.launch_sampling = longer
 
 
 def before_hires(p):
@@ -316,6 +342,7 @@ def before_hires(p):
     task = task_of(p)
     if task is None or task.by_script:
         return
+    make_room(p.sampler, task)
     sample = p.sampler.sample_img2img
 
     def sample_and_refine(p, x, noise, conditioning, unconditional_conditioning, steps=None, image_conditioning=None):
@@ -337,12 +364,11 @@ def after_sampling(p, ps):
 
 
 def refined(p, task, samples, conditioning, unconditional_conditioning, image_conditioning):
-    """Return the latent pictures refined, as a job of its own; those given if the host was told to stop."""
+    """Return the latent pictures refined; those given if the host was told to stop."""
     state = shared.state
-    if state.interrupted or state.skipped:
+    if state.interrupted or state.skipped or (task.alone and getattr(state, "stopping_generation", False)):
         REFINE.clear(p.extra_generation_params)
         return samples
-    state.nextjob()
     with precision(), forge.noise_levels(p.sd_model, task.levels):
         return RefineSampler(p.sd_model, task).sample_img2img(
             p, samples, samples, last(conditioning), last(unconditional_conditioning), image_conditioning=image_conditioning
@@ -350,15 +376,38 @@ def refined(p, task, samples, conditioning, unconditional_conditioning, image_co
 
 
 def after_picture(p, processed):
-    """Show the pictures in between, and leave p as it came."""
+    """Show and save the pictures in between, and leave p as it came."""
     task = task_of(p)
     if task is None:
         return
-    for image, text in task.pictures:
-        processed.images.append(image)
-        processed.infotexts.append(text)
+    finished = [image for image in processed.images[getattr(processed, "index_of_first_image", 0) :] if not is_mask(image)]
+    for image, text, number, iteration in task.pictures:
+        if task.values["save"] and p.save_samples():
+            save(p, image, text, number, iteration, finished[number] if number < len(finished) else None)
+        if task.values["show"]:
+            processed.images.append(image)
+            processed.infotexts.append(text)
     p.script_args = task.args
     p.isdo_refining = None
+
+
+def is_mask(image):
+    """Say whether a picture among the finished ones is the mask of one, which inpainting may hand out behind it."""
+    name = os.path.splitext(getattr(image, "already_saved_as", None) or "")[0]
+    return name.endswith(("-mask", "-mask-composite"))
+
+
+def save(p, image, text, number, iteration, finished):
+    """Save a picture in between under the name of its finished one."""
+    name = getattr(finished, "already_saved_as", None)
+    place = {"path": p.outpath_samples} if name is None else {
+        "path": os.path.dirname(name), "forced_filename": os.path.splitext(os.path.basename(name))[0] + f"-refine-{iteration}",
+        "save_to_dirs": False,
+    }  # fmt: skip
+    images.save_image(
+        image, basename="", seed=p.all_seeds[number], prompt=p.all_prompts[number], extension=shared.opts.samples_format,
+        info=text, p=p, suffix=f"-refine-{iteration}", **place,
+    )  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------------------ the script
@@ -381,6 +430,7 @@ def run_script(p, args):
     run = copy.copy(p)
     run.extra_generation_params = {**p.extra_generation_params, "Script": REFINE.name, "Steps": p.steps}
     run.isdo_refining = task = Refining(id(run), True, values, settings, p.steps)
-    # what is scheduled in the prompt is scheduled over the calls that are made
-    run.steps = max(task.calls // calls_of(p.sampler_name, 1), 1)
+    # what is scheduled in the prompt is scheduled over the calls that are made, by the host's own count of them a step
+    config = sd_samplers.find_sampler_config(p.sampler_name)
+    run.steps = max(task.calls // (config.total_steps(1) if config is not None else 1), 1)
     return processing.process_images(run)

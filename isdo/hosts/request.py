@@ -1,13 +1,14 @@
 """What one picture asks of ISDO - from the page, the API, an XYZ cell, the Settings - and its way to the infotext and back."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-from ..settings import FIELDS, HOST_FIELDS, REFINE_FIELDS, REFINE_HOST_FIELDS, RefineSettings, Settings
+from ..settings import FIELDS, HOST_FIELDS, PRESETS, REFINE_FIELDS, REFINE_HOST_FIELDS, RefineSettings, Settings
 
 NAME, ALIASES = "ISDO", ("isdo", "k_isdo")
 CONTROLS = (*FIELDS, *HOST_FIELDS)
 CALLS = "ISDO calls"  # infotext key: the model calls of a run that made more than one a step
 REFINE_NAME = "ISDO refine"  # title of script and accordion, and the infotext key that says that it ran
+NOT_REFINED = "ISDO refine problem"  # infotext key: why a picture was not refined
 REFINE_CONTROLS = (*REFINE_FIELDS, *REFINE_HOST_FIELDS)
 
 
@@ -19,6 +20,7 @@ class Form:
         name: its title.
         fields: the Fields, in the order of the arguments.
         prefix: what the names of its options and of its attributes on p begin with.
+        presets: {name: {key: value}} that a mapping may ask for as "preset".
         said: infotext keys that are its own besides those of the fields.
         traces: infotext keys any of which has one of these values where it had a part in a picture; None: any value.
     """
@@ -28,19 +30,20 @@ class Form:
     prefix: str
     said: tuple
     traces: dict
+    presets: dict = field(default_factory=dict)
 
     def __post_init__(self):
-        object.__setattr__(self, "by_key", {field.key: field for field in self.fields})
-        object.__setattr__(self, "defaults", {field.key: field.default for field in self.fields})
+        object.__setattr__(self, "by_key", {each.key: each for each in self.fields})
+        object.__setattr__(self, "defaults", {each.key: each.default for each in self.fields})
 
-    def option(self, field):
+    def option(self, each):
         """Return the name of a field's default in the host's settings."""
-        return f"{self.prefix}_{field.key}"
+        return f"{self.prefix}_{each.key}"
 
     @property
     def infotext_keys(self):
         """Return every infotext key that is its own."""
-        return (*(field.infotext for field in self.fields), *self.said)
+        return (*(each.infotext for each in self.fields), *self.said)
 
     def check(self, values):
         """Return the values {key: value}, each in its field's own type.
@@ -51,7 +54,19 @@ class Form:
         unknown = sorted(str(key) for key in set(values) - set(self.by_key))
         if unknown:
             raise ValueError(f"{self.name} has no setting {', '.join(unknown)}: there are {', '.join(self.by_key)}")
-        return {key: self.by_key[key].check(value) for key, value in values.items()}
+        return {key: self.by_key[key].check(value) for key, value in values.items() if value is not None}
+
+    def expand(self, asked):
+        """Return the values of a mapping {key: value}, its "preset" replaced by what that stands for.
+
+        Raises:
+            ValueError: no preset of that name.
+        """
+        asked = dict(asked)
+        name = asked.pop("preset", None) if self.presets else None
+        if name is not None and name not in self.presets:
+            raise ValueError(f"preset is {name!r}: choose one of {', '.join(self.presets)}")
+        return {**self.presets.get(name, {}), **asked}
 
     def read_args(self, args, switch=True):
         """Return {key: value} of what the script's arguments ask for, None where they are off and leave all to the Settings.
@@ -66,15 +81,16 @@ class Form:
         """
         first = ["enabled"] if switch else []
         if len(args) > 0 and isinstance(args[0], dict):
-            asked = {key: value for key, value in args[0].items() if value is not None}
+            asked = self.expand(args[0])
             enabled = asked.pop("enabled", True) if switch else True
+            enabled = True if enabled is None else enabled
         elif len(args) > len(self.fields) + len(first):
             known = ", ".join([*first, *self.by_key])
             raise ValueError(f"{self.name} got {len(args)} arguments: give at most {known}, or one mapping of names")
         else:
             enabled = (args[0] if args else False) if switch else True
             given = args[len(first) :]
-            asked = {field.key: value for field, value in zip(self.fields, given, strict=False) if value is not None}
+            asked = {each.key: value for each, value in zip(self.fields, given, strict=False)}
         if not isinstance(enabled, bool) and enabled is not None:
             known = ", ".join(self.by_key)
             raise ValueError(f"enabled is {enabled!r}: give true or false, then {known}; or one mapping of names")
@@ -103,39 +119,48 @@ class Form:
         self.clear(params)
         params.update({self.by_key[key].infotext: value for key, value in values.items() if value != self.defaults[key]})
 
-    def read(self, params):
+    def read(self, params, left_out=None):
         """Return every value {key: value} of the run that an infotext describes, None if this had no part in it.
 
+        Args:
+            params: the infotext's {key: text}.
+            left_out: a list that takes in what is wrong with single values, which are then the defaults.
+
         Raises:
-            ValueError: a value that ISDO does not have.
+            ValueError: a value that ISDO does not have, where there is no such list.
         """
         if not any(key in params and (value is None or params[key] == value) for key, value in self.traces.items()):
             return None
-        return {
-            field.key: field.read(params[field.infotext]) if field.infotext in params else field.default
-            for field in self.fields
-        }
+        values = dict(self.defaults)
+        for each in self.fields:
+            try:
+                values[each.key] = each.read(params[each.infotext]) if each.infotext in params else each.default
+            except ValueError as error:
+                if left_out is None:
+                    raise
+                left_out.append(str(error))
+        return values
 
     def describe(self):
         """Return {key: what it is} of all fields, for programs."""
 
-        def described(field):
-            bounds = {"choices": list(field.choices)} if field.choices else {"minimum": field.low, "maximum": field.high}
+        def described(each):
+            bounds = {"choices": list(each.choices)} if each.choices else {"minimum": each.low, "maximum": each.high}
             return {
-                "label": field.label, "type": field.kind.__name__, "default": field.default,
-                **({} if field.kind is bool else bounds), "infotext": field.infotext, "help": field.help,
+                "label": each.label, "type": each.kind.__name__, "default": each.default,
+                **({} if each.kind is bool else bounds), "infotext": each.infotext, "help": each.help,
             }  # fmt: skip
 
-        return {field.key: described(field) for field in self.fields}
+        return {each.key: described(each) for each in self.fields}
 
 
-SAMPLER = Form(NAME, CONTROLS, "isdo", (CALLS,), {"Sampler": NAME, "Hires sampler": NAME})
-REFINE = Form(REFINE_NAME, REFINE_CONTROLS, "isdo_refine", (REFINE_NAME,), {REFINE_NAME: None})
+SAMPLER = Form(NAME, CONTROLS, "isdo", (CALLS,), {"Sampler": NAME, "Hires sampler": NAME}, PRESETS)
+REFINE = Form(REFINE_NAME, REFINE_CONTROLS, "isdo_refine", (REFINE_NAME, NOT_REFINED), {REFINE_NAME: None})
 
 
 def solver_settings(values):
     """Return the Settings among the sampler's values."""
-    return Settings(**{field.key: values[field.key] for field in FIELDS})
+    return Settings(**{each.key: values[each.key] for each in FIELDS})
 
 
 def refine_settings(values, drawn):
@@ -144,7 +169,7 @@ def refine_settings(values, drawn):
     Nobody who ticks the box and no more shall wait longer for the refinement than for the picture: while both numbers are
     ISDO's own, there are no more model calls than ``drawn``. Whoever says how many gets them.
     """
-    settings = RefineSettings(**{field.key: values[field.key] for field in REFINE_FIELDS})
+    settings = RefineSettings(**{each.key: values[each.key] for each in REFINE_FIELDS})
     if all(values[key] == REFINE.defaults[key] for key in ("iterations", "calls")):
         calls = min(settings.calls, max(drawn, 1))
         settings = replace(settings, calls=calls, iterations=min(settings.iterations, max(drawn // calls, 1)))
@@ -157,6 +182,7 @@ def schema():
     return {
         "sampler": NAME,
         "args": ["enabled", *SAMPLER.by_key],
+        "presets": PRESETS,
         "settings": SAMPLER.describe(),
         "refine": {**refine, "settings": REFINE.describe()},
     }

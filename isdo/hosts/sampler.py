@@ -4,13 +4,14 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 
 import torch
-from modules import sd_samplers, sd_samplers_common, sd_samplers_kdiffusion
+from modules import sd_samplers, sd_samplers_common, sd_samplers_kdiffusion, shared
 
-from ..path import PATHS, detect_path
+from ..answers import NotFinite
+from ..path import FLOW, PATHS, detect_path, noise_levels, smallest_sigma
 from ..sampling import sample_isdo
 from ..schedules import curvature_sigmas, rest, sgm_uniform
 from . import forge, request
-from .picture import Refused, refusing, values_of
+from .picture import Refused, full_precision, refusing, values_of
 from .request import ALIASES, NAME
 
 try:
@@ -18,6 +19,7 @@ try:
 except ImportError:  # AUTOMATIC1111 before 1.9 and Forge Classic: schedules are a global setting there
     sd_schedulers = None
 
+OLD_RANGE = 0.1  # the smallest level of the hosts' option "use_old_karras_scheduler_sigmas"
 # What "Automatic" means, as for the hosts' other multistep samplers; flow models get a grid of their own below.
 OPTIONS = {"scheduler": "karras"}
 SCHEDULE_NAME, SCHEDULE_LABEL = "isdo_curvature", "ISDO curvature"
@@ -32,6 +34,7 @@ class Stepped:
     def __init__(self, denoiser, callback):
         self.denoiser, self.host_callback = denoiser, callback
         self.step, self.calls = 0, 0
+        self.sigma_min = own_sigma_min()
 
     @property
     def inner_model(self):
@@ -50,12 +53,19 @@ class Stepped:
             self.host_callback(state)
 
 
+def own_sigma_min():
+    """Return the smallest noise level that the user set for all schedules, or None: no call goes below it."""
+    if getattr(shared.opts, "use_old_karras_scheduler_sigmas", False):
+        return OLD_RANGE
+    return getattr(shared.opts, "sigma_min", 0) or None
+
+
 class IsdoSampler(sd_samplers_kdiffusion.KDiffusionSampler):
     """The host's own k-diffusion sampler, with ISDO as its function and the settings of one picture."""
 
     def __init__(self, sd_model):
         super().__init__(self.solve, sd_model)
-        self.values = self.solver_settings = self.path = self.steps_from_image = None
+        self.values = self.solver_settings = self.path = self.detected = self.steps_from_image = None
 
     def sample(self, p, *args, **kwargs):
         self.begin(p)
@@ -79,7 +89,8 @@ class IsdoSampler(sd_samplers_kdiffusion.KDiffusionSampler):
             self.solver_settings = request.solver_settings(self.values)
         request.SAMPLER.write(p.extra_generation_params, self.values)  # some extensions make a p without scripts
         named = PATHS.get(self.solver_settings.path)
-        self.path = detect_path(self.model_wrap_cfg) if named is None else named
+        self.detected = detect_path(self.model_wrap_cfg)
+        self.path = self.detected if named is None else named
 
     def get_sigmas(self, p, steps):
         """Return the noise levels of the host's schedule, or ISDO's own where the host's does not suit the model.
@@ -89,17 +100,41 @@ class IsdoSampler(sd_samplers_kdiffusion.KDiffusionSampler):
         """
         with self.own_grid(p):
             sigmas = super().get_sigmas(p, steps)
-        if float(sigmas[0]) > self.path.sigma_limit:
-            raise Refused(
-                f"the schedule starts at sigma {float(sigmas[0]):g} and this flow model ends at {self.path.sigma_limit:g}: "
-                "choose the schedule Automatic, Simple or ISDO curvature"
-            )
-        if self.steps_from_image is not None and self.values["strength"] == "noise level":
-            before = sigmas[: steps - self.steps_from_image]
+        self.check_start(float(sigmas[0]), chosen_schedule(p))
+        if steps and self.steps_from_image is not None and self.values["strength"] == "noise level":
             strength = min(float(p.denoising_strength), 0.999)
             start = self.path.from_noise_to_signal(strength / (1 - strength))
-            sigmas = torch.cat([before, rest(sigmas, start, self.steps_from_image).to(sigmas)])
+            levels = self.from_level(sigmas, start)
+            # what comes before is not run: the host counts where to begin from the first, however many a schedule has
+            sigmas = torch.cat([levels[:1].expand(max(steps - self.steps_from_image, 0)), levels]).to(sigmas)
         return sigmas
+
+    def from_level(self, sigmas, start):
+        """Return the noise levels of a way from ``start`` in the pace of a schedule, with as many calls as the host makes."""
+        table = noise_levels(self.model_wrap)
+        low, high = (smallest_sigma(self.model_wrap), 0.0) if table is None else (float(table[0]), float(table[-1]))
+        return rest(sigmas, start, self.steps_from_image, low, min(high, getattr(shared.opts, "sigma_max", 0) or high))
+
+    def check_start(self, sigma, schedule):
+        """Look at the first noise level of a schedule.
+
+        Raises:
+            Refused: it lies where the model's path has ended; the message says which choice to change.
+        """
+        flow, limit = FLOW in (self.path, self.detected), FLOW.sigma_limit
+        if not flow or FLOW.settle(sigma) <= limit:
+            return
+        if self.path is not self.detected:
+            kinds = {True: "a flow model (Flux, SD3)", False: "an eps- or v-model"}
+            raise Refused(
+                f'the setting Path is "{self.path.name}" and this is {kinds[self.detected is FLOW]}, of the path '
+                f'"{self.detected.name}": set Path to "auto" (the accordion ISDO, under More, or Settings > ISDO)'
+            )
+        others = [name for name in ("Automatic", "Simple", SCHEDULE_LABEL) if name != schedule]
+        raise Refused(
+            f"the schedule {schedule} starts at sigma {sigma:g} and this flow model ends at {limit:g}: "
+            f"choose the schedule {', '.join(others[:-1])} or {others[-1]}"
+        )
 
     @contextmanager
     def own_grid(self, p):
@@ -107,10 +142,9 @@ class IsdoSampler(sd_samplers_kdiffusion.KDiffusionSampler):
 
         The hosts build theirs from time steps that the predictor has on another scale: sigmas of 9999, or all the same.
         """
-        name = getattr(p, "hr_scheduler" if p.is_hr_pass else "scheduler", None) or "Automatic"
-        given = p.sampler_noise_scheduler_override
+        name, given = chosen_schedule(p), p.sampler_noise_scheduler_override
         if self.path.fade and name == "Automatic" and not given and not forge.has_own_flow_grid():
-            p.sampler_noise_scheduler_override = lambda steps: sgm_uniform(steps, self.model_wrap.sigmas)
+            p.sampler_noise_scheduler_override = lambda steps: sgm_uniform(steps, noise_levels(self.model_wrap))
         try:
             yield
         finally:
@@ -123,9 +157,16 @@ class IsdoSampler(sd_samplers_kdiffusion.KDiffusionSampler):
             return sample_isdo(
                 stepped, x, sigmas, extra_args, stepped.callback, disable, settings=self.solver_settings, mask=model.nmask
             )
+        except NotFinite as error:
+            raise NotFinite(error.where, full_precision()) from None
         finally:  # an interrupted picture has an infotext too
             if stepped.calls > stepped.step:
                 self.p.extra_generation_params[request.CALLS] = stepped.calls
+
+
+def chosen_schedule(p):
+    """Return the label of the schedule that a picture's pass asks for."""
+    return getattr(p, "hr_scheduler" if p.is_hr_pass else "scheduler", None) or "Automatic"
 
 
 def put(items, name, item):

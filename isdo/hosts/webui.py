@@ -17,4 +17,10 @@ def install():
     register()
     script_callbacks.on_ui_settings(add_options)
     script_callbacks.on_before_ui(add_axes)
-    script_callbacks.on_app_started(add_api)
+    script_callbacks.on_app_started(begin)
+
+
+def begin(demo, app):
+    """Do what has to wait for the server; the axes again, as without a page nobody asked for them before."""
+    add_api(demo, app)
+    add_axes()
