@@ -60,7 +60,8 @@ class Field:
             value = {"True": True, "False": False}[text] if self.kind is bool else float(text)
         except (KeyError, ValueError):
             value = text
-        return self.check(value)
+        whole = isinstance(value, float) and value.is_integer()
+        return self.check(int(value) if whole else value)
 
 
 FIELDS = (

@@ -91,7 +91,7 @@ def grey_out(fields, made):
         )
 
 
-def preset(fields, values, elem_id):
+def preset(values, elem_id):
     """Create the control that names what goes together."""
     return unsaved(
         gr.Dropdown(

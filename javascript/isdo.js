@@ -92,15 +92,14 @@
         waiting = setTimeout(refresh, WAIT);
     };
 
+    const followers = () => [...root().querySelectorAll('[id^="script_"][id*="isdo"][id$="_follow"]')];
+
     // The Settings were applied: what nobody has touched shows the new values.
-    const follow = () => {
-        for (const button of root().querySelectorAll('[id^="script_"][id$="_follow"]')) {
-            if (button.id.includes("isdo")) button.click();
-        }
-    };
+    const follow = () => followers().forEach((button) => button.click());
 
     if (typeof onUiLoaded !== "function") return;
     onUiLoaded(() => {
+        followers().forEach((button) => (button.style.display = "none"));
         soon();
         for (const event of ["input", "change", "click"]) root().addEventListener(event, soon, {passive: true});
         if (typeof onOptionsChanged === "function") onOptionsChanged(follow);

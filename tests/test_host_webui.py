@@ -508,7 +508,7 @@ def test_pasting_takes_what_is_good_and_says_what_was_left_out(a1111, caplog):
     good = {"tau": "root", "corrector": 2}
     assert enabled and values == [good.get(field.key, field.default) for field in CONTROLS]
     assert said == (
-        "ISDO: of the pasted text this was left out: order is 9.0: give a whole number from 1 to 4; "
+        "ISDO: of the pasted text this was left out: order is 9: give a whole number from 1 to 4; "
         "placement is 'much': give a number"
     )
     assert sys.modules["gradio"].warnings == [said] and [record.message for record in caplog.records] == [said]

@@ -113,7 +113,10 @@ def calls_of(model, name, steps):
     config = sd_samplers.find_sampler_config(name)
     if config is None or config.name == NAME:
         return steps
-    return config.total_steps(steps) if model is None else counted_calls(sd_samplers.create_sampler(name, model), steps)
+    try:
+        return counted_calls(sd_samplers.create_sampler(name, model), steps) if model is not None else config.total_steps(steps)
+    except Exception:  # Forge has a stand-in until the first picture is asked for
+        return config.total_steps(steps)
 
 
 def steps_of(scheduler, steps):
@@ -215,6 +218,8 @@ def told(page):
     """
     with refusing():
         page = json.loads(page)
+        if not isinstance(page, dict) or not {"sampler", "steps"} <= set(page):
+            raise ValueError('page is no such page: give at least {"sampler": "ISDO", "steps": "20"}')
         asked = Asked(page)
         found = passes(asked, loaded_model())
         drawn = sum(calls for _, _, calls in found)

@@ -30,8 +30,8 @@ def panel(script, form):
         gr.Markdown(ADVICE[form], elem_id=script.elem_id("advice"))
         notice = gr.Markdown("", elem_id=script.elem_id("notice"))
         with gr.Row():
+            chooser = ui.preset(values, script.elem_id) if form is SAMPLER else None
             enabled = ui.unsaved(gr.Checkbox(False, label=USE[form], elem_id=script.elem_id("enable")))
-            chooser = ui.preset(form.fields, values, script.elem_id) if form is SAMPLER else None
             button, hidden = buttons(script)
         made = ui.controls(form.fields, values, script.elem_id)
     if chooser is not None:
@@ -55,8 +55,8 @@ def panel(script, form):
 
 def buttons(script):
     """Create the button that puts the stored values back, and the one that the page's script presses for that."""
-    button = gr.Button("Defaults", elem_id=script.elem_id("defaults"))
-    hidden = gr.Button("Follow", elem_id=script.elem_id("follow"), elem_classes=["hidden"])
+    button = gr.Button("Defaults", elem_id=script.elem_id("defaults"), size="sm", scale=0, min_width=110)
+    hidden = gr.Button("Follow", elem_id=script.elem_id("follow"))  # hidden by the page's script
     return ui.unsaved(button), ui.unsaved(hidden)
 
 
