@@ -322,7 +322,14 @@ def devices():
 
 
 def info(args):
-    """Print versions, devices, models with their losses, and the settings."""
+    """Print versions, devices, models with their losses, and the settings; or the models' variational bounds."""
+    if args.elbo:
+        from .zoo import likelihood
+
+        given = args.pictures and (opened(args.pictures)[0], f"pictures of {args.pictures}")
+        return print(likelihood.table(*(given or likelihood.pictures())))
+    if args.pictures:
+        raise ValueError("--pictures is for --elbo: give both")
     versions = f"isdo {__version__}, Python {platform.python_version()}, torch {torch.__version__}"
     print(f"{versions}, {torch.get_num_threads()} threads")
     print(f"devices: {', '.join(devices())}")
@@ -461,7 +468,9 @@ def make_parser():
     add("--font", metavar="FILE", help="NotoColorEmoji.ttf, if it is not where Debian puts it")
     add("--groups", metavar="FILE", help="emoji-test.txt, if it is not where Debian puts it")
 
-    command(info, "versions, devices, models, settings")
+    add = command(info, "versions, devices, models, settings")
+    add("--elbo", action="store_true", help="print the variational bound of pictures under each model instead")
+    add("--pictures", metavar="FILE", help="of that: a page that sample wrote, or a picture (held-out emoji, else the zoo's)")
     return parser
 
 
