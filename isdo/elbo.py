@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import torch
 
+from .noise import each, source
 from .path import detect_path
 from .process import per_image
-from .refinement import SeededNoise
 from .sampling import check_x
 
 HALF_BIN = 1 / 255  # of the 256 levels in -1 .. 1
@@ -120,10 +120,8 @@ def elbo(model, x0, sigmas, extra_args=None, *, seeds=0, noise=None, decoder=dis
     groups = [1] * (len(levels) - 1) if groups is None else groups
     if sum(groups) != len(levels) - 1 or min(groups, default=1) < 1:
         raise ValueError(f"groups hold {sum(groups)} steps and the chain has {len(levels) - 1}: see isdo.elbo.strata")
-    seeds = [seeds + i for i in range(len(x0))] if isinstance(seeds, int) else [int(seed) for seed in seeds]
-    if len(seeds) != len(x0):
-        raise ValueError(f"there are {len(seeds)} seeds for {len(x0)} pictures: give the first's, or one for each")
-    noise = SeededNoise(seeds) if noise is None else noise
+    seeds = each(seeds, x0)
+    noise = source(seeds, x0) if noise is None else noise
     drawn = [torch.rand(len(groups), generator=torch.Generator().manual_seed(seed), dtype=torch.float64) for seed in seeds]
     snr, x0 = _snr(path, levels), x0 if x0.dtype == torch.float64 else x0.float()
 

@@ -25,9 +25,10 @@ def per_image(value, x):
 
 @dataclass(frozen=True)
 class Law:
-    """s, s sigma, sigma, its inverse, f = s'/s and g = s sqrt(2 sigma sigma'), each a function of a float64 tensor.
+    """s, s sigma, sigma, its inverse, f = s'/s, g = s sqrt(2 sigma sigma') and the pair of numbers (p, q) by which the
+    probability-flow ODE is dx/dt = p x - q D, each a function of a float64 tensor.
 
-    They are six and not two because each has a form of its own that loses no digits where s, sigma or 1/sigma vanishes.
+    They are seven and not two because each has a form of its own that loses no digits where s, sigma or 1/sigma vanishes.
     """
 
     scale: Callable
@@ -36,10 +37,17 @@ class Law:
     time: Callable
     drift: Callable
     diffusion: Callable
+    ode: Callable
 
 
 def preserving(exponent, rate, inverse):
     """Return the Law with s^2 + (s sigma)^2 = 1 and s^2 = exp(-B), from B(t), beta = B' and the inverse of B."""
+
+    def ode(t):
+        b = exponent(t)
+        pull = rate(t) / (-2 * (-b).expm1())
+        return pull * (-b).exp(), pull * (-b / 2).exp()
+
     return Law(
         scale=lambda t: (-exponent(t) / 2).exp(),
         noise=lambda t: (-(-exponent(t)).expm1()).sqrt(),
@@ -47,6 +55,7 @@ def preserving(exponent, rate, inverse):
         time=lambda sigma: inverse(sigma.square().log1p()),
         drift=lambda t: -rate(t) / 2,
         diffusion=lambda t: rate(t).sqrt(),
+        ode=ode,
     )
 
 
@@ -59,6 +68,7 @@ def exploding(sigma, rate, inverse):
         time=inverse,
         drift=torch.zeros_like,
         diffusion=lambda t: (2 * sigma(t) * rate(t)).sqrt(),
+        ode=lambda t: (rate(t) / sigma(t),) * 2,
     )
 
 
@@ -69,6 +79,7 @@ FADING = Law(  # the picture fades out as the noise fades in: s = 1 - t, s sigma
     time=lambda sigma: 1 / (1 + 1 / sigma),  # right at 0 and at infinity, too
     drift=lambda t: -1 / (1 - t),
     diffusion=lambda t: (2 * t / (1 - t)).sqrt(),
+    ode=lambda t: (1 / t,) * 2,  # finite at t = 1, where f is not
 )
 
 
@@ -297,19 +308,18 @@ class Process:
         return self._made(lambda x, d: (_times(scale, x) * d - x) / _times(variance, x), (x, denoised), t)
 
     def ode(self, x, denoised, t):
-        """Return dx/dt of the probability-flow ODE, f x - g^2 score / 2 (theory, equation 10.6)."""
-        return self._slope(x, denoised, t, 0.5)
+        """Return dx/dt of the probability-flow ODE, f x - g^2 score / 2 (theory, equation 10.6); noise(t) > 0."""
+        of_x, of_d = self.law.ode(self._at(t))
+        return self._made(lambda x, d: _times(of_x, x) * x - _times(of_d, x) * d, (x, denoised), t)
 
     def reverse_drift(self, x, denoised, t):
-        """Return f x - g^2 score, the drift of the SDE that runs from noise to picture (theory, equation 10.7)."""
-        return self._slope(x, denoised, t, 1.0)
+        """Return f x - g^2 score, the drift of the SDE that runs from noise to picture (theory, equation 10.7).
 
-    def _slope(self, x, denoised, t, share):
-        """Return f x - share g^2 score."""
+        At the end of `flow` it is infinite, as g is.
+        """
         wide = self._at(t)
-        scale, drift = self.law.scale(wide), self.law.drift(wide)
-        pull = share * (self.law.diffusion(wide) / self.law.noise(wide)).square()
-        return self._made(lambda x, d: _times(drift, x) * x + _times(pull, x) * (x - _times(scale, x) * d), (x, denoised), t)
+        drift, (of_x, of_d) = self.law.drift(wide), self.law.ode(wide)  # it is twice the ODE less f x
+        return self._made(lambda x, d: _times(2 * of_x - drift, x) * x - _times(2 * of_d, x) * d, (x, denoised), t)
 
     def to_path(self, x, t):
         """Return (x, sigma) of the path, ready for a denoiser there, from x_t (theory, equation 10.8).

@@ -155,7 +155,7 @@ def test_one_level_is_a_chain_without_steps():
     ([1.0, 2.0], {}, "sigmas must fall"),
     ([2.0, 1.0, -1.0], {}, "sigmas must fall"),
     ([2.0, 1.0], {"groups": [2]}, "groups hold 2 steps and the chain has 1"),
-    ([2.0, 1.0], {"seeds": [1, 2]}, "2 seeds for 1 pictures"),
+    ([2.0, 1.0], {"seeds": [1, 2]}, "give the first picture's seed, or 1"),
 ])  # fmt: skip
 def test_what_makes_no_sense_is_refused(sigmas, options, says):
     with pytest.raises(ValueError, match=says):
