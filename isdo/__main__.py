@@ -13,7 +13,9 @@ from pathlib import Path
 import torch
 
 from . import __version__, gallery, zoo
-from .bench.peers import PEERS
+from .bench.peers import FURTHER, PEERS, STOCHASTIC
+from .reference import SAMPLERS as REFERENCE
+from .reference import seeded
 from .refinement import refine as run_refine
 from .sampling import sample_isdo
 from .schedules import SCHEDULES, schedule
@@ -34,7 +36,7 @@ class Parser(argparse.ArgumentParser):
 
 def samplers():
     """Return every sampler by name, each ``run(model, x, sigmas, extra_args, callback, disable)``."""
-    return {"isdo": sample_isdo} | {name: peer.run for name, peer in PEERS.items()}
+    return {"isdo": sample_isdo} | {name: peer.run for name, peer in (PEERS | FURTHER).items()} | REFERENCE
 
 
 @contextmanager
@@ -53,7 +55,8 @@ def draw(run, model, sigmas, seeds, labels, guidance, device="cpu", callback=Non
         part = slice(start, start + BATCH)
         x = (sigmas[0] * gallery.noise(seeds[part], (3, SIDE, SIDE))).to(device)
         extra = {"labels": torch.tensor(labels[part], device=device), "guidance": guidance}
-        done.append(run(model, x, sigmas.to(device), extra_args=extra, callback=callback, disable=True).cpu())
+        sampler = seeded(run, seeds[part])
+        done.append(sampler(model, x, sigmas.to(device), extra_args=extra, callback=callback, disable=True).cpu())
     return torch.cat(done)
 
 
@@ -179,7 +182,7 @@ def _accuracy(args):
 
     rows = work_precision.run(
         args.suite, calls=args.calls or work_precision.CALLS, seed=args.seed or 0, limit=args.limit, only=args.only,
-        device=args.device, bend=args.bend,
+        device=args.device, bend=args.bend, further=args.all,
     )  # fmt: skip
     return rows, f"{report.page(rows)}\n\n{report.table(rows)}"
 
@@ -215,6 +218,7 @@ def _frechet(args):
     from .bench import frechet, report
 
     kept, count = _kept(args), min(frechet.COUNT, args.limit or frechet.COUNT)
+    every = {"samplers": frechet.SAMPLERS | FURTHER | STOCHASTIC} if args.all else {}
 
     def save(rows):
         if args.json:
@@ -222,7 +226,7 @@ def _frechet(args):
 
     rows = frechet.run(
         args.model, count=count, guidance=args.guidance, progress=partial(tqdm, desc="drawing", leave=False),
-        seed=args.seed or 0, reuse=kept, save=save, device=args.device,
+        seed=args.seed or 0, reuse=kept, save=save, device=args.device, **every,
     )  # fmt: skip
     rows = frechet.merged(kept, rows)
     return rows, frechet.page(rows)
@@ -268,6 +272,8 @@ def bench(args):
     for flag in ("calls", "bend"):
         if getattr(args, flag) and BENCHES[args.suite] is not _accuracy:
             raise ValueError(f"--{flag} is for the suites analytic, zoo and img2img: {args.suite} has its own")
+    if args.all and BENCHES[args.suite] not in (_accuracy, _frechet):
+        raise ValueError(f"--all is for the suites analytic, zoo, img2img and frechet: {args.suite} has its own samplers")
     for file in (args.json, args.plot, args.doc):
         if file and not Path(file).resolve().parent.is_dir():
             raise ValueError(f"the folder of {file} does not exist: make it first")
@@ -450,6 +456,7 @@ def make_parser():
     add("--doc", metavar="FILE", help="write what is printed there, as markdown; keeps what an older page has by hand")
     add("--calls", type=whole(1), nargs="+", metavar="N", help="of the suites analytic, zoo and img2img (5 to 30)")
     add("--bend", action="store_true", help="of these, too: give every sampler the levels that ISDO makes of each schedule")
+    add("--all", action="store_true", help="of these and frechet: also the samplers that the pages have not measured yet")
     add("--seed", type=whole(0), help="of problems and noise (0; of the suite sweep 1)")
     add("--limit", type=whole(1), help="pictures of each problem at most")
     add("--only", default="", help="part of the name of the problems wanted")
