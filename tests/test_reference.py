@@ -92,7 +92,7 @@ ORDERS = {
 def test_the_moments_converge_to_the_gaussian_with_the_weak_order(name, path):
     sample, process, order = ORDERS[name]
     mean, variance = law(path, 0.1)
-    counts, errors = (20, 28, 40, 56, 80) if order > 3 else (60, 85, 120, 170, 240), []
+    counts, errors = (20, 28, 40, 56) if order > 3 else (64, 90, 128, 180), []
     for steps in counts:
         found = moments(sample, path, grid(path, steps), process)
         torch.testing.assert_close(found[0], mean, rtol=0, atol=0.1)
