@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from . import __version__, gallery, zoo
+from . import __version__, files, gallery, infotext, picture, zoo
 from .bench.peers import FURTHER, PEERS, STOCHASTIC
 from .reference import SAMPLERS as REFERENCE
 from .reference import seeded
@@ -23,7 +23,11 @@ from .settings import FIELDS, REFINE_FIELDS, RefineSettings, Settings
 from .zoo.net import CLASSES, NULL
 
 BATCH, SIDE = 32, 32
+SIZE = f"{SIDE}x{SIDE}"
 LARGEST = 512  # pixels of a picture's side: beyond, a CPU would be at it for an hour
+SEEDS = 2**63 - 1  # the highest that torch takes, with room for the pictures that follow
+MODEL_ROOM, CHECKPOINT_ROOM = 2**23, 2**26  # bytes: twice what a model of the zoo, what its training's state takes
+VERSION = f"{infotext.OURS}{__version__}"
 SCHEDULE = {"ve": "karras", "flow": "flow"}  # by path, when none is asked for
 
 
@@ -68,13 +72,18 @@ def parameters(args, settings):
         "Schedule type": args.schedule,
         "CFG scale": f"{args.guidance:g}",
         "Seed": args.seed,
-        "Size": f"{SIDE}x{SIDE}",
+        "Size": SIZE,
         "Model": args.model + (" (zero terminal SNR)" if args.zero_terminal_snr else ""),
         "Batch size": args.count,
         **settings,
-        "Version": f"isdo {__version__}",
+        "Version": VERSION,
     }
-    return "\n".join([", ".join(args.label or ["no class"]), ", ".join(f"{k}: {v}" for k, v in pairs.items())])
+    return infotext.write(prompt(args.label), pairs)
+
+
+def prompt(names):
+    """Return the classes as the prompt of a file."""
+    return ", ".join(names or ["no class"])
 
 
 def sample(args):
@@ -82,7 +91,8 @@ def sample(args):
     given = {field.key: getattr(args, field.key) for field in FIELDS if hasattr(args, field.key)}
     if given and args.sampler != "isdo":
         raise ValueError(f"{flag(next(iter(given)))} is a setting of the sampler isdo, not of {args.sampler}")
-    settings, out = Settings(**given), gallery.check_target(args.out)
+    settings, size = Settings(**given), gallery.check_page(args.count, SIDE, args.zoom)
+    out = gallery.check_target(args.out, room=gallery.room(size))
     run, recorded = samplers()[args.sampler], {}
     if args.sampler == "isdo":
         run = partial(run, settings=settings)
@@ -101,39 +111,79 @@ def sample(args):
 def opened(path):
     """Return (pictures (N, 3, H, W), the zoom of their page or None, what the file says of how it was made).
 
-    Raises:
-        ValueError: no picture, or one of a size that the networks do not take.
-    """
-    from PIL import Image, UnidentifiedImageError
+    The latter are the pairs that this command line wrote, with the prompt's classes as "labels".
 
-    try:
-        with Image.open(path) as image:
-            image.load()
-    except UnidentifiedImageError:
-        raise ValueError(f"{path} is no picture: give a PNG file, such as python -m isdo sample writes") from None
-    said = dict(pair.split(": ", 1) for pair in image.info.get("parameters", "").split("\n")[-1].split(", ") if ": " in pair)
-    if "isdo" in said.get("Version", "") and said.get("Batch size", "").isdecimal():
-        pictures, zoom = gallery.cut(image, int(said["Batch size"]), SIDE)
-        labels = image.info["parameters"].split("\n")[0].split(", ")
-        return pictures, zoom, said | {"labels": [label for label in labels if label in CLASSES]}
-    if image.width % zoo.MULTIPLE or image.height % zoo.MULTIPLE or max(image.size) > LARGEST:
+    Raises:
+        ValueError: no picture, a broken one, or one of a size that the networks do not take.
+    """
+    with picture.header(path) as image:
+        counted(path, image)  # before anything is decoded
+        with picture.told(path):
+            image = picture.decoded(image)
+        count = counted(path, image)  # an icon may be of another size than its header says
+        with picture.told(path):
+            pictures, zoom = gallery.cut(image, count, SIDE) if count else (gallery.from_image(image)[None], None)
+    line, said = infotext.read(image.info.get("parameters"))
+    return pictures, zoom, said | {"labels": [label for label in line.split(", ") if label in CLASSES]}
+
+
+def counted(path, image):
+    """Return how many pictures the page holds, None for a single picture; asks only what is known before decoding.
+
+    Raises:
+        ValueError: a picture of a size that the networks do not take, a page that is not as its text says.
+    """
+    said = infotext.read(image.info.get("parameters"))[1]
+    if "Batch size" not in said:
+        if any(side % zoo.MULTIPLE or not 0 < side <= LARGEST for side in image.size):
+            raise ValueError(
+                f"{path} is {image.width} x {image.height}: the models take sides that are multiples of {zoo.MULTIPLE}, up to "
+                f"{LARGEST}, and were trained on {SIDE} x {SIDE}; or give a page that python -m isdo sample wrote"
+            )
+        return None
+    count = number_in(said, "Batch size", whole(1, gallery.PIXELS), "give the page as it was written")
+    if said.get("Size", SIZE) != SIZE:
+        raise ValueError(f"{path} says Size: {said['Size'][:40]!r}: give a page as it was written, of pictures of {SIZE}")
+    turns = image.size, image.size[::-1]
+    if image.width * image.height > gallery.PIXELS or not any(gallery.zoom_of(size, count, SIDE) for size in turns):
         raise ValueError(
-            f"{path} is {image.width} x {image.height}: the models take sides that are multiples of {zoo.MULTIPLE}, up to "
-            f"{LARGEST}, and were trained on {SIDE} x {SIDE}; or give a page that python -m isdo sample wrote"
+            f"{path} is {image.width} x {image.height}: no page of {count} pictures of {SIZE}, as its text says it is; "
+            "give the page as it was written"
         )
-    return gallery.from_image(image)[None], None, {"labels": []}
+    return count
+
+
+def number_in(said, key, kind, remedy):
+    """Return a number that a file says, read as the flag of that kind is.
+
+    Raises:
+        ValueError: the file says something else.
+    """
+    try:
+        return kind(said[key])
+    except argparse.ArgumentTypeError as error:
+        why = str(error)
+    except ValueError:
+        why = f"must be a {kind.__name__}"
+    raise ValueError(f"the file says {key}: {said[key][:40]!r}, which {why}: {remedy}")
 
 
 def refine(args):
-    """Refine a picture, or every picture of a page that `sample` wrote."""
+    """Refine a picture, or every picture of a page that `sample` or `refine` wrote."""
     given = {field.key: getattr(args, field.key) for field in REFINE_FIELDS if hasattr(args, field.key)}
-    settings, out = RefineSettings(**given), gallery.check_target(args.out)
-    animation = args.animate and gallery.check_target(args.animate, ".gif")
+    settings = RefineSettings(**given)
     pictures, zoom, said = opened(args.picture)
+    size = gallery.grid_size(len(pictures), SIDE, zoom) if zoom else (pictures.shape[3], pictures.shape[2])
+    out, animation = gallery.check_target(args.out, room=gallery.room(size)), args.animate
+    if animation is not None:
+        animation = gallery.check_target(animation, ".gif", gallery.room(size, settings.iterations + 1))
     names = args.label or said["labels"]
     labels = [CLASSES.index(names[i % len(names)]) if names else NULL for i in range(len(pictures))]
-    seed = int(said.get("Seed", 0)) if args.seed is None else args.seed
-    guidance = float(said.get("CFG scale", 1)) if args.guidance is None else args.guidance
+    seed, guidance = args.seed, args.guidance
+    if seed is None:
+        seed = number_in(said, "Seed", whole(0, SEEDS), "give one with --seed") if "Seed" in said else 0
+    if guidance is None:
+        guidance = number_in(said, "CFG scale", fraction(0), "give one with --guidance") if "CFG scale" in said else 1.0
     model = zoo.load(args.model).to(args.device)
 
     def shown(batch):
@@ -155,16 +205,27 @@ def refine(args):
                 settings=settings, seeds=seed + start, call_callback=moved,
             )  # fmt: skip
             calls = max(calls, done.calls)
+    page = {"Size": SIZE, "Batch size": len(pictures)} if zoom else {"Size": "{}x{}".format(*size)}
     about = {
-        "Refine model": args.model, "Refine CFG scale": f"{guidance:g}", "Refine seed": seed, "Refine calls": calls,
-        **{field.infotext: getattr(settings, field.key) for field in REFINE_FIELDS}, "Version": f"isdo {__version__}",
+        "Refine label": " / ".join(names or ["no class"]), "Refine model": args.model, "Refine CFG scale": f"{guidance:g}",
+        "Refine seed": seed, "Refine calls": calls,
+        **{field.infotext: getattr(settings, field.key) for field in REFINE_FIELDS}, "Refine version": VERSION,
     }  # fmt: skip
-    text = ", ".join(f"{key}: {value}" for key, value in about.items())
-    gallery.write_png(shown(steps[-1]), out, "\n".join([", ".join(names or ["no class"]), text]))
+    pairs = history(said) | page | about
+    pairs["Version"] = pairs.pop("Version", VERSION)  # of what drew it; in the end, where the WebUIs have it
+    gallery.write_png(shown(steps[-1]), out, infotext.write(prompt(names), pairs))
     print(out)
-    if animation:
-        gallery.write_gif([shown(step) for step in steps], animation)
+    if animation is not None:
+        gallery.write_gif((shown(step) for step in steps), animation)
         print(animation)
+
+
+def history(said):
+    """Return the pairs of a file that a refinement leaves as they are: of its drawing, and of earlier refinements, numbered."""
+    pairs = {key: value for key, value in said.items() if key != "labels"}
+    if pairs and "Refine model" not in pairs:
+        pairs["Label"] = " / ".join(said["labels"] or ["no class"])
+    return infotext.numbered(pairs)
 
 
 def demo(args):
@@ -267,7 +328,7 @@ def bench(args):
     """Measure, print the tables, and write the rows and the plot where asked."""
     from .bench import report
 
-    if args.plot and BENCHES[args.suite] is not _accuracy:
+    if args.plot is not None and BENCHES[args.suite] is not _accuracy:
         raise ValueError(f"--plot draws error against calls: the suite {args.suite} has none")
     for flag in ("calls", "bend"):
         if getattr(args, flag) and BENCHES[args.suite] is not _accuracy:
@@ -275,29 +336,34 @@ def bench(args):
     if args.all and BENCHES[args.suite] not in (_accuracy, _frechet):
         raise ValueError(f"--all is for the suites analytic, zoo, img2img and frechet: {args.suite} has its own samplers")
     for file in (args.json, args.plot, args.doc):
-        if file and not Path(file).resolve().parent.is_dir():
-            raise ValueError(f"the folder of {file} does not exist: make it first")
+        if file is not None:
+            files.check_target(file)
+    if args.plot is not None:
+        report.check_plot(args.plot)
     rows, text = BENCHES[args.suite](args)
     print(text)
-    if args.doc:
-        report.write_page(text, args.doc)
-    if args.json:
+    if args.json is not None:
         report.write_json(rows, args.json)
-    if args.plot:
+    if args.doc is not None:
+        report.write_page(text, args.doc)
+    if args.plot is not None:
         report.plot(rows, args.plot)
 
 
-def _train_zoo(args, out, files):
+def _train_zoo(args, out, data):
     from .zoo.train import CONFIGS
     from .zoo.train import train as run
 
     config = CONFIGS[args.model]
     if args.steps is not None:
         config = replace(config, steps=args.steps)
-    run(config, out, args.checkpoint or out.with_suffix(".pt"), args.processes, args.seconds, after=args.after, **files)
+    checkpoint = files.named(out.with_suffix(".pt") if args.checkpoint is None else args.checkpoint)
+    files.make_folder(checkpoint.parent)
+    files.check_target(checkpoint, CHECKPOINT_ROOM)
+    run(config, out, checkpoint, args.processes, args.seconds, after=args.after, **data)
 
 
-def _train_classifier(args, out, files):
+def _train_classifier(args, out, data):
     from tqdm import tqdm
 
     from .bench import classifier
@@ -305,7 +371,7 @@ def _train_classifier(args, out, files):
     if args.checkpoint or args.processes or args.after or args.seconds < math.inf:
         raise ValueError("the classifier trains in minutes, in one go: leave out --checkpoint, --processes, --after, --seconds")
     config = classifier.Config() if args.steps is None else classifier.Config(steps=args.steps)
-    classifier.train(config, out, partial(tqdm, desc="training"), **files)
+    classifier.train(config, out, partial(tqdm, desc="training"), **data)
 
 
 TRAININGS = {name: _train_zoo for name in zoo.NAMES} | {"classifier": _train_classifier}
@@ -313,10 +379,11 @@ TRAININGS = {name: _train_zoo for name in zoo.NAMES} | {"classifier": _train_cla
 
 def train(args):
     """Train a model of the zoo, or go on from the checkpoint; or the classifier of the suite frechet."""
-    out = Path(args.out or f"out/{args.model}.safetensors")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    files = {name: getattr(args, name) for name in ("font", "groups") if getattr(args, name)}
-    TRAININGS[args.model](args, out, files)
+    out = files.named(f"out/{args.model}.safetensors" if args.out is None else args.out)
+    files.make_folder(out.parent)
+    files.check_target(out, MODEL_ROOM)
+    data = {name: getattr(args, name) for name in ("font", "groups") if getattr(args, name)}
+    TRAININGS[args.model](args, out, data)
     print(out)
 
 
@@ -361,12 +428,14 @@ def flag(key):
     return "--" + key.replace("_", "-")
 
 
-def whole(low):
-    """Return an argparse type: a whole number of at least ``low``."""
+def whole(low, high=math.inf):
+    """Return an argparse type: a whole number from ``low`` to ``high``, both included."""
 
     def number(text):
         if (value := int(text)) < low:
             raise argparse.ArgumentTypeError(f"must be at least {low}, not {value}")
+        if value > high:
+            raise argparse.ArgumentTypeError(f"must be at most {high}, not {value}")
         return value
 
     number.__name__ = "whole number"
@@ -427,20 +496,21 @@ def make_parser():
     add("--steps", type=whole(1), default=12, help="steps, with isdo one model call each (%(default)s)")
     add("--sampler", choices=list(samplers()), default="isdo", help="%(choices)s (%(default)s)", metavar="NAME")
     add("--schedule", choices=list(SCHEDULES), default=None, help="%(choices)s (karras; for the model flow: flow)")
-    add("--seed", type=whole(0), default=0, help="of the first picture; the next has the next seed (%(default)s)")
-    add("--count", type=whole(1), default=16, help="pictures (%(default)s)")
+    add("--seed", type=whole(0, SEEDS), default=0, help="of the first picture; the next has the next seed (%(default)s)")
+    add("--count", type=whole(1, gallery.PIXELS), default=16, help="pictures (%(default)s)")
     add("--guidance", type=fraction(0), default=3.0, help="classifier-free guidance, 1: none (%(default)s)")
-    add("--zoom", type=whole(1), default=4, help="magnification in the file (%(default)s)")
+    add("--zoom", type=whole(1, gallery.ZOOM), default=4, help=f"magnification in the file, up to {gallery.ZOOM} (%(default)s)")
     add("--out", default="grid.png", help="PNG file (%(default)s)")
     add("--device", **device)
     add_settings(commands.choices["sample"])
 
     add = command(refine, "refine a picture with an embedded model")
-    add("picture", help=f"PNG file: a page that sample wrote, or a picture whose sides are multiples of {zoo.MULTIPLE}")
+    sides = f"multiples of {zoo.MULTIPLE}, up to {LARGEST}"
+    add("picture", help=f"PNG file: a page that sample or refine wrote, or a picture whose sides are {sides}")
     add("--model", choices=zoo.NAMES, default="eps", help="what the network predicts (%(default)s)")
     add("--label", choices=CLASSES, nargs="+", metavar="CLASS", help=f"{classes} (those of the file)")
     add("--guidance", type=fraction(0), help="classifier-free guidance, 1: none (the file's, else 1)")
-    add("--seed", type=whole(0), help="of the noise for the first picture (the file's, else 0)")
+    add("--seed", type=whole(0, SEEDS), help="of the noise for the first picture (the file's, else 0)")
     add("--out", default="refined.png", help="PNG file (%(default)s)")
     add("--animate", metavar="FILE", help="write the picture after each iteration there, as GIF")
     add("--device", **device)
@@ -481,6 +551,11 @@ def make_parser():
     return parser
 
 
+def one_line(error):
+    """Return an error's words in one line, whatever stands in the names that it repeats."""
+    return " ".join(str(error).splitlines())
+
+
 def main(arguments=None):
     """Run the command line; returns the exit status: 0, 1 for a failed run, 2 for wrong input, 130 when interrupted."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
@@ -489,10 +564,10 @@ def main(arguments=None):
     try:
         args.run(args)
     except (ValueError, OSError, ImportError) as error:
-        print(f"{parser.prog} {args.command}: {error}", file=sys.stderr)
+        print(f"{parser.prog} {args.command}: {one_line(error)}", file=sys.stderr)
         return 2
     except RuntimeError as error:
-        print(f"{parser.prog} {args.command}: failed: {error}", file=sys.stderr)
+        print(f"{parser.prog} {args.command}: failed: {one_line(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"{parser.prog} {args.command}: interrupted", file=sys.stderr)

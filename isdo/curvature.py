@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
+from .device import wide
+
 # All beyond counts as this, the pure-noise end of the flow path (r = infinity) and zero terminal SNR (4518) too: D hardly
 # turns there and a step through it costs little, however many logarithms it is long. At 30 flow models miss a call where their
 # picture begins; 1000 is no better.
@@ -37,7 +39,7 @@ class Curvature:
     values: tuple
 
     def __post_init__(self):
-        r, k = (torch.tensor(v, dtype=torch.float64) for v in (self.ratios, self.values))
+        r, k = (wide(v) for v in (self.ratios, self.values))
         if len(r) < 2 or r.shape != k.shape or not (r.diff() < 0).all() or not r[-1] > 0 or not r[0].isfinite():
             raise ValueError(f"ratios must fall and be positive, one for each of {len(k)} values, not {self.ratios}")
         if not (k > 0).all() or not k.isfinite().all():
@@ -45,7 +47,7 @@ class Curvature:
 
     def at(self, log_ratio):
         """Return the curvature at log r (float64 tensor)."""
-        r, k = (torch.tensor(v, dtype=torch.float64).log().flip(0) for v in (self.ratios, self.values))
+        r, k = (wide(v).log().flip(0) for v in (self.ratios, self.values))
         inside = interpolate(log_ratio.clamp(r[0], r[-1]), r, k)
         return (inside + (log_ratio - r[0]).clamp(max=0) - (log_ratio - r[-1]).clamp(min=0)).exp()
 

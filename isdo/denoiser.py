@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from .device import precision
 from .distribution import DISTRIBUTIONS, Distribution
 from .path import FLOW, VE, Path, detect_path
 from .process import PROCESSES, per_image
@@ -121,7 +122,12 @@ class Guided:
 
 def guided(conditional, unconditional, scale):
     """Return a model that guides away from ``unconditional`` by ``scale``; ``conditional`` itself at scale 1."""
-    return conditional if isinstance(scale, (int, float)) and scale == 1 else Guided(conditional, unconditional, scale)
+    return conditional if _is_one(scale) else Guided(conditional, unconditional, scale)
+
+
+def _is_one(scale):
+    """Say whether a guidance scale is the number 1; a tensor is not asked."""
+    return not isinstance(scale, torch.Tensor) and scale == 1
 
 
 @dataclass(frozen=True)
@@ -210,14 +216,15 @@ class Denoiser:
     def to(self, device):
         """Move the network and its tables to ``device``; returns self."""
         self.net.to(device)
-        self.sigmas, self.log_sigmas = self.sigmas.to(device), self.log_sigmas.to(device)
+        self.sigmas, self.log_sigmas = (v.to(precision(device)).to(device) for v in (self.sigmas, self.log_sigmas))
         return self
 
     def time(self, sigma):
-        """Return the t (float64) that the net is told at sigma (B,)."""
+        """Return the t (float64 where the device has that) that the net is told at sigma (B,)."""
+        sigma = sigma.to(precision(sigma.device))
         if not self.indexed:
-            return sigma.double()
-        log_sigma, table = sigma.double().log(), self.log_sigmas
+            return sigma
+        log_sigma, table = sigma.log(), self.log_sigmas
         low = (torch.searchsorted(table, log_sigma, right=True) - 1).clamp(0, len(table) - 2)
         return low + ((log_sigma - table[low]) / (table[low + 1] - table[low])).clamp(0, 1)
 
@@ -253,7 +260,7 @@ class Denoiser:
         inputs = (state * self.prediction.c_in(level)).to(next(self.net.parameters()).dtype)
         null = torch.full((len(x),), self.null_label, device=x.device)
         labels = null if labels is None else torch.as_tensor(labels, device=x.device).long().expand(len(x))
-        twice = labels is not null and not (isinstance(guidance, (int, float)) and guidance == 1)
+        twice = labels is not null and not _is_one(guidance)
         if twice:
             inputs, t, labels = torch.cat([inputs, inputs]), torch.cat([t, t]), torch.cat([labels, null])
         try:

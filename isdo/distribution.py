@@ -19,7 +19,7 @@ class Distribution:
 
     def sample(self, generator, *shape):
         """Draw sigmas, float64, from a torch Generator on the CPU."""
-        drawn = torch.rand(*shape, generator=generator, dtype=torch.float64)
+        drawn = torch.rand(*shape, generator=generator, dtype=torch.float64, device="cpu")
         return self.quantile(drawn.clamp(min=2.0**-54))  # half a grain: 0 has no logarithm
 
 

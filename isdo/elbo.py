@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from .device import beside, wide
 from .noise import each, source
 from .path import detect_path
 from .process import per_image
@@ -16,7 +17,7 @@ HIDDEN = 100.0  # noise-to-signal ratio from which on levels count as equally fa
 
 @dataclass(frozen=True)
 class Bound:
-    """The terms of L = L_T + sum L_(t-1) + L_0 >= -log p(x0), in nats per picture, float64.
+    """The terms of L = L_T + sum L_(t-1) + L_0 >= -log p(x0), in nats per picture, float64 on the CPU.
 
     Attributes:
         prior: L_T (B,).
@@ -42,8 +43,8 @@ class Bound:
 
 
 def _sums(x):
-    """Return the sum over each picture (B,), float64, with bits that do not depend on the batch."""
-    return torch.stack([picture.double().sum() for picture in x])
+    """Return the sum over each picture (B,), float64 on the CPU, with bits that do not depend on the batch."""
+    return torch.stack([picture.sum() for picture in wide(x)])
 
 
 def _snr(path, sigma):
@@ -54,7 +55,7 @@ def _snr(path, sigma):
 def gaussian(x0, denoised, ratio):
     """Return -log N(x0; D, ratio^2) (B,): the decoder of pictures that are real numbers."""
     log_norm = math.log(2 * math.pi) / 2 + math.log(ratio)
-    return _sums(((x0 - denoised) / ratio).square() / 2 + log_norm)
+    return _sums(((wide(x0) - wide(denoised)) / ratio).square() / 2 + log_norm)
 
 
 def discretised(x0, denoised, ratio):
@@ -62,7 +63,8 @@ def discretised(x0, denoised, ratio):
 
     The outermost bins go on to infinity. No mass is too small: the logarithm is taken in the lower tail.
     """
-    miss = x0.double() - denoised.double()
+    x0 = wide(x0)
+    miss = x0 - wide(denoised)
     upper = torch.where(x0 > 1 - HALF_BIN, torch.inf, (miss + HALF_BIN) / ratio)
     lower = torch.where(x0 < HALF_BIN - 1, -torch.inf, (miss - HALF_BIN) / ratio)
     mirrored = lower + upper > 0
@@ -73,13 +75,13 @@ def discretised(x0, denoised, ratio):
 
 def strata(path, sigmas, count):
     """Return how many steps of a falling schedule form each of at most ``count`` strata, about even in log r, r = s/a."""
-    log_ratio = path.noise_to_signal(sigmas[:-1].double()).clamp(max=HIDDEN).log()
+    log_ratio = path.noise_to_signal(wide(sigmas)[:-1]).clamp(max=HIDDEN).log()
     down = (log_ratio[0] - log_ratio) / (log_ratio[0] - log_ratio[-1]).clamp(min=1e-9)
     return torch.unique_consecutive((down * count).long().clamp(max=count - 1), return_counts=True)[1].tolist()
 
 
 def _check(sigmas, path):
-    levels = torch.as_tensor(sigmas).detach().double().cpu().flatten()
+    levels = wide(sigmas).flatten()
     levels = levels[levels != 0] if len(levels) and levels[-1] == 0 else levels  # x0 itself is L_0's affair
     falls = len(levels) > 0 and (levels.diff() < 0).all() and levels[-1] > 0
     if not falls or not levels[0] < math.inf or levels[0] > path.sigma_limit:
@@ -120,14 +122,15 @@ def elbo(model, x0, sigmas, extra_args=None, *, seeds=0, noise=None, decoder=dis
     groups = [1] * (len(levels) - 1) if groups is None else groups
     if sum(groups) != len(levels) - 1 or min(groups, default=1) < 1:
         raise ValueError(f"groups hold {sum(groups)} steps and the chain has {len(levels) - 1}: see isdo.elbo.strata")
-    seeds = each(seeds, x0)
+    seeds = each(seeds, len(x0))
     noise = source(seeds, x0) if noise is None else noise
-    drawn = [torch.rand(len(groups), generator=torch.Generator().manual_seed(seed), dtype=torch.float64) for seed in seeds]
+    kind = {"dtype": torch.float64, "device": "cpu"}
+    drawn = [torch.rand(len(groups), generator=torch.Generator("cpu").manual_seed(seed), **kind) for seed in seeds]
     snr, x0 = _snr(path, levels), x0 if x0.dtype == torch.float64 else x0.float()
 
     def miss(sigma):
         """Return x0 and D at one draw of x_t, sigma (B,)."""
-        sigma = sigma.to(x0)
+        sigma = beside(sigma, x0)
         level = per_image(sigma, x0)
         return model(path.signal(level) * x0 + level * noise(x0), sigma, **extra_args).to(x0)
 
@@ -135,7 +138,7 @@ def elbo(model, x0, sigmas, extra_args=None, *, seeds=0, noise=None, decoder=dis
     for k, size in enumerate(groups):
         t = first + torch.stack([(row[k] * size).long().clamp(max=size - 1) for row in drawn])
         gain = size * (snr[t + 1] - snr[t]) / 2
-        steps.append(gain.to(x0.device) * _sums((x0 - miss(levels[t])).square()))
+        steps.append(gain * _sums((x0 - miss(levels[t])).square()))
         first += size
     prior = snr[0] / 2 * _sums(x0.square())
     data = decoder(x0, miss(levels[-1:].expand(len(x0))), float(path.noise_to_signal(levels[-1])))

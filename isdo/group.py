@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .spectrum import has_complex_fft
+from .device import beside, full_precision, has_complex_fft, wide
 
 LARGEST_TURN = math.pi / 2  # three shears need tan(angle/2); further on they would throw pixels beyond the mirror image
 
@@ -62,7 +62,7 @@ def rotate(x, angle, mirrored=False):
     across, down = -(angle / 2).tan(), angle.sin()
 
     def act(f, centre):
-        y, x_ = (torch.arange(n, dtype=torch.float64) - c for n, c in zip(f.shape[-2:], centre, strict=True))
+        y, x_ = (torch.arange(n, dtype=torch.float64, device="cpu") - c for n, c in zip(f.shape[-2:], centre, strict=True))
         f = _ramp(f, -1, across * y[:, None])
         f = _ramp(f, -2, down * x_[None, :])
         return _ramp(f, -1, across * y[:, None])
@@ -89,14 +89,15 @@ def scale(x, log_scale, mirrored=False):
         count = len(down)
         # one product a picture: a matrix library may block, and round, a larger one otherwise
         pairs = ((down[i % count], picture, across[i % count]) for i, picture in enumerate(f))
-        return torch.stack([left @ (picture @ right.T) for left, picture, right in pairs])
+        with full_precision(f.device):
+            return torch.stack([left @ (picture @ right.T) for left, picture, right in pairs])
 
     return _acted(x, mirrored, act)
 
 
 def _amounts(amount, x):
     """Return the amount as float64 on the CPU, shaped to multiply (B, C, ..., H, W): (B or 1, 1, ..., 1)."""
-    amount = torch.as_tensor(amount, dtype=torch.float64).detach().cpu()
+    amount = wide(amount)
     if amount.shape not in ((), (1,), (len(x),)):
         raise ValueError(f"the amount has the shape {tuple(amount.shape)}: give one number, or {len(x)}, one for each picture")
     return amount.reshape(-1, *[1] * (x.ndim - 1))
@@ -105,24 +106,24 @@ def _amounts(amount, x):
 def _ramp(f, axis, amount):
     """Shift f by ``amount`` (broadcasts to f, of size 1 along the axis) along one axis; keeps the energy."""
     size = f.shape[axis]
-    frequency = torch.fft.rfftfreq(size, dtype=torch.float64)
+    frequency = torch.fft.rfftfreq(size, dtype=torch.float64, device="cpu")
     if size % 2 == 0:
         frequency[-1] = 0  # the Nyquist component stays
     phase = 2 * math.pi * amount * (frequency if axis == -1 else frequency[:, None])
     turn = torch.polar(torch.ones_like(phase), phase)
-    turn = turn.to(f.device, torch.complex128 if f.dtype == torch.float64 else torch.complex64)
+    turn = turn.to(torch.complex128 if f.dtype == torch.float64 else torch.complex64).to(f.device)
     return torch.fft.irfft(torch.fft.rfft(f, dim=axis) * turn, n=size, dim=axis)
 
 
 @functools.lru_cache(maxsize=8)
 def _dilation_modes(size, centre):
     """Return eigenvalues and eigenvectors of i K, complex128 (size,), (size, size)."""
-    frequency = torch.fft.fftfreq(size, dtype=torch.float64)
+    frequency = torch.fft.fftfreq(size, dtype=torch.float64, device="cpu")
     if size % 2 == 0:
         frequency[size // 2] = 0
-    eye = torch.eye(size, dtype=torch.complex128)
+    eye = torch.eye(size, dtype=torch.complex128, device="cpu")
     derivative = torch.fft.ifft(2j * math.pi * frequency[:, None] * torch.fft.fft(eye, dim=0), dim=0).real
-    x = torch.arange(size, dtype=torch.float64) - centre
+    x = torch.arange(size, dtype=torch.float64, device="cpu") - centre
     skew = (x[:, None] * derivative + derivative * x) / 2
     return torch.linalg.eigh(1j * (skew - skew.T) / 2)
 
@@ -133,7 +134,7 @@ def _dilation(size, centre, amounts, like):
         return torch.ones(len(amounts), 1, 1, dtype=like.dtype, device=like.device)
     values, vectors = _dilation_modes(size, centre)
     turns = torch.polar(torch.exp(-amounts / 2)[:, None].expand(-1, size), -amounts[:, None] * values)
-    return ((vectors * turns[:, None]) @ vectors.mH).real.to(like.device, like.dtype)
+    return beside(((vectors * turns[:, None]) @ vectors.mH).real, like)
 
 
 def _mirror(size):
@@ -142,7 +143,7 @@ def _mirror(size):
     The fade is 1 on the line and as far again as half of what is added, then falls to 0 as a squared cosine. Without it a
     rotation would leave a step where the continuation meets itself, whose ringing (1/distance) reaches the picture.
     """
-    before, place = size // 2, torch.arange(2 * size, dtype=torch.float64) - size // 2
+    before, place = size // 2, torch.arange(2 * size, dtype=torch.float64, device="cpu") - size // 2
     beyond = torch.maximum(-place, place - (size - 1)).clamp(min=0) / (size / 2)
     fade = torch.cos(math.pi / 2 * (2 * beyond - 1).clamp(0, 1)) ** 2
     index = place.long() % (2 * size)
@@ -156,10 +157,10 @@ def _acted(x, mirrored, act):
     f = x.to(home if has_complex_fft(home) else "cpu", x.dtype if x.dtype == torch.float64 else torch.float32)
     if not mirrored:
         return act(f, ((height - 1) / 2, (width - 1) / 2)).to(home, x.dtype)
-    (rows, high, top), (columns, wide, left) = _mirror(height), _mirror(width)
+    (rows, down, top), (columns, across, left) = _mirror(height), _mirror(width)
     # a picture at a time: a mean that is shared out among threads may round otherwise
     mean = torch.stack([picture.mean((-2, -1), keepdim=True) for picture in f])
-    f = (f - mean)[..., rows.to(f.device)[:, None], columns.to(f.device)] * (high[:, None] * wide).to(f)
+    f = (f - mean)[..., rows.to(f.device)[:, None], columns.to(f.device)] * beside(down[:, None] * across, f)
     f = act(f, (top + (height - 1) / 2, left + (width - 1) / 2))
     return (f[..., top : top + height, left : left + width] + mean).to(home, x.dtype)
 

@@ -6,8 +6,9 @@ from itertools import combinations_with_replacement, pairwise
 
 import torch
 
+from .device import constants
 from .fit import Change
-from .quadrature import BETWEEN, TAUS, constants, extrapolation_rises, step_rises, step_total
+from .quadrature import BETWEEN, TAUS, extrapolation_rises, step_rises, step_total
 
 # Signal-to-noise ratio a/s below which the model has seen nothing of the picture: what it said there is so far from what it
 # says next that the steps from there are done again as long as it is among the nodes.

@@ -1,23 +1,9 @@
 """Where samplers take fresh noise from."""
 
-from collections.abc import Sequence
-
 import torch
 
 from .refinement import SeededNoise
-
-
-def each(seeds, x):
-    """Return a list with one seed for each picture of x (B, ...), from the first's (the next has the next) or from all.
-
-    Raises:
-        ValueError: seeds that are none.
-    """
-    if isinstance(seeds, int) and not isinstance(seeds, bool):
-        seeds = range(seeds, seeds + len(x))
-    if isinstance(seeds, str) or not isinstance(seeds, Sequence) or len(seeds) != len(x):
-        raise ValueError(f"seeds is {seeds!r}: give the first picture's seed, or {len(x)}, one for each picture")
-    return [int(seed) for seed in seeds]
+from .refinement import _each_seed as each
 
 
 def source(seeds, x):
@@ -31,4 +17,4 @@ def source(seeds, x):
     Raises:
         ValueError: seeds that are none.
     """
-    return torch.randn_like if seeds is None else SeededNoise(each(seeds, x))
+    return torch.randn_like if seeds is None else SeededNoise(each(seeds, len(x)))

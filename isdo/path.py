@@ -2,6 +2,11 @@
 
 from dataclasses import dataclass
 
+from .device import wide
+
+# A table that was computed in float32 may end some roundings above the limit of its path: so much is none.
+ROUNDING = 1e-5
+
 
 @dataclass(frozen=True)
 class Path:
@@ -26,10 +31,26 @@ class Path:
         """Return the sigma at which s/a equals ``ratio``."""
         return ratio / (1 + self.fade * ratio)
 
+    def settle(self, sigma):
+        """Return the float sigma, or the limit itself where it is above that by no more than rounding."""
+        return self.sigma_limit if self.sigma_limit < sigma <= self.sigma_limit * (1 + ROUNDING) else sigma
+
 
 VE = Path("ve", fade=0.0, sigma_limit=float("inf"))
 FLOW = Path("flow", fade=1.0, sigma_limit=1.0)
 PATHS = {path.name: path for path in (VE, FLOW)}
+
+
+def noise_levels(model):
+    """Return the table of noise levels that a model has, rising and without a 0 (float64, CPU), or None.
+
+    Diffusers' schedulers keep theirs falling, with a 0 at the end; Forge's and k-diffusion's rise.
+    """
+    table = getattr(model, "sigmas", None)
+    if table is None or callable(table) or not len(table):
+        return None
+    table = wide(table)
+    return table[table > 0].sort().values if (table > 0).any() else None
 
 
 def detect_path(model):
@@ -47,8 +68,8 @@ def detect_path(model):
         return FLOW if prediction == "const" else VE
     if hasattr(getattr(inner, "inner_model", None), "add_noise_to_latent"):  # AUTOMATIC1111 with Stable Diffusion 3
         return FLOW
-    sigmas = getattr(inner, "sigmas", None)
-    return FLOW if sigmas is not None and len(sigmas) and float(sigmas[-1]) <= 1 else VE
+    table = noise_levels(inner)
+    return FLOW if table is not None and FLOW.settle(float(table[-1])) <= FLOW.sigma_limit else VE
 
 
 def smallest_sigma(model):
@@ -57,9 +78,8 @@ def smallest_sigma(model):
     A table goes first: on Forge and Neo the wrapper has a ``sigma_min`` that raises TypeError.
     """
     for holder in (model, getattr(model, "inner_model", None)):
-        table = getattr(holder, "sigmas", None)
-        if table is not None and len(table):
-            return min(float(table[0]), float(table[-1]))
+        if (table := noise_levels(holder)) is not None:
+            return float(table[0])
         if (value := getattr(holder, "sigma_min", None)) is not None:
             return float(value)
     return 0.0

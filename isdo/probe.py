@@ -3,6 +3,7 @@
 import torch
 
 from .curvature import FLOOR, RATIO_LIMIT, Curvature, noise_to_signal
+from .device import wide
 from .path import detect_path
 from .sampling import sample_isdo
 from .settings import Settings
@@ -28,7 +29,7 @@ def measure_curvature(model, x, sigmas, extra_args=None):
         ValueError: fewer than three positive levels, or a model that always answers the same.
     """
     path, spectrum = detect_path(model), Spectrum(*x.shape[-2:], x.device)
-    sigmas = torch.as_tensor(sigmas).double().cpu()
+    sigmas = wide(sigmas)
     sigmas = sigmas[sigmas > 0]
     log_ratio = noise_to_signal(path, sigmas).log()
     if len(log_ratio.unique()) < 3:
@@ -49,5 +50,5 @@ def measure_curvature(model, x, sigmas, extra_args=None):
             continue  # both beyond RATIO_LIMIT
         change = spectrum.inner(after - before, after - before) * (power / (power + r**2).clamp(min=1e-30))
         values.append((change.sum(1) / x[0].numel()).sqrt().median() / h)
-    values = torch.stack(values).cpu().double()
+    values = wide(torch.stack(values))
     return Curvature(tuple(mid[steps > 0].tolist()), tuple(values.clamp(min=FLOOR * values.max()).tolist()))

@@ -13,6 +13,8 @@ from numbers import Real
 
 import torch
 
+from .device import beside, precision
+from .device import wide as wide_table
 from .path import FLOW, VE, Path
 
 SLACK = 1e-6  # by so much, relative, may a sigma lie outside: float32 tables are rounded ones
@@ -85,18 +87,19 @@ FADING = Law(  # the picture fades out as the noise fades in: s = 1 - t, s sigma
 
 def linear_betas(levels=1000, first=1e-4, last=0.02):
     """Return DDPM's betas (levels,) float64 (Ho et al. 2020, section 4)."""
-    return torch.linspace(first, last, levels, dtype=torch.float64)
+    return torch.linspace(first, last, levels, dtype=torch.float64, device="cpu")
 
 
 def scaled_linear_betas(levels=1000, first=0.00085, last=0.012):
     """Return Stable Diffusion's betas (levels,) float64: even in the square root (Rombach et al. 2022)."""
-    return torch.linspace(first**0.5, last**0.5, levels, dtype=torch.float64) ** 2
+    return torch.linspace(first**0.5, last**0.5, levels, dtype=torch.float64, device="cpu") ** 2
 
 
 def cosine_betas(levels=1000, limit=0.999):
     """Return the betas (levels,) float64 of the cosine schedule, none above ``limit`` (Nichol and Dhariwal 2021)."""
     exponent, _, _ = _cosine()
-    return (-(-exponent(torch.arange(levels + 1, dtype=torch.float64) / levels).diff()).expm1()).clamp(max=limit)
+    ends = torch.arange(levels + 1, dtype=torch.float64, device="cpu") / levels
+    return (-(-exponent(ends).diff()).expm1()).clamp(max=limit)
 
 
 def _linear(first, last):
@@ -144,7 +147,7 @@ def _table(betas):
     logs = (-(-betas).log1p()).cumsum(0).expm1().log()  # of sigma^2
 
     def place(t):
-        table, low = logs.to(t.device), t.floor().clamp(0, len(logs) - 2).long()
+        table, low = beside(logs, t), t.floor().clamp(0, len(logs) - 2).long()
         return table[low], table[low + 1], t - low
 
     def exponent(t):
@@ -155,7 +158,7 @@ def _table(betas):
         return torch.lerp(low, high, part).sigmoid() * (high - low)
 
     def inverse(b):
-        found, table = b.expm1().log(), logs.to(b.device)
+        found, table = b.expm1().log(), beside(logs, b)
         low = (torch.searchsorted(table, found, right=True) - 1).clamp(0, len(table) - 2)
         return low + (found - table[low]) / (table[low + 1] - table[low])
 
@@ -163,12 +166,12 @@ def _table(betas):
 
 
 def _wide(value, name):
-    """Return a number or tensor as a float64 tensor."""
+    """Return a number as a float64 tensor, or a tensor in float64 where its device has that."""
     if torch.is_tensor(value):
-        return value.double()
+        return value.to(precision(value.device))
     if not isinstance(value, Real):
         raise ValueError(f"{name} is a {type(value).__name__}: give a number or a tensor")
-    return torch.tensor(float(value), dtype=torch.float64)
+    return torch.tensor(float(value), dtype=torch.float64, device="cpu")
 
 
 def _restored(value, *given):
@@ -177,14 +180,14 @@ def _restored(value, *given):
     if not dtypes:
         return float(value)
     floating = [dtype for dtype in dtypes if dtype.is_floating_point]
-    return value.to(reduce(torch.promote_types, floating) if floating else torch.float64)
+    return value.to(reduce(torch.promote_types, floating)) if floating else value
 
 
 def _times(coefficient, x):
     """Return a float64 coefficient so that it multiplies x: a (B,) tensor gets trailing dimensions, one number is one."""
     if not torch.is_tensor(x):
         return coefficient
-    coefficient = coefficient.to(x.device, x.dtype if x.is_floating_point() else torch.float64)
+    coefficient = beside(coefficient, x)
     return per_image(coefficient, x) if coefficient.ndim == 1 and x.ndim else coefficient
 
 
@@ -223,7 +226,7 @@ class Process:
     betas: torch.Tensor | None = None
 
     def __post_init__(self):
-        t = torch.linspace(*self.span, 9, dtype=torch.float64)
+        t = torch.linspace(*self.span, 9, dtype=torch.float64, device="cpu")
         back, noise = self.law.time(self.law.sigma(t)), self.law.scale(t) * self.law.sigma(t)
         sound = t.isclose(back, rtol=1e-9, atol=1e-12) & (noise.isnan() | noise.isclose(self.law.noise(t), rtol=1e-9))
         if not sound.all():
@@ -240,6 +243,10 @@ class Process:
 
     def _ordered(self, u, t):
         early, late = self._at(u, "u"), self._at(t)
+        if not torch.is_tensor(u):  # a number goes where the other is
+            early = beside(early, late)
+        elif not torch.is_tensor(t):
+            late = beside(late, early)
         if (early > late).any():
             raise ValueError(
                 f"u is {_shown(early)} and t is {_shown(late)}: noise is added from u to t, so give u <= t, earlier first"
@@ -260,7 +267,7 @@ class Process:
 
     def time(self, sigma):
         """Return the t at which the noise-to-signal ratio is ``sigma``, the inverse of `sigma` in closed form."""
-        wide, ends = _wide(sigma, "sigma"), self.law.sigma(torch.tensor(self.domain, dtype=torch.float64)).tolist()
+        wide, ends = _wide(sigma, "sigma"), self.law.sigma(wide_table(self.domain)).tolist()
         if not ((wide >= ends[0] * (1 - SLACK)) & (wide <= ends[1] * (1 + SLACK))).all():
             raise ValueError(
                 f"sigma is {_shown(wide)} and that of the process {self.name!r} goes from {ends[0]:.6g} to {ends[1]:.6g}: "
@@ -369,7 +376,7 @@ def discrete(name, betas):
     Raises:
         ValueError: betas that make no process.
     """
-    betas = torch.as_tensor(betas).double().cpu()
+    betas = wide_table(betas)
     if betas.ndim != 1 or len(betas) < 2 or not ((betas > 0) & (betas < 1)).all():
         raise ValueError("betas must be a table of at least 2 numbers between 0 and 1, such as isdo.process.linear_betas()")
     ends = (0.0, float(len(betas) - 1))

@@ -8,6 +8,8 @@ from itertools import accumulate, pairwise
 
 import torch
 
+from .device import constants
+
 
 def _tanh_sinh(half, reach):
     """Return nodes c in (0, 1), 1 - c and weights of the tanh-sinh rule; weights sum to one.
@@ -15,15 +17,19 @@ def _tanh_sinh(half, reach):
     Its nodes crowd doubly exponentially towards both ends, so that neither the square root that sigma has at its zero
     nor the logarithm at a tiny last sigma needs a case of its own (Takahasi and Mori 1974).
     """
-    t = torch.linspace(-reach, reach, 2 * half + 1, dtype=torch.float64)
+    t = torch.linspace(-reach, reach, 2 * half + 1, dtype=torch.float64, device="cpu")
     y = math.pi * t.sinh()
     weights = t.cosh() / (y / 2).cosh() ** 2
     return 1 / (1 + (-y).exp()), 1 / (1 + y.exp()), weights / weights.sum()
 
 
+# The outermost node lies e^-35 from the end; in single precision its square would leave the range, and e^-19 is near enough.
+REACH = {torch.float64: 3.1, torch.float32: 2.5}
+
+
 @functools.lru_cache(maxsize=8)
 def _rule(device, dtype):
-    return tuple(v.to(device, dtype) for v in _tanh_sinh(half=20, reach=3.1))
+    return tuple(v.to(dtype).to(device) for v in _tanh_sinh(half=20, reach=REACH[dtype]))
 
 
 def _log1p(value):
@@ -64,12 +70,6 @@ TAUS = {
 # For corrections, which interpolate, whatever variable extrapolates best: D was asked at a predicted x, and of the done part of
 # a step this variable leaves the newer, less certain answer a smaller share than log1p does.
 BETWEEN = Tau("sigma^1.5", _power(1.5))
-
-
-def constants(values, like):
-    """Return (nested lists of) numbers as a tensor beside ``like``, without waiting until a GPU has them."""
-    made = torch.tensor(values, dtype=like.dtype)
-    return made.pin_memory().to(like.device, non_blocking=True) if like.is_cuda else made.to(like.device)
 
 
 def step_total(path, start, end, power):
@@ -114,8 +114,8 @@ def step_rises(path, start, end, nodes, power, taus):
     a1 = path.signal(end)
     node, co_node, weight = _rule(power.device, power.dtype)
     psi1 = (a1**2 * power + end**2).sqrt()[..., None]
-    rest = co_node * step_total(path, start, end, power)[1][..., None]
-    done = a1 - rest  # psi1 u at the node
+    ratio, total = (v[..., None] for v in step_total(path, start, end, power))
+    rest, done = co_node * total, path.signal(start) * ratio + node * total  # of psi1 u: what is to come, and what it is
     squares = psi1**2 * rest * (a1 + done) / (done * a1) ** 2  # r^2 - r1^2
     r1 = end / a1
     r = (r1**2 + squares).sqrt()

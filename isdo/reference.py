@@ -20,6 +20,7 @@ All return x at the last sigma, in the shape, dtype and on the device of x.
 
 Raises:
     ValueError: x, sigmas, seeds or a process that make no sense; the message says what, what was given, what to do.
+    RuntimeError: the model returned NaN or infinity, or no picture like x.
 """
 
 import inspect
@@ -29,6 +30,8 @@ from itertools import pairwise
 
 import torch
 
+from .answers import Checked
+from .device import wide
 from .noise import source
 from .path import FLOW, VE, detect_path
 from .process import PROCESSES
@@ -38,6 +41,10 @@ from .tableau import EULER, HEUN, RK4
 
 OWN = {VE: PROCESSES["edm"], FLOW: PROCESSES["flow"]}  # the process whose time is the path's sigma
 METHODS = {row.name: row for row in (EULER, HEUN, RK4)}
+
+
+def _as_it_is(x, t, sigma):
+    return x, t
 
 
 class Walk:
@@ -58,7 +65,7 @@ class Walk:
         """Return the process's time of a level of the path."""
         if self.process is OWN[self.process.path]:
             return sigma
-        return self.process.time(float(self.process.path.noise_to_signal(torch.tensor(sigma, dtype=torch.float64))))
+        return self.process.time(float(self.process.path.noise_to_signal(wide(sigma))))
 
     def denoised(self, x, t):
         """Return D at the process's state x, by the model on its path; the first call of a step is reported."""
@@ -70,19 +77,21 @@ class Walk:
             self.report = None
         return found.to(self.dtype)
 
-    def run(self, step, before=lambda x, t, sigma: (x, t)):
-        """Return x at the end by ``step(walk, x, t, u) -> x at u``; the step to 0 is D, whatever the sampler.
+    def run(self, step, before=_as_it_is, calls=1):
+        """Return x at the end by ``step(walk, x, t, u) -> x at u``, of so many calls; the step to 0 is D, whatever the sampler.
 
         ``before(x, t, sigma) -> (x, t)`` may go back up first.
         """
-        x = self.given.to(self.dtype)
+        x = self.given.to(self.dtype, copy=True)
+        self.model = Checked(self.model, x.device, calls * (len(self.levels) - 2) + 1)
         for i, (sigma, after) in enumerate(pairwise(self.levels)):
             if self.callback is not None:
                 now = x.new_tensor(sigma)
                 self.report = lambda call, i=i, now=now: self.callback(call | {"i": i, "sigma": now})
             x, t = before(x, self.time(sigma), sigma)
             x = step(self, x, t, self.time(after)) if after > 0 else self.denoised(x, t)
-        return x.to(self.given.dtype).clone() if x is self.given else x.to(self.given.dtype)
+        self.model.answers.settle()
+        return x.to(self.given.dtype)
 
 
 def _renoised(walk, x, t, u, kept):
@@ -149,7 +158,7 @@ def ode(
     def step(walk, x, t, u):
         return METHODS[method].step(partial(_slope, walk), t, x, u - t).y
 
-    return Walk(model, x, sigmas, extra_args, callback, seeds, process, noise).run(step)
+    return Walk(model, x, sigmas, extra_args, callback, seeds, process, noise).run(step, calls=METHODS[method].stages)
 
 
 def _slope(walk, t, x):
@@ -186,7 +195,7 @@ def edm(
     def step(walk, x, t, u):
         return HEUN.step(partial(_slope, walk), t, x, u - t).y
 
-    return walk.run(step, churned) if gamma else walk.run(step)
+    return walk.run(step, churned if gamma else _as_it_is, calls=2)
 
 
 @torch.no_grad()

@@ -3,18 +3,20 @@
 import functools
 import logging
 import math
-from collections.abc import Sequence
+import operator
 from dataclasses import dataclass, replace
 
 import torch
 from tqdm.auto import trange
 
 from . import group
+from .answers import Checked, check_kind
+from .device import beside, full_precision, wide
 from .path import PATHS, detect_path, smallest_sigma
 from .sampling import check_mask, check_x, solve_ode
-from .schedules import curvature_sigmas, rest
+from .schedules import LEAST_ROOM, curvature_sigmas, rest
 from .settings import RefineSettings, Settings
-from .spectrum import Spectrum, full_precision
+from .spectrum import Spectrum
 
 log = logging.getLogger(__name__)
 # Seeds of the picture's own noise and of its refinement are the same numbers to the user; noise that the picture was
@@ -88,7 +90,7 @@ class Held:
         return getattr(self.model, "inner_model", None)
 
     def __call__(self, x, sigma, **extra):
-        denoised = self.model(x, sigma, **extra).to(self.known)
+        denoised = check_kind(self.model(x, sigma, **extra), x).to(self.known)
         return torch.where(self.mask == 0, self.known, torch.lerp(self.known, denoised, self.mask)).to(x.dtype)
 
 
@@ -118,15 +120,14 @@ def descent(path, ratio, calls, low, sigmas=None, end=0.0):
     start = max(path.from_noise_to_signal(ratio), low)
     if end > 0:
         bottom = path.from_noise_to_signal(end)
-        levels = torch.linspace(math.log(start), math.log(bottom), calls + 1, dtype=torch.float64).exp()
+        levels = torch.linspace(math.log(start), math.log(bottom), calls + 1, dtype=torch.float64, device="cpu").exp()
         levels[0], levels[-1] = start, bottom
         return levels
-    low = low or start / 100
-    if calls == 1 or start <= 1.01 * low:  # no room for a second level
-        return torch.tensor([start, 0.0], dtype=torch.float64)
+    if calls == 1 or start <= LEAST_ROOM * low:
+        return wide([start, 0.0])
     if sigmas is None:
-        return curvature_sigmas(calls, low, start, path=path).double()
-    return rest(sigmas, start, calls).double()
+        return curvature_sigmas(calls, low or start / 100, start, path=path).double()
+    return rest(sigmas, start, calls, low, high=start).double()
 
 
 class Lock:
@@ -144,17 +145,17 @@ class Lock:
 
     def __init__(self, count, mask, like):
         self.mask, (height, width) = mask, like.shape[-2:]
-        rows, columns = (torch.arange(n, dtype=torch.float64) * max(height, width) / n for n in (height, width))
+        rows, columns = (torch.arange(n, dtype=torch.float64, device="cpu") * max(height, width) / n for n in (height, width))
         chosen = (torch.hypot(rows[:, None], columns) < count).nonzero().tolist()
         waves = [torch.outer(_cosine(height, i), _cosine(width, j)).flatten() for i, j in chosen]
-        basis = torch.stack(waves) if waves else torch.zeros(0, height * width, dtype=torch.float64)
-        self.basis, self.inverse = basis.to(like.device, like.dtype), None
+        basis = torch.stack(waves) if waves else torch.zeros(0, height * width, dtype=torch.float64, device="cpu")
+        self.basis, self.inverse = beside(basis, like), None
         if mask is not None and waves:
-            weights = mask.to("cpu", torch.float64).reshape(len(mask), -1, height * width)
+            weights = wide(mask).reshape(len(mask), -1, height * width)
             gram = torch.stack([(basis * w[:, None]) @ basis.T for w in weights])
             # an empty or tiny window leaves directions without weight: those are not locked, nor in the change
             inverse = torch.linalg.pinv(gram, rtol=1e-9, hermitian=True)
-            self.inverse = inverse.to(like.device, like.dtype)
+            self.inverse = beside(inverse, like)
 
     def __call__(self, change):
         """Return the part of a change (B, C, ..., H, W), already under the mask, that the lock lets through."""
@@ -204,7 +205,7 @@ class Leash:
 
 def _cosine(size, order):
     """Return the orthonormal cosine with ``order`` half waves, (size,) float64."""
-    wave = torch.cos(torch.pi * order * (torch.arange(size, dtype=torch.float64) + 0.5) / size)
+    wave = torch.cos(torch.pi * order * (torch.arange(size, dtype=torch.float64, device="cpu") + 0.5) / size)
     return wave / wave.norm()
 
 
@@ -212,10 +213,11 @@ class SeededNoise:
     """Normal noise, each picture from a generator of its own: the same in any batch and on any device."""
 
     def __init__(self, seeds):
-        self.generators = [torch.Generator().manual_seed((seed + SEED_OFFSET) % 2**63) for seed in seeds]
+        self.generators = [torch.Generator("cpu").manual_seed((seed + SEED_OFFSET) % 2**63) for seed in seeds]
 
     def __call__(self, x):
-        drawn = [torch.randn(x.shape[1:], generator=generator, dtype=torch.float32) for generator in self.generators]
+        kind = {"dtype": torch.float32, "device": "cpu"}
+        drawn = [torch.randn(x.shape[1:], generator=generator, **kind) for generator in self.generators]
         return torch.stack(drawn).to(x)
 
 
@@ -224,11 +226,23 @@ def _source_of_noise(noise, seeds, x):
         if not callable(noise):
             raise ValueError(f"noise is a {type(noise).__name__}: give a function noise(x) -> normal noise shaped like x")
         return noise
-    if isinstance(seeds, int) and not isinstance(seeds, bool):
-        seeds = range(seeds, seeds + len(x))
-    if not isinstance(seeds, Sequence) or len(seeds) != len(x):
-        raise ValueError(f"seeds is {seeds!r}: give the first picture's seed, or {len(x)}, one for each picture")
-    return SeededNoise([int(seed) for seed in seeds])
+    return SeededNoise(_each_seed(seeds, len(x)))
+
+
+def _each_seed(seeds, count):
+    """Return the seed of every picture: those given, or the first picture's and the next ones."""
+    try:
+        if isinstance(seeds, (bool, str)):
+            raise TypeError
+        if hasattr(seeds, "__index__") and not getattr(seeds, "ndim", 0):
+            each = range(operator.index(seeds), operator.index(seeds) + count)
+        else:
+            each = [operator.index(seed) for seed in seeds]
+    except TypeError:
+        each = ()
+    if len(each) != count:
+        raise ValueError(f"seeds is {seeds!r}: give the first picture's seed, or {count}, one for each picture")
+    return each
 
 
 def _rms(x):
@@ -334,7 +348,7 @@ def refine(
         changes.append(relative)
         active = active & (relative >= settings.tolerance)
         if callback is not None:
-            callback({"x": picture.to(x.dtype), "i": k, "sigma": sigma, "change": relative, "active": active})
+            callback({"x": picture.to(x.dtype, copy=True), "i": k, "sigma": sigma, "change": relative, "active": active})
         if settings.tolerance and not active.any():  # one look an iteration, none inside the sampler's steps
             break
     changes = torch.stack(changes) if changes else picture.new_zeros(0, len(x))
@@ -363,7 +377,10 @@ def _by_isdo(settings, mask, model, x, sigmas, extra_args, callback):
 
 
 def _by_other(sampler, model, x, sigmas, extra_args, callback):
-    return sampler(model, x, sigmas.to(x), extra_args=extra_args, callback=callback, disable=True)
+    model = Checked(model, x.device, len(sigmas) - 1)
+    x = sampler(model, x, sigmas.to(x.dtype).to(x.device), extra_args=extra_args, callback=callback, disable=True)
+    model.answers.settle()
+    return x
 
 
 def _warn_of_clamp(actions, path, low):

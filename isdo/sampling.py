@@ -1,10 +1,14 @@
 """sample_isdo: what hosts and people call."""
 
+import math
 from itertools import pairwise
 
 import torch
 from tqdm.auto import trange
 
+from .answers import Answers
+from .device import wide
+from .identity import Identity
 from .multistep import Multistep
 from .path import PATHS, detect_path, smallest_sigma
 from .schedules import bent
@@ -15,23 +19,29 @@ from .window import Masked, Whole
 SOLVERS = {"multistep": Multistep}
 
 
+# A level that is so small a part of the one before it, and of 1, is 0: of its noise nothing would be seen.
+ALL_BUT_ZERO = 1e-4
+
+
 def _check_sigmas(sigmas, path):
-    """Return the sigmas as floats, up to the first zero."""
-    if not torch.is_tensor(sigmas):  # numbers by themselves would become float32 ones
-        sigmas = torch.as_tensor(sigmas, dtype=torch.float64)
-    values = sigmas.detach().to("cpu", torch.float64).flatten().tolist()
+    """Return the sigmas as floats, up to the first zero, or what is all but zero."""
+    values = wide(sigmas).flatten().tolist()
     if not values:
         raise ValueError("sigmas is empty: give a falling sequence, the first where x is and usually 0 at the end")
     if not all(0 <= v < float("inf") for v in values):  # false for NaN too
         raise ValueError(f"sigmas must be finite and not negative, and are {_short(values)}: check the schedule")
     if any(after > before for before, after in pairwise(values)):
         raise ValueError(f"sigmas must fall, and are {_short(values)}: sort them, largest first")
+    values = [path.settle(v) for v in values]
     if values[0] > path.sigma_limit:
         raise ValueError(
             f"sigmas start at {values[0]:g} and the {path.name} path ends at {path.sigma_limit:g}: "
             "give a flow schedule, or the path 've'"
         )
-    return values[: values.index(0) + 1] if 0 in values else values
+    for i, (before, sigma) in enumerate(pairwise([math.inf, *values])):
+        if sigma <= ALL_BUT_ZERO * min(before, 1) and (i > 0 or sigma == 0):
+            return [*values[:i], 0.0]
+    return values
 
 
 def _short(values):
@@ -102,17 +112,17 @@ def solve_ode(model, x, sigmas, extra_args, callback, disable, settings, mask, l
     levels = bent(given, settings.placement, low, path)
     extra_args = {} if extra_args is None else extra_args
     working = x.dtype if x.dtype == torch.float64 else torch.float32
-    spectrum = Spectrum(*x.shape[-2:], x.device, settings.basis)
+    spectrum, state = Spectrum(*x.shape[-2:], x.device, settings.basis), x.to(working, copy=True)
     window = Whole() if mask is None else Masked(spectrum, x.shape, check_mask(mask, x).to(x.device, working))
     solver = SOLVERS[settings.solver](path, spectrum, settings, x.new_empty(0, dtype=working), window, low)
-    state, inner, sound = x.to(working), None, []
-    modes = spectrum.forward(state)
+    modes, answers, inner = spectrum.forward(state), Answers(x.device, len(levels) - 1), None
     for i in trange(len(levels) - 1, disable=disable):
         sigma = torch.full((len(x),), levels[i], dtype=working, device=x.device)
         asked = state.to(x.dtype)
-        denoised = model(asked, sigma, **extra_args)
-        sound.append(denoised.isfinite().all())
-        if inner is not (inner := getattr(model, "inner_model", None)):
+        answers.look()
+        denoised = answers.take(model(asked, sigma, **extra_args), asked, levels[i])
+        before, inner = inner, Identity(model)
+        if before is not None and before != inner:
             solver.reset()  # a refiner took over: what the other model said is no history of this one
         if callback is not None:
             scheduled = torch.full_like(sigma[0], given[i])
@@ -121,18 +131,5 @@ def solve_ode(model, x, sigmas, extra_args, callback, disable, settings, mask, l
             solver.observe(levels[i], modes, spectrum.forward(denoised.to(working)))
             modes = solver.predict(levels[i + 1])
             state = spectrum.inverse(modes, x.shape)
-    _check_sound(sound, levels)
-    return state.to(x.dtype).clone() if state is x else state.to(x.dtype)
-
-
-def _check_sound(sound, levels):
-    """Look once, after the run, whether every call gave numbers: looking in each step would stall a GPU."""
-    if not sound:
-        return
-    good = torch.stack(sound).tolist()
-    if not all(good):
-        i = good.index(False)
-        raise RuntimeError(
-            f"the model returned NaN or infinity at step {i + 1} of {len(good)}, sigma {levels[i]:g}: try full precision "
-            "(--no-half, --no-half-vae), another checkpoint or a lower guidance scale"
-        )
+    answers.settle()
+    return state.to(x.dtype)

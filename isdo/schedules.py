@@ -9,21 +9,22 @@ import operator
 import torch
 
 from .curvature import Curvature, interpolate, noise_to_signal
+from .device import wide
 from .path import VE, detect_path
 
 
-def _count(steps):
+def _count(steps, least=1):
     try:
         steps = operator.index(steps)
     except TypeError:
         raise ValueError(f"steps must be a whole number, not {steps!r}") from None
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, not {steps}")
+    if steps < least:
+        raise ValueError(f"steps must be at least {least}, not {steps}")
     return steps
 
 
 def _ramp(first, last, count):
-    return torch.linspace(first, last, count, dtype=torch.float64)
+    return torch.linspace(first, last, count, dtype=torch.float64, device="cpu")
 
 
 def _range(sigma_min, sigma_max):
@@ -34,7 +35,7 @@ def _range(sigma_min, sigma_max):
 
 
 def _table(sigmas):
-    table = torch.as_tensor(sigmas).double().cpu()
+    table = wide(sigmas)
     if table.ndim != 1 or len(table) < 2 or not (table[0] > 0 and (table.diff() > 0).all() and table[-1].isfinite()):
         raise ValueError("sigmas must be an ascending table of at least 2 positive noise levels, such as model.sigmas")
     return table
@@ -42,7 +43,7 @@ def _table(sigmas):
 
 def _to_zero(sigmas):
     """Round to float32 and append the 0; grids so fine that two levels become one are refused."""
-    sigmas = torch.cat([sigmas.float(), torch.zeros(1)])
+    sigmas = torch.cat([sigmas.float(), torch.zeros(1, device="cpu")])
     if not (sigmas.diff() < 0).all():
         raise ValueError(f"{len(sigmas) - 1} steps are too many for this range of sigma: take fewer, or widen the range")
     return sigmas
@@ -84,7 +85,7 @@ def simple(steps, sigmas):
     steps, table = _count(steps), _table(sigmas)
     if steps > len(table):
         raise ValueError(f"steps must be at most {len(table)}, the levels of the table, not {steps}")
-    return _to_zero(table.flip(0)[torch.arange(steps) * len(table) // steps])
+    return _to_zero(table.flip(0)[torch.arange(steps, device="cpu") * len(table) // steps])
 
 
 def _at(table, index):
@@ -102,9 +103,9 @@ def uniform(steps, sigmas):
 def sgm_uniform(steps, sigmas):
     """Return levels evenly spaced in the table's index, the lowest left out (the WebUIs' "SGM uniform").
 
-    The last step to 0 is as long as the others.
+    The last step to 0 is as long as the others. No steps at all are [0]: a WebUI's hires fix with strength 0 asks for that.
     """
-    table, steps = _table(sigmas), _count(steps)
+    table, steps = _table(sigmas), _count(steps, least=0)
     return _to_zero(_at(table, _ramp(len(table) - 1, 0, steps + 1)[:-1]))
 
 
@@ -124,23 +125,39 @@ def flow(steps, shift=1.0):
     return _to_zero(shift * ramp / (1 + (shift - 1) * ramp))
 
 
-def rest(sigmas, start, steps):
+def rest(sigmas, start, steps, low=0.0, high=0.0):
     """Return steps + 1 sigmas that go from ``start`` down to the end of a schedule in that schedule's own pace.
+
+    The last level before 0 stays the schedule's while that has as many levels left as there are steps. Else the steps share
+    what is left down to 0 evenly, as far as the model's smallest level leaves room for them.
 
     Args:
         sigmas: a falling schedule (N + 1,), which ends in 0 or above; what follows its first 0 is left out.
-        start: the noise level to begin at; within the schedule's positive range, else the nearest end of it.
+        start: the noise level to begin at: also where the schedule has none, up to ``high`` and down to ``low``.
         steps: model calls, at least 1.
+        low, high: the smallest and the largest noise level of the model, 0: unknown, and then the schedule says how far up.
     """
-    levels = torch.as_tensor(sigmas).detach().double().cpu()
+    steps, levels = _count(steps), wide(sigmas)
     positive = levels[levels > 0]
     end = levels[len(positive) : len(positive) + 1]
-    last = len(positive) - 1
-    ascending, index = positive.flip(0), torch.arange(last, -1, -1, dtype=torch.float64)
-    first = interpolate(torch.as_tensor(start, dtype=torch.float64).clamp(positive[-1], positive[0]), ascending, index)
-    # the last level before 0 stays the schedule's: between it and 0 no model was trained
-    at = _ramp(float(first), last, _count(steps) + 1 - len(end))
-    return torch.cat([interpolate(at, index.flip(0), positive), end]).float()
+    top, bottom = float(positive[0]), float(positive[-1])
+    floor = min(low, bottom) or bottom
+    start = min(max(float(start), floor if low > 0 or start <= 0 else 0.0), max(top, high))
+    if start > LEAST_ROOM * top:
+        positive = torch.cat([wide([start]), positive])
+    if start <= bottom:  # a schedule that ends above 0 has no way from there on but the one to 0
+        end = wide([0.0])
+    falling, count = torch.cat([positive, end]), len(positive)
+    index = torch.arange(len(falling), dtype=torch.float64, device="cpu")
+    first = float(interpolate(wide(start).clamp(max=positive[0]), falling.flip(0), index.flip(0)))
+    last = count - 1
+    if len(end):
+        last = max(last, count - (count - first) / steps)
+        if floor < start / LEAST_ROOM:  # else there is no room above it for a second level
+            last = min(last, count - floor / bottom)
+    inner = interpolate(_ramp(first, last, steps + 1 - len(end)), index, falling)
+    inner[0] = start
+    return torch.cat([inner, end]).float()
 
 
 # Measured on the zoo's eps model after 9,000 steps of training, mean of guidance 1 and 3. A Gaussian with the 1/f^2 spectrum of
@@ -154,6 +171,7 @@ TYPICAL = Curvature(
 )  # fmt: skip
 ORDER = 2  # of the integrator that the grid is for; multistep samplers of order 3 gain as much from it
 STEP_ERROR = 0.25  # error of a step of that order over curvature x (change of log sigma)^3
+LEAST_ROOM = 1.01  # a way from less than so many times the model's smallest level has no room for a second one above it
 AHEAD = 0.5  # `left` of ISDO's own last step, which foresees part of what D has still to turn
 
 
@@ -166,7 +184,7 @@ def curvature_sigmas(steps, sigma_min, sigma_max, curvature=TYPICAL, path=VE, le
     together are least.
 
     Args:
-        steps: model calls, at least 1.
+        steps: model calls; none at all are [0], which a WebUI's hires fix with strength 0 asks for.
         sigma_min, sigma_max: the lowest sigma allowed before 0, and the first.
         curvature: a Curvature, from `isdo.probe.measure_curvature` in a short run of the model at hand; left out, a
             stored one.
@@ -178,20 +196,21 @@ def curvature_sigmas(steps, sigma_min, sigma_max, curvature=TYPICAL, path=VE, le
 
     Source: the idea that grids follow the trajectory's curvature: Chen et al. 2024 (GITS), Sabour et al. 2024 (AYS).
     """
-    return _to_zero(_curved(_count(steps), *_range(sigma_min, sigma_max), curvature, path, left))
+    steps, ends = _count(steps, least=0), _range(sigma_min, sigma_max)
+    return _to_zero(_curved(steps, *ends, curvature, path, left)[:steps])
 
 
 def _curved(steps, low, high, curvature, path, left):
     """Return the ``steps`` positive levels of `curvature_sigmas`, float64."""
-    low, high = (torch.tensor(v, dtype=torch.float64) for v in (low, high))
+    low, high = wide(low), wide(high)
     log_ratio = _ramp(noise_to_signal(path, high).log(), noise_to_signal(path, low).log(), 4001)
     kappa, h = curvature.at(log_ratio), log_ratio[0] - log_ratio[1]
     density = kappa ** (1 / (ORDER + 1))
     done, turned = (torch.cat([v.new_zeros(1), ((v[1:] + v[:-1]) / 2 * h).cumsum(0)]) for v in (density, kappa))
-    between = max(1, steps - 1)
+    between = float(max(1, steps - 1))  # of a whole number the fifth power may be too large for a tensor
     error = (STEP_ERROR * done ** (ORDER + 1)) ** 2 / between ** (2 * ORDER + 1) + (left * (turned[-1] - turned)) ** 2
     last = done[max(1, int(error.argmin()))]
-    inner = interpolate(_ramp(0, last, between + 1)[1:steps], done, log_ratio).exp()
+    inner = interpolate(_ramp(0, last, max(2, steps))[1:steps], done, log_ratio).exp()
     return torch.cat([high[None], path.from_noise_to_signal(inner)])
 
 
@@ -220,7 +239,7 @@ def bent(sigmas, share, sigma_min=0.0, path=VE):
     if not low < levels[0]:
         return [*levels, end]
     given, curved = (
-        noise_to_signal(path, torch.as_tensor(v[1:], dtype=torch.float64)).log()
+        noise_to_signal(path, wide(v[1:])).log()
         for v in (levels, _curved(len(levels), low, levels[0], TYPICAL, path, AHEAD))
     )
     moved = path.from_noise_to_signal(torch.lerp(given, curved, share).exp())

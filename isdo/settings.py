@@ -29,6 +29,8 @@ class Field:
         Raises:
             ValueError: what is wrong, what was given, what is allowed.
         """
+        if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
+            value = value.item()  # a number of numpy's is a number
         if self.choices:
             if value not in self.choices:
                 raise ValueError(f"{self.key} is {value!r}: choose one of {', '.join(map(str, self.choices))}")

@@ -1,17 +1,18 @@
 """Orthonormal transforms over the last two axes, and the radial bands in which their modes are grouped."""
 
-import contextlib
 import functools
 import math
 from dataclasses import dataclass
 
 import torch
 
+from .device import full_precision, has_complex_fft, precision
+
 
 def _fourier_modes(height, width):
     """Return |frequency| (cycles per pixel) and multiplicity of each real number of the real FFT, (K,) each."""
-    ky, kx = torch.fft.fftfreq(height, dtype=torch.float64), torch.fft.rfftfreq(width, dtype=torch.float64)
-    multiplicity = torch.full((height, len(kx)), 2.0, dtype=torch.float64)
+    ky, kx = (f(n, dtype=torch.float64, device="cpu") for f, n in ((torch.fft.fftfreq, height), (torch.fft.rfftfreq, width)))
+    multiplicity = torch.full((height, len(kx)), 2.0, dtype=torch.float64, device="cpu")
     multiplicity[:, 0] = 1
     if width % 2 == 0:
         multiplicity[:, -1] = 1
@@ -29,7 +30,7 @@ def _fourier_inverse(modes, height, width):
 
 
 def _cosine_modes(height, width):
-    ky, kx = (torch.arange(n, dtype=torch.float64) / (2 * n) for n in (height, width))
+    ky, kx = (torch.arange(n, dtype=torch.float64, device="cpu") / (2 * n) for n in (height, width))
     radius = torch.hypot(ky[:, None], kx[None]).flatten()
     return radius, torch.ones_like(radius)
 
@@ -37,19 +38,10 @@ def _cosine_modes(height, width):
 @functools.lru_cache(maxsize=16)
 def _cosine_matrix(size, dtype, device):
     """Return the orthonormal DCT-II matrix (size, size), rows the basis functions."""
-    n = torch.arange(size, dtype=torch.float64)
+    n = torch.arange(size, dtype=torch.float64, device="cpu")
     matrix = (2 / size) ** 0.5 * torch.cos(math.pi / size * (n[None] + 0.5) * n[:, None])
     matrix[0] *= 0.5**0.5
-    return matrix.to(device, dtype)
-
-
-def full_precision(device):
-    """Return the context in which matrix products keep their precision: WebUIs sample under autocast, which halves it."""
-    try:
-        halved = torch.is_autocast_enabled(device.type)
-    except TypeError:  # torch before 2.4 knows CUDA's alone
-        halved = torch.is_autocast_enabled()
-    return torch.autocast(device.type, enabled=False) if halved else contextlib.nullcontext()
+    return matrix.to(dtype).to(device)
 
 
 def _sandwich(left, x, right):
@@ -96,17 +88,6 @@ BASES = {
 }
 
 
-@functools.lru_cache(maxsize=8)
-def has_complex_fft(device):
-    """Say whether a small FFT works on a device (DirectML and older MPS have none)."""
-    try:
-        probe = torch.arange(16.0, device=device).reshape(4, 4)
-        there_and_back = torch.fft.irfft2(torch.fft.rfft2(probe), s=(4, 4))
-        return bool((there_and_back - probe).abs().max() < 1e-3)
-    except (RuntimeError, NotImplementedError, TypeError):
-        return False
-
-
 @functools.lru_cache(maxsize=32)
 def _radial_bands(basis, height, width, device, halves):
     """Return the radial band of every number (K,) and of every mode (K / parts,), the modes' multiplicity and the bands' size.
@@ -119,19 +100,10 @@ def _radial_bands(basis, height, width, device, halves):
     index = ((2 * waves - 1e-9).ceil().long() - 1).clamp(min=0) if halves else waves.round().long()
     # a mode and its mirror image, or a real part and an imaginary part that is 0, are one degree of freedom
     parts = BASES[basis].parts
-    size = torch.zeros(int(index.max()) + 1, dtype=torch.float64).index_add_(0, index, multiplicity / parts)
+    size = multiplicity.new_zeros(int(index.max()) + 1).index_add_(0, index, multiplicity / parts)
     band, multiplicity = index[::parts].contiguous(), multiplicity[::parts].contiguous()
     number = precision(device)
-    return index.to(device), band.to(device), multiplicity.to(device, number), size.to(device, number)
-
-
-@functools.lru_cache(maxsize=8)
-def precision(device):
-    """Return the dtype in which coefficients are computed on a device: float64 where it has that (MPS has not)."""
-    try:
-        return torch.zeros((), dtype=torch.float64, device=device).dtype
-    except (RuntimeError, TypeError):
-        return torch.float32
+    return index.to(device), band.to(device), multiplicity.to(number).to(device), size.to(number).to(device)
 
 
 class Spectrum:

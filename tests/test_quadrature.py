@@ -161,6 +161,17 @@ def test_single_precision(path, h):
         assert (found - exact).abs().max() < 1e-5 * exact.abs().max()
 
 
+@pytest.mark.parametrize("end", [0.99, 0.5, 0.05, 1e-3])
+@pytest.mark.parametrize("power", [0.0, 1e-3, 1.0, 100.0])
+def test_single_precision_at_the_pure_noise_end(end, power):
+    nodes = [1.0] if end > 0.9 else [0.995, 1.0]
+    exact, found = (
+        step_rises(PATHS["flow"], 1.0, end, [end, *nodes], tensor([power]).to(dtype), TAUS.values())
+        for dtype in (torch.float64, torch.float32)
+    )
+    assert found.isfinite().all() and (found - exact).abs().max() < 1e-4 * exact.abs().max()
+
+
 @pytest.mark.parametrize("tau", TAUS.values(), ids=lambda tau: tau.name)
 @pytest.mark.parametrize("sigma", [1e-20, 1e-3, 1.0, 4518.0])
 @pytest.mark.parametrize("relative", [-0.5, -1e-13, 1e-13, 1e-6, 1.0, 1e20])

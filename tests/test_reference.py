@@ -235,6 +235,14 @@ def test_what_makes_no_sense_is_refused(rational):
         ddpm(rational, x, [1000.0, 1.0], process="vp linear")
 
 
+@ALL
+def test_a_model_that_fails_is_named(sample):
+    with pytest.raises(RuntimeError, match="returned NaN or infinity at step 1 of"):
+        sample(lambda x, sigma: x * math.nan, torch.ones(1, 1, 2, 2), [2.0, 1.0, 0.0])
+    with pytest.raises(RuntimeError, match="the model returned a tensor"):
+        sample(lambda x, sigma: x[:, :, :1], torch.ones(1, 1, 2, 2), [2.0, 1.0, 0.0])
+
+
 def test_the_tables_name_what_there_is():
     assert list(METHODS) == ["euler", "heun", "rk4"]
     assert list(SAMPLERS) == ["ddpm", "ddim", "rk4", "edm", "reverse_sde", "langevin"]

@@ -4,9 +4,10 @@ import pytest
 import torch
 from commandline import needs_weights, run
 from PIL import Image
+from pixels import text
 
 from isdo import __main__ as cli
-from isdo import gallery
+from isdo import gallery, infotext
 from isdo.settings import REFINE_FIELDS, RefineSettings
 
 QUICK = ("--iterations", "2", "--calls", "1")
@@ -110,3 +111,126 @@ def test_every_setting_has_a_flag_that_reaches_it():
 def test_info_names_the_settings_of_the_refinement(capsys):
     printed = run(capsys, "info")[1]
     assert all(cli.flag(field.key) in printed and field.help in printed for field in REFINE_FIELDS)
+
+
+@needs_weights
+def test_a_refined_page_is_refined_again_picture_by_picture(capsys, tmp_path):
+    """Nine pictures at zoom 4 make a sheet of 408 x 408, which the net would take for one picture."""
+    pictures = gallery.noise(range(9), (3, 32, 32)).clamp(-1, 1)
+    words = "animals, food\nSteps: 2, Sampler: isdo, CFG scale: 1.5, Seed: 7, Size: 32x32, Batch size: 9, Version: isdo 0"
+    files = [tmp_path / f"{n}.png" for n in range(4)]
+    gallery.write_png(gallery.grid(pictures), files[0], words)
+    gap = torch.ones(3, gallery.GAP, 408)
+    for n, options in enumerate([(), ("--seed", 5, "--guidance", 1, "--label", "flags"), ()]):
+        status, _, error = run(capsys, "refine", files[n], "--out", files[n + 1], "--iterations", 1, "--calls", 1, *options)
+        assert status == 0, error
+        sheet, (before, _, _), (after, zoom, _) = Image.open(files[n + 1]), cli.opened(files[n]), cli.opened(files[n + 1])
+        assert torch.equal(gallery.from_image(sheet)[:, : gallery.GAP], gap)
+        assert zoom == 4 and after.shape == before.shape and all((after[i] - before[i]).abs().mean() > 0.01 for i in range(9))
+    first, second, third = (infotext.read(Image.open(file).text["parameters"]) for file in files[1:])
+    drawn = {"Steps": "2", "Sampler": "isdo", "CFG scale": "1.5", "Seed": "7", "Size": "32x32", "Batch size": "9"}
+    for _, pairs in (first, second, third):
+        assert drawn.items() <= pairs.items() and pairs["Label"] == "animals / food" and pairs["Version"] == "isdo 0"
+        assert {field.infotext for field in REFINE_FIELDS} <= set(pairs) and list(pairs)[-1] == "Version"
+    assert [line for line, _ in (first, second, third)] == ["animals, food", "flags", "flags"]
+    assert (first[1]["Refine seed"], first[1]["Refine CFG scale"], first[1]["Refine label"]) == ("7", "1.5", "animals / food")
+    assert (second[1]["Refine seed"], second[1]["Refine CFG scale"], second[1]["Refine label"]) == ("5", "1", "flags")
+    assert (third[1]["Refine seed"], third[1]["Refine CFG scale"]) == ("7", "1.5")  # the file's, as the first time
+    history = {key: third[1][key] for key in ("Refine 1 seed", "Refine 2 seed", "Refine 2 label", "ISDO refine 1 calls")}
+    assert history == {"Refine 1 seed": "7", "Refine 2 seed": "5", "Refine 2 label": "flags", "ISDO refine 1 calls": "1"}
+    assert "Refine 3 seed" not in third[1] and len(third[1]) == len(first[1]) + 2 * (len(first[1]) - len(drawn) - 2)
+
+
+@needs_weights
+def test_a_second_refinement_is_that_of_the_pictures_alone(capsys, tmp_path, page):
+    """What the first one writes changes nothing about the second but its history."""
+    file, _ = page
+    words = Image.open(file).text["parameters"]
+    for name, source in (("first", file), ("second", tmp_path / "first.png")):
+        assert run(capsys, "refine", source, "--out", tmp_path / f"{name}.png", *QUICK)[0] == 0
+    gallery.write_png(Image.open(tmp_path / "first.png"), tmp_path / "drawn.png", words)
+    assert run(capsys, "refine", tmp_path / "drawn.png", "--out", tmp_path / "other.png", *QUICK)[0] == 0
+    assert Image.open(tmp_path / "other.png").tobytes() == Image.open(tmp_path / "second.png").tobytes()
+
+
+@needs_weights
+def test_a_picture_takes_the_place_of_itself(capsys, tmp_path, page):
+    file, _ = page
+    assert run(capsys, "refine", file, "--out", tmp_path / "out.png", *QUICK)[0] == 0
+    assert run(capsys, "refine", file, "--out", file, *QUICK)[0] == 0
+    assert Image.open(file).tobytes() == Image.open(tmp_path / "out.png").tobytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.png", "page.png"]
+
+
+@needs_weights
+def test_a_refined_picture_stays_one_picture_and_keeps_its_class(capsys, tmp_path):
+    file = tmp_path / "a.png"
+    Image.new("RGB", (40, 24), "orange").save(file)
+    assert run(capsys, "refine", file, "--out", file, "--label", "food", *QUICK)[0] == 0
+    assert run(capsys, "refine", file, "--out", file, *QUICK)[0] == 0
+    line, pairs = infotext.read(Image.open(file).text["parameters"])
+    assert line == "food" and pairs["Size"] == "40x24" and "Batch size" not in pairs
+    assert pairs["Refine 1 label"] == pairs["Refine label"] == "food"
+
+
+def told_page(tmp_path, words, count=3):
+    file = tmp_path / "page.png"
+    gallery.write_png(gallery.grid(torch.zeros(count, 3, 32, 32), zoom=2), file, words)
+    return file
+
+
+@pytest.mark.parametrize("words, says", [
+    ("Batch size: 0", "at least 1, not 0"),
+    ("Batch size: -3", "at least 1, not -3"),
+    ("Batch size: 99999999", "at most"),
+    ("Batch size: 9999999", "no page of 9999999 pictures"),
+    (f"Batch size: {'9' * 5000}", "whole number"),
+    ("Batch size: three", "'three', which must be a whole number"),
+    ("Batch size: 3.0", "whole number"),
+    ("Batch size: 3, Batch size: 5", "no page of 5 pictures"),
+    ("Batch size: 3, Size: 64x64", "Size: '64x64'"),
+    ("Batch size: 3, Size: \x1b[2J", "Size: '\\x1b[2J'"),
+    ("Batch size: 3, Seed: abc", "'abc', which must be a whole number: give one with --seed"),
+    (f"Batch size: 3, Seed: {2**64}", "at most"),
+    ("Batch size: 3, Seed: -1", "at least 0"),
+    ("Batch size: 3, CFG scale: x", "'x', which must be a number: give one with --guidance"),
+    ("Batch size: 3, CFG scale: nan", "not nan"),
+    ("Batch size: 3, CFG scale: inf", "not inf"),
+], ids=lambda text: text[:40])  # fmt: skip
+def test_a_text_that_makes_no_sense_is_refused_in_words(capsys, tmp_path, words, says):
+    file = told_page(tmp_path, f"animals\nSteps: 2, {words}, Version: isdo 0")
+    status, printed, error = run(capsys, "refine", file, "--out", tmp_path / "out.png", *QUICK)
+    assert (status, printed, error.count("\n")) == (2, "", 1)
+    assert says in error and "give" in error and len(error) < 500
+
+
+@pytest.mark.parametrize("words", [
+    "animals\nBatch size: 3, Batch size: 3, Version: isdo 0",
+    "animals: big, small: \nBatch size: 3, a: b: c, , : , Version: isdo 0",
+    "a\nb\n\nBatch size: 3, Version: isdo 0",
+    "Batch size: 3, Version: isdo 0",
+    "\u732b, animals\nBatch size: 3, Version: isdo 0",
+])  # fmt: skip
+def test_words_that_do_no_harm_are_passed_over(tmp_path, words):
+    pictures, zoom, said = cli.opened(told_page(tmp_path, words))
+    assert (len(pictures), zoom) == (3, 2) and set(said["labels"]) <= {"animals"}
+
+
+@pytest.mark.parametrize("words", [
+    None, "", "animals", "a cat\nSteps: 20, Batch size: 3, Version: v1.10.1", "a\nBatch size: 3", "a\nVersion: isdo 0",
+])  # fmt: skip
+def test_a_sheet_without_our_text_is_one_picture(tmp_path, words):
+    pictures, zoom, _ = cli.opened(told_page(tmp_path, words, count=9))
+    assert pictures.shape == (1, 3, 216, 216) and zoom is None
+    with pytest.raises(ValueError, match="146 x 146: the models take sides that are multiples of 8"):
+        cli.opened(told_page(tmp_path, words))
+
+
+@pytest.mark.parametrize("count", [3, 9])
+@pytest.mark.parametrize("ends", [b"", b"\0\0"])
+def test_a_text_behind_the_pixels_counts_too(tmp_path, count, ends):
+    file = told_page(tmp_path, None, count)
+    data, words = file.read_bytes(), text(f"animals\nBatch size: {count}, Version: isdo 0")
+    file.write_bytes(data[:-12] + words + (ends or data[-12:]))
+    pictures, zoom, said = cli.opened(file)
+    assert (len(pictures), zoom, said["labels"]) == (count, 2, ["animals"])

@@ -5,6 +5,7 @@ import math
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -365,6 +366,39 @@ def test_flow_ends_at_one(rational):
         with pytest.raises(ValueError, match=r"start at 1.*flow path ends at 1.*give a flow schedule"):
             run(rational, torch.zeros(1, 1, 2, 2), [start, 0.5, 0.0], Settings(path="flow"))
     assert run(rational, torch.zeros(1, 1, 2, 2), [1.0, 0.5, 0.0], Settings(path="flow")).isfinite().all()
+
+
+@pytest.mark.parametrize("shift", [1.32, 1.57, 2.14, 2.64, 4.03, 17.01])
+def test_flow_tables_of_any_shift_end_at_pure_noise(shift, rational):
+    """Computed in float32, as the hosts do, they may end a rounding above 1."""
+    ramp = torch.arange(1, 1001) / 1000
+    table = shift * ramp / (1 + (shift - 1) * ramp)
+    x, sigmas = torch.randn(1, 2, 4, 4), torch.cat([table.flip(0)[::125], torch.zeros(1)])
+    exact = torch.cat([torch.ones(1), sigmas[1:]])
+    for settings in (Settings(path="flow"), Settings(path="flow", placement=0)):
+        assert torch.equal(run(rational, x, sigmas, settings), run(rational, x, exact, settings))
+
+
+def test_numbers_of_numpy_are_levels(rational):
+    x, want = torch.randn(1, 2, 4, 4), grid(5)
+    for form in (want.numpy(), list(want.numpy()), tuple(map(np.float64, want)), want.tolist()):
+        assert torch.equal(run(rational, x, form), run(rational, x, want))
+
+
+@pytest.mark.parametrize("end", [1e-6, 1e-8, 1e-12, 1e-30])
+@pytest.mark.parametrize("after", [(), (0.0,), (1e-40, 0.0)])
+def test_a_last_level_that_is_all_but_0_is_0(end, after, rational):
+    x, calls = torch.randn(1, 2, 4, 4), []
+
+    def model(x, sigma):
+        calls.append(sigma.item())
+        return rational(x, sigma)
+
+    given = grid(5, end=(end, *after))
+    assert torch.equal(run(model, x, given), run(rational, x, grid(5))) and len(calls) == 5 and min(calls) > 0.01
+    # what noise is meant to be left is left
+    for start, left in ((0.05, 1e-3), (4518.8, 0.03), (3.0, 2e-4)):
+        assert not torch.equal(run(rational, x, [start, left]), run(rational, x, [start, 0.0]))
 
 
 @pytest.mark.parametrize("shape", [(4,), (4, 4), (3, 4, 4), (1, 2, 3, 4, 5, 6), (0, 3, 4, 4), (1, 3, 0, 4)])

@@ -248,3 +248,47 @@ def test_the_rest_keeps_the_schedule_s_own_levels_and_its_range():
     assert schedules.rest(karras, 0.0, 1).tolist() == karras[-2:].tolist()
     with pytest.raises(ValueError, match="at least 1"):
         schedules.rest(karras, 1.0, 0)
+
+
+GRIDS = {
+    "flow, shift 3, 4 steps": (schedules.flow(4, 3.0), 0.001, 1.0),
+    "flow, 10 steps": (schedules.flow(10), 0.001, 1.0),
+    "karras, 20 steps": (schedules.karras(20, 0.0292, 14.6), 0.0292, 14.6),
+    "karras, 1 step": (schedules.karras(1, 0.0292, 14.6), 0.0292, 14.6),
+    "ends above 0": (schedules.karras(21, 0.0292, 14.6)[:-1], 0.0292, 14.6),
+    "curvature, 2 steps": (schedules.curvature_sigmas(2, 0.03, 14.6), 0.0292, 14.6),
+    "below what is asked": (torch.tensor([0.03, 0.0]), 0.0292, 14.6),
+}
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["the model says its range", "it does not"])
+@pytest.mark.parametrize("steps", [1, 2, 3, 5, 20, 60])
+@pytest.mark.parametrize("name", GRIDS)
+def test_the_rest_of_any_schedule_begins_at_the_level_asked(name, steps, known):
+    sigmas, smallest, largest = GRIDS[name]
+    low, high = (smallest, largest) if known else (0.0, 0.0)
+    for start in (0.005, 0.02, smallest, 0.03, 0.05, 0.1, 0.27, 0.5, 0.9, 1.0, 3.0, 50.0):
+        got = schedules.rest(sigmas, start, steps, low, high)
+        begin = min(max(start, smallest), largest) if known else min(start, float(sigmas[0]))
+        if name == "ends above 0" and not known and start < sigmas[-1]:
+            begin = start
+        assert got[0].item() == pytest.approx(begin, rel=1e-6)
+        assert len(got) == steps + 1 and (got.diff() < 0).all() and got[-1] in (0, sigmas[-1])
+        if known and start > 1.01 * smallest:
+            assert got[got > 0].min() >= smallest * (1 - 1e-6)
+
+
+def test_below_the_last_level_steps_share_what_is_left():
+    assert schedules.rest(schedules.flow(10), 0.06, 3, 0.001, 1.0).tolist() == pytest.approx([0.06, 0.04, 0.02, 0])
+    assert schedules.rest(schedules.flow(10), 0.3, 3, 0.001, 1.0).tolist() == pytest.approx([0.3, 0.2, 0.1, 0])
+    # a little above or below as many whole steps: all but the same levels
+    near = [schedules.rest(schedules.flow(10), 0.3 + e, 3, 0.001, 1.0) for e in (-1e-4, 1e-4)]
+    assert (near[0] - near[1]).abs().max() < 3e-4
+
+
+def test_steps_by_the_thousand_and_none_at_all():
+    assert len(schedules.curvature_sigmas(20_000, 0.002, 80.0)) == 20_001
+    assert len(schedules.bent(schedules.karras(9_000, 0.03, 14.6).tolist(), 0.75, 0.03)) == 9_001
+    assert schedules.curvature_sigmas(0, 0.03, 14.6).tolist() == [0.0]
+    assert schedules.curvature_sigmas(0, 0.001, 1.0, path=FLOW).tolist() == [0.0]
+    assert schedules.sgm_uniform(0, torch.linspace(0.001, 1, 1000)).tolist() == [0.0]

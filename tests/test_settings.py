@@ -3,9 +3,11 @@
 import dataclasses
 import inspect
 
+import numpy as np
 import pytest
+import torch
 
-from isdo.settings import FIELDS, HOST_FIELDS, Field, Settings
+from isdo.settings import FIELDS, HOST_FIELDS, REFINE_FIELDS, Field, RefineSettings, Settings
 
 BY_KEY = {field.key: field for field in FIELDS}
 NUMBERS = [field for field in FIELDS if not field.choices and field.kind is not bool]
@@ -95,3 +97,27 @@ def test_values_are_read_back_from_text():
     for field, wrong in ((BY_KEY["order"], "two"), (BY_KEY["order"], "9"), (BY_KEY["tau"], "linear"), (switch, "1")):
         with pytest.raises(ValueError, match=f"{field.key} is '?{wrong}"):
             field.read(wrong)
+
+
+NUMPY = {
+    int: (np.int64, np.int32, np.uint8, np.float32, torch.tensor), float: (np.float64, np.float32, np.float16, torch.tensor),
+    bool: (np.bool_, torch.tensor), str: (np.str_,),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("field", FIELDS + HOST_FIELDS + REFINE_FIELDS, ids=lambda field: field.infotext)
+def test_numbers_of_numpy_are_numbers(field):
+    value = field.default if field.kind is not int else min(field.default, 4)
+    for kind in NUMPY[field.kind]:
+        found = field.check(kind(value))
+        assert type(found) is field.kind
+        assert found == (value if field.kind in (bool, str) else pytest.approx(value, rel=1e-3))
+    if field.kind in (int, float):
+        for wrong in (np.array([value]), np.array([value, value]), np.float64("nan"), np.str_("1"), np.bool_(True)):
+            with pytest.raises(ValueError, match=f"{field.key} is "):
+                field.check(wrong)
+
+
+def test_settings_of_numpy_s_numbers_are_the_same_settings():
+    assert Settings(order=np.int64(3), placement=np.float64(0.5)) == Settings(order=3, placement=0.5)
+    assert RefineSettings(iterations=np.int32(2), undo=np.bool_(False)) == RefineSettings(iterations=2, undo=False)

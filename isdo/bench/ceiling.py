@@ -56,7 +56,7 @@ def linear(model, x, sigmas, weights, extra_args=None, run=None, since=0):
 def dpmpp_2m_weights(sigmas):
     """Return the weights (N, N) of DPM++ 2M, whose last step to 0 is of first order."""
     logs = [-math.log(s) for s in sigmas.tolist() if s > 0]
-    weights = torch.eye(len(sigmas) - 1, dtype=torch.float64)
+    weights = torch.eye(len(sigmas) - 1, dtype=torch.float64, device="cpu")
     for i, (before, last, ahead) in enumerate(zip(logs, logs[1:], logs[2:], strict=False), 1):
         part = (ahead - last) / (2 * (last - before))
         weights[i, i - 1], weights[i, i] = -part, 1 + part

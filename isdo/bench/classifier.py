@@ -123,12 +123,13 @@ def load(file=FILE):
 def augment(pictures, generator):
     """Flip half of the pictures (B, 3, H, W) and move each by up to EDGE pixels, white coming in at the sides."""
     count, _, height, width = pictures.shape
-    flip = torch.rand(count, generator=generator) < 0.5
+    flip = torch.rand(count, generator=generator, device="cpu") < 0.5
     pictures = torch.where(flip[:, None, None, None], pictures.flip(3), pictures)
     padded = F.pad(pictures, [EDGE] * 4, value=1.0)
-    dy, dx = torch.randint(2 * EDGE + 1, (2, count, 1), generator=generator)
-    rows, columns = torch.arange(height) + dy, torch.arange(width) + dx
-    return padded[torch.arange(count)[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    dy, dx = torch.randint(2 * EDGE + 1, (2, count, 1), generator=generator, device="cpu")
+    rows, columns = torch.arange(height, device="cpu") + dy, torch.arange(width, device="cpu") + dx
+    pictures = torch.arange(count, device="cpu")[:, None, None]
+    return padded[pictures, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
 def rate_at(config, step):
@@ -140,11 +141,11 @@ def fit(emoji, config, progress=iter):
     """Return a Classifier trained on ``emoji``, every concept counting alike; ``progress`` wraps the steps."""
     torch.manual_seed(config.seed)
     net = Classifier().to(memory_format=torch.channels_last)
-    generator, odds = torch.Generator().manual_seed(config.seed), emoji.odds()
+    generator, odds = torch.Generator("cpu").manual_seed(config.seed), emoji.odds()
     optimizer = torch.optim.AdamW(net.parameters(), lr=config.rate, weight_decay=config.weight_decay)
     for step in progress(range(config.steps)):
         index = torch.multinomial(odds, config.batch, replacement=True, generator=generator)
-        variant = torch.randint(emoji.pictures.shape[1], (config.batch,), generator=generator)
+        variant = torch.randint(emoji.pictures.shape[1], (config.batch,), generator=generator, device="cpu")
         pictures = augment(data.to_unit(emoji.pictures[index, variant]), generator)
         logits = net(pictures.contiguous(memory_format=torch.channels_last))
         loss = F.cross_entropy(logits, emoji.labels[index], label_smoothing=config.label_smoothing)
@@ -189,7 +190,7 @@ def train(config, out, progress=iter, font=data.FONT, groups=data.GROUPS):
     overall, per_class = accuracy(net, held_out)
     real = features_of(net, emoji)
     floor = frechet(*(features_of(net, half) for half in emoji.split(0.5, config.seed)))
-    odds = torch.zeros(len(CLASSES), dtype=torch.float64).index_add(0, emoji.labels, emoji.odds().double())
+    odds = torch.zeros(len(CLASSES), dtype=torch.float64, device="cpu").index_add(0, emoji.labels, emoji.odds().double())
     metadata = {
         "config": json.dumps(asdict(config)),
         "data": data.LICENCE,

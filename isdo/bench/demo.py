@@ -4,11 +4,11 @@ refinement makes of finished pictures where more calls of a sampler make nothing
 from dataclasses import replace
 from functools import partial
 from itertools import product
-from pathlib import Path
 
 import torch
 
 from .. import gallery
+from ..files import check_target, make_folder
 from ..refinement import refine
 from ..sampling import sample_isdo
 from ..schedules import karras
@@ -27,7 +27,7 @@ def make_problem(name="eps", count=18, guidance=3.0, seed=0):
     """Return the Problem of drawing ``count`` pictures, the classes in turn, each from its own seed."""
     model = load(name)
     x = model.sigma_max * gallery.noise(range(seed, seed + count), (3, SIDE, SIDE))
-    extra = {"labels": torch.arange(count) % len(CLASSES), "guidance": guidance}
+    extra = {"labels": torch.arange(count, device="cpu") % len(CLASSES), "guidance": guidance}
     solve = partial(by_runge_kutta, steps=32)  # converged far below what an eye or the plot can see
     return Problem(f"{name}, guidance {guidance:g}", model.path.name, model, x, model.sigmas, solve, extra)
 
@@ -58,7 +58,7 @@ def page(problem, found, calls):
 def refined_page(name="eps", faces=6, animals=6, guidance=3.0, calls=12):
     """Return a page: pictures as drawn, with twice the calls, and refined by default settings; seeds 0, 1, 2, ..."""
     model, seeds = load(name), range(faces + animals)
-    labels = torch.tensor([CLASSES.index("faces")] * faces + [CLASSES.index("animals")] * animals)
+    labels = torch.tensor([CLASSES.index("faces")] * faces + [CLASSES.index("animals")] * animals, device="cpu")
     extra = {"labels": labels, "guidance": guidance}
     x = model.sigma_max * gallery.noise(seeds, (3, SIDE, SIDE))
 
@@ -80,11 +80,14 @@ def demo(folder="out", pages=(6, 8), progress=iter):
         progress: wraps the list of things to do, such as tqdm.
 
     Raises:
-        ValueError: when the model is not there.
+        ValueError: when the model is not there, or the files cannot be written.
     """
-    folder, problem, found = Path(folder), make_problem(), {}
-    folder.mkdir(parents=True, exist_ok=True)
-    refined = folder / "demo-refine.png"
+    folder = make_folder(folder)
+    files = {calls: folder / f"demo-{calls}-calls.png" for calls in pages}
+    refined, plot = folder / "demo-refine.png", folder / "demo-work-precision.png"
+    for file in (*files.values(), refined, plot):
+        check_target(file)
+    problem, found = make_problem(), {}
     for job in progress([(), refined, *product(SHOWN, BUDGETS)]):
         if job == refined:
             gallery.write_png(refined_page(), refined)
@@ -92,9 +95,7 @@ def demo(folder="out", pages=(6, 8), progress=iter):
             found[job] = run(problem, *job)
         else:
             problem.reference()  # the longest job, counted like the others
-    files = {calls: folder / f"demo-{calls}-calls.png" for calls in pages}
     for calls, file in files.items():
         gallery.write_png(page(problem, found, calls), file)
-    plot = folder / "demo-work-precision.png"
     report.plot([row for _, row in found.values()], plot)
     return [*files.values(), plot, refined]

@@ -50,8 +50,8 @@ class Task:
 def make_labels(odds, count, seed=0):
     """Return labels (count,) whose shares are ``odds`` (K,) as nearly as can be, in random order."""
     edges = odds.double().cumsum(0) / odds.double().sum()
-    labels = torch.searchsorted(edges, (torch.arange(count) + 0.5) / count).clamp(max=len(odds) - 1)
-    return labels[torch.randperm(count, generator=torch.Generator().manual_seed(seed))]
+    labels = torch.searchsorted(edges, (torch.arange(count, device="cpu") + 0.5) / count).clamp(max=len(odds) - 1)
+    return labels[torch.randperm(count, generator=torch.Generator("cpu").manual_seed(seed), device="cpu")]
 
 
 def measure(task, judge, sampler, calls, batch=BATCH):

@@ -36,7 +36,7 @@ def teacher(problem, intervals=FINE):
     sigmas = torch.cat([levels, levels.new_zeros(1)]).to(problem.x)
     PEERS["heun"].run(problem.model, problem.x, sigmas, problem.extra_args, keep, disable=True)
     x, denoised = (torch.stack(parts) for parts in zip(*seen.values(), strict=True))
-    return torch.tensor(list(seen), dtype=torch.float64), x, denoised
+    return torch.tensor(list(seen), dtype=torch.float64, device="cpu"), x, denoised
 
 
 def step_costs(sigmas, x, denoised):
@@ -55,7 +55,7 @@ def arriving_costs(sigmas, x, denoised, path):
     spectrum = Spectrum(*x.shape[-2:], x.device)
     flat = [spectrum.forward(part.flatten(0, 1)).unflatten(0, part.shape[:2]) for part in (x, denoised)]
     power = spectrum.inner(flat[1][-1], flat[1][-1]).mean(0) / (x.shape[2] * spectrum.size)
-    costs = torch.zeros(len(sigmas), len(sigmas), dtype=torch.float64)
+    costs = torch.zeros(len(sigmas), len(sigmas), dtype=torch.float64, device="cpu")
     for i, sigma in enumerate(sigmas[:-1]):
         state, slope = flat[0][i], (flat[0][i] - flat[1][i]) / sigma
         for j in range(i + 1, len(sigmas)):

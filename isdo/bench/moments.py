@@ -29,7 +29,7 @@ class Moments:
     def sample(self, count, generator):
         """Draw (count, D) features from the Gaussian of these moments."""
         values, vectors = torch.linalg.eigh(self.covariance)
-        noise = torch.randn(count, len(values), generator=generator, dtype=torch.float64)
+        noise = torch.randn(count, len(values), generator=generator, dtype=torch.float64, device="cpu")
         return self.mean + noise * values.clamp(min=0).sqrt() @ vectors.T
 
 
@@ -68,6 +68,6 @@ def sampling_bias(truth, count, draws=4, seed=0):
 
     A perfect sampler would still show this much; it falls as 1/count.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
     found = [frechet(truth, moments(truth.sample(count, generator))) for _ in range(draws)]
     return sum(found) / draws

@@ -256,11 +256,11 @@ def unipc(history, sigma, denoised=None):
     x = math.exp(-h) * new.x - math.expm1(-h) * new.denoised
     if not changes:
         return x
-    rows = torch.tensor([[r**k for r in ratios] for k in range(len(ratios))], dtype=torch.float64)
+    rows = torch.tensor([[r**k for r in ratios] for k in range(len(ratios))], dtype=torch.float64, device="cpu")
     moments = [-h * phi(k + 2, -h) * math.factorial(k + 1) / math.expm1(-h) for k in range(len(ratios))]
     weights = [0.5]
     if len(ratios) > 1:
-        weights = torch.linalg.solve(rows, torch.tensor(moments, dtype=torch.float64)).tolist()
+        weights = torch.linalg.solve(rows, torch.tensor(moments, dtype=torch.float64, device="cpu")).tolist()
     return x - math.expm1(-h) * sum(w * change for w, change in zip(weights, changes, strict=True))
 
 

@@ -96,7 +96,7 @@ def hartley(x):
 
 def frequencies():
     """Return (ky, kx), each (SIZE, SIZE), in cycles per picture."""
-    k = torch.fft.fftfreq(SIZE, dtype=torch.float64) * SIZE
+    k = torch.fft.fftfreq(SIZE, dtype=torch.float64, device="cpu") * SIZE
     return torch.meshgrid(k, k, indexing="ij")
 
 
@@ -154,18 +154,18 @@ class DataSet:
 def radial_powers(count, generator):
     """Spectra c / (1 + k)^p, p about 2.5 as in photographs, each component and channel with its own c and p."""
     ky, kx = frequencies()
-    slope = 2 + torch.rand(count, 1, 1, 1, generator=generator, dtype=torch.float64)
-    level = 4 * torch.exp(0.5 * torch.randn(count, 3, 1, 1, generator=generator, dtype=torch.float64))
+    slope = 2 + torch.rand(count, 1, 1, 1, generator=generator, dtype=torch.float64, device="cpu")
+    level = 4 * torch.exp(0.5 * torch.randn(count, 3, 1, 1, generator=generator, dtype=torch.float64, device="cpu"))
     return level / (1 + (ky**2 + kx**2).sqrt()) ** slope
 
 
 def directed_powers(count, generator):
     """Spectra that fall up to 8 times faster in one direction than across it: edges, stripes, grain."""
     ky, kx = frequencies()
-    angle, stretch, slope = torch.rand(3, count, 1, 1, 1, generator=generator, dtype=torch.float64)
+    angle, stretch, slope = torch.rand(3, count, 1, 1, 1, generator=generator, dtype=torch.float64, device="cpu")
     angle, stretch = angle * math.pi, 8**stretch
     along, across = kx * angle.cos() + ky * angle.sin(), ky * angle.cos() - kx * angle.sin()
-    level = 4 * torch.exp(0.5 * torch.randn(count, 3, 1, 1, generator=generator, dtype=torch.float64))
+    level = 4 * torch.exp(0.5 * torch.randn(count, 3, 1, 1, generator=generator, dtype=torch.float64, device="cpu"))
     radius = (along**2 / stretch + across**2 * stretch).sqrt()
     # rotated frequencies alias at the highest ones: the mean over +-k keeps the field real
     power = level / (1 + radius) ** (2 + slope)
@@ -175,9 +175,9 @@ def directed_powers(count, generator):
 def make_mixture(path, generator, powers, components=12, classes=3):
     """Return a Mixture with means whose spectrum is 1/f, component i in class i mod ``classes``."""
     ky, kx = frequencies()
-    noise = torch.randn(components, 3, SIZE, SIZE, generator=generator, dtype=torch.float64)
+    noise = torch.randn(components, 3, SIZE, SIZE, generator=generator, dtype=torch.float64, device="cpu")
     means = 3 * noise / (1 + (ky**2 + kx**2).sqrt()) ** 1.25
-    return Mixture(path, means, powers(components, generator), torch.arange(components) % classes)
+    return Mixture(path, means, powers(components, generator), torch.arange(components, device="cpu") % classes)
 
 
 def pictures(clips, frames, generator):
@@ -187,14 +187,14 @@ def pictures(clips, frames, generator):
     everything: the posterior has something to decide at every noise level. With distinct pictures only, every sampler
     would end on exactly the same one and there would be nothing to measure.
     """
-    scene, swing, beat = torch.randn(3, clips, 1, 39, generator=generator, dtype=torch.float64)
-    time = 2 * math.pi * torch.arange(frames, dtype=torch.float64)[:, None] / frames
+    scene, swing, beat = torch.randn(3, clips, 1, 39, generator=generator, dtype=torch.float64, device="cpu")
+    time = 2 * math.pi * torch.arange(frames, dtype=torch.float64, device="cpu")[:, None] / frames
     return draw((scene + 0.04 * swing * time.sin() + 0.02 * beat * (2 * time).sin()).flatten(0, 1))
 
 
 def draw(p):
     """Draw the scenes p (N, 39): 8 numbers for the ground, 4 for the stripes, 9 for each of three shapes."""
-    axis = torch.linspace(-1, 1, SIZE, dtype=torch.float64)
+    axis = torch.linspace(-1, 1, SIZE, dtype=torch.float64, device="cpu")
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     p = p[:, :, None, None]
     ground, stripes, shapes = p[:, :8], p[:, 8:12], p[:, 12:].unflatten(1, (3, 9))
@@ -254,8 +254,8 @@ def fine_levels(problem, intervals):
     """Return the sigmas of so many steps of `by_runge_kutta`, from sigma_max to sigma_min, float64."""
     place, back, _ = _EVEN[problem.path]
     ends = place(problem.sigma_max), place(problem.sigma_min)
-    ramp = torch.linspace(*ends, intervals + 1, dtype=torch.float64)
-    return torch.tensor([back(t) for t in ramp.tolist()], dtype=torch.float64)
+    ramp = torch.linspace(*ends, intervals + 1, dtype=torch.float64, device="cpu")
+    return torch.tensor([back(t) for t in ramp.tolist()], dtype=torch.float64, device="cpu")
 
 
 def by_runge_kutta(problem, steps=100):
@@ -314,7 +314,7 @@ def _mixture(path, generator, guidance, powers):
     model = make_mixture(path, generator, powers)
     if guidance is None:
         return model, {}
-    return model, {"labels": torch.arange(IMAGES) % 3, "guidance": guidance}
+    return model, {"labels": torch.arange(IMAGES, device="cpu") % 3, "guidance": guidance}
 
 
 def _data_set(path, generator, _):
@@ -349,10 +349,10 @@ def problem(name, path, seed=0):
     if name not in _MAKERS or path not in PATHS:
         raise ValueError(f"no problem {name!r} on the path {path!r}: names {list(_MAKERS)}, paths {list(PATHS)}")
     make, guidance = _MAKERS[name]
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
     model, extra_args = make(PATHS[path], generator, guidance)
     low, high = RANGES[path]
-    x = high * torch.randn(IMAGES, 3, SIZE, SIZE, generator=generator, dtype=torch.float64)
+    x = high * torch.randn(IMAGES, 3, SIZE, SIZE, generator=generator, dtype=torch.float64, device="cpu")
     model.sigmas = _table(path, low, high)  # samplers may ask, as of every model in a WebUI
     return Problem(name, path, model, x, model.sigmas, by_dop853, extra_args)
 
@@ -360,7 +360,7 @@ def problem(name, path, seed=0):
 def _table(path, low, high):
     """A thousand levels: Stable Diffusion's on `ve` (its schedule without its betas: even in sqrt), even on `flow`."""
     if path == "flow":
-        return torch.linspace(low, high, 1000, dtype=torch.float64)
+        return torch.linspace(low, high, 1000, dtype=torch.float64, device="cpu")
     from ..zoo.net import scaled_linear
 
     alphas = scaled_linear()
@@ -390,9 +390,9 @@ def zoo_problem(model, guidance, seed=0, count=IMAGES, device="cpu"):
     from .. import zoo
 
     net, scale = zoo.load(model).to(device), ZOO_GUIDANCE[guidance]
-    generator = torch.Generator().manual_seed(seed)
-    x = net.sigma_max * torch.randn(count, 3, 32, 32, generator=generator)
-    labels = torch.randint(len(zoo.net.CLASSES), (count,), generator=generator)
+    generator = torch.Generator("cpu").manual_seed(seed)
+    x = net.sigma_max * torch.randn(count, 3, 32, 32, generator=generator, device="cpu")
+    labels = torch.randint(len(zoo.net.CLASSES), (count,), generator=generator, device="cpu")
     extra_args = {} if scale is None else {"labels": labels.to(device), "guidance": scale}
     return Problem(f"{model}, {guidance}", net.path.name, net, x.to(device), net.sigmas.cpu(), by_runge_kutta, extra_args)
 

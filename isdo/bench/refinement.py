@@ -84,13 +84,14 @@ def restart(job, level, calls, low=RESTART_LOW, times=RESTARTS):
     sigmas, path = job.sigmas(BASE), job.model.path
     i = int((path.noise_to_signal(sigmas[:-1].double()) - low).abs().argmin())
     bottom, top = float(sigmas[i]), path.from_noise_to_signal(level)
-    leg = torch.linspace(math.log(top), math.log(bottom), calls // times + 1, dtype=torch.float64).exp()
+    leg = torch.linspace(math.log(top), math.log(bottom), calls // times + 1, dtype=torch.float64, device="cpu").exp()
     leg[0], leg[-1] = top, bottom
-    generators = [torch.Generator().manual_seed(10**6 + seed) for seed in job.seeds]
+    generators = [torch.Generator("cpu").manual_seed(10**6 + seed) for seed in job.seeds]
     run = partial(_solve, extra_args=job.extra_args)
     x = run(job.model, job.x, sigmas[: i + 1])
     for _ in range(times):
-        noise = torch.stack([torch.randn(x.shape[1:], generator=g, dtype=torch.float64) for g in generators]).to(x)
+        drawn = [torch.randn(x.shape[1:], generator=g, dtype=torch.float64, device="cpu") for g in generators]
+        noise = torch.stack(drawn).to(x)
         fade = path.signal(top) / path.signal(bottom)
         x = run(job.model, fade * x + math.sqrt(top**2 - (fade * bottom) ** 2) * noise, leg)
     return run(job.model, x, sigmas[i:])
@@ -169,7 +170,7 @@ def losses(model, pictures, labels, batch=BATCH):
 
 def fine_energy(pictures):
     """Return the mean energy above a quarter cycle per pixel."""
-    ky, kx = (torch.fft.fftfreq(n) for n in pictures.shape[-2:])
+    ky, kx = (torch.fft.fftfreq(n, device="cpu") for n in pictures.shape[-2:])
     power = torch.fft.fft2(pictures.double(), norm="ortho").abs().square()
     return float((power * (torch.hypot(ky[:, None], kx) > 0.25)).sum() / len(pictures))
 
@@ -192,7 +193,7 @@ def measure_sets(model="eps", count=COUNT, seed=0, progress=iter, levels=LEVELS[
     labels = make_labels(judge.odds, count, seed)
     job = drawn(net, labels, seed)
     emoji = data.load_emoji()
-    chosen = torch.multinomial(emoji.odds(), count, generator=torch.Generator().manual_seed(seed))
+    chosen = torch.multinomial(emoji.odds(), count, generator=torch.Generator("cpu").manual_seed(seed))
     real = data.to_unit(emoji.pictures[chosen, 0])
     scale = losses(net, real, emoji.labels[chosen])
     rows = []
@@ -213,13 +214,14 @@ def measure_sets(model="eps", count=COUNT, seed=0, progress=iter, levels=LEVELS[
 
 def damages(pictures, seed=0):
     """Return name -> (damaged pictures, mask or None): blurred, jittered line by line, right half erased."""
-    t = torch.arange(-3, 4, dtype=pictures.dtype)
+    t = torch.arange(-3, 4, dtype=pictures.dtype, device="cpu")
     kernel = torch.exp(-(t**2) / 2)
     kernel = torch.outer(kernel, kernel)[None, None] / kernel.sum() ** 2
     padded = torch.nn.functional.pad(pictures.flatten(0, 1)[:, None], [3] * 4, mode="replicate")
     blurred = torch.nn.functional.conv2d(padded, kernel).view_as(pictures)
-    shift = torch.randint(-1, 2, (len(pictures), pictures.shape[2]), generator=torch.Generator().manual_seed(seed))
-    columns = (torch.arange(pictures.shape[3]) + shift[..., None]).clamp(0, pictures.shape[3] - 1)
+    generator = torch.Generator("cpu").manual_seed(seed)
+    shift = torch.randint(-1, 2, (len(pictures), pictures.shape[2]), generator=generator, device="cpu")
+    columns = (torch.arange(pictures.shape[3], device="cpu") + shift[..., None]).clamp(0, pictures.shape[3] - 1)
     jittered = pictures.gather(3, columns[:, None].expand_as(pictures))
     half = torch.zeros_like(pictures)
     half[..., pictures.shape[3] // 2 :] = 1
@@ -232,9 +234,9 @@ def measure_recovery(model="eps", count=64, seed=0, progress=iter, levels=LEVELS
     net = zoo.load(model)
     about = zoo.info(model)["config"]
     _, unseen = data.load_emoji().split(about["held_out"], about["seed"])
-    wanted = torch.tensor([CLASSES.index(name) for name in DAMAGED])
+    wanted = torch.tensor([CLASSES.index(name) for name in DAMAGED], device="cpu")
     index = torch.isin(unseen.labels, wanted).nonzero().flatten()
-    index = index[torch.randperm(len(index), generator=torch.Generator().manual_seed(seed))[:count]]
+    index = index[torch.randperm(len(index), generator=torch.Generator("cpu").manual_seed(seed), device="cpu")[:count]]
     original, labels = data.to_unit(unseen.pictures[index, 0]), unseen.labels[index]
     rows = []
     for (damage, (broken, mask)), (name, method, level) in progress(
@@ -251,12 +253,12 @@ def measure_recovery(model="eps", count=64, seed=0, progress=iter, levels=LEVELS
 
 def make_small_mixture(seed=0, components=12, size=8):
     """Return a Mixture of tight, separate, smooth components of one channel, on the ve path."""
-    generator = torch.Generator().manual_seed(seed)
-    k = torch.fft.fftfreq(size, dtype=torch.float64) * size
+    generator = torch.Generator("cpu").manual_seed(seed)
+    k = torch.fft.fftfreq(size, dtype=torch.float64, device="cpu") * size
     fall = 1 + torch.hypot(k[:, None], k)
-    means = 0.7 * torch.randn(components, 1, size, size, generator=generator, dtype=torch.float64) / fall
+    means = 0.7 * torch.randn(components, 1, size, size, generator=generator, dtype=torch.float64, device="cpu") / fall
     powers = (0.02 / fall**2).expand(components, 1, size, size)
-    return Mixture(VE, means, powers, torch.arange(components))
+    return Mixture(VE, means, powers, torch.arange(components, device="cpu"))
 
 
 def between(mixture, x):
@@ -276,8 +278,8 @@ def measure_mixture(count=MIXTURE_COUNT, seed=0, progress=iter, levels=LEVELS["m
     def sigmas(calls):
         return karras(calls - BASE + MIXTURE_BASE, 0.0292, 14.61).double()
 
-    generator = torch.Generator().manual_seed(seed)
-    x = sigmas(BASE)[0] * torch.randn(count, 1, 8, 8, generator=generator, dtype=torch.float64)
+    generator = torch.Generator("cpu").manual_seed(seed)
+    x = sigmas(BASE)[0] * torch.randn(count, 1, 8, 8, generator=generator, dtype=torch.float64, device="cpu")
     pictures = _solve(mixture, x, sigmas(BASE))
     job = Job(mixture, pictures, range(seed, seed + count), x=x, sigmas=sigmas)
     rows = []

@@ -86,7 +86,23 @@ def plot(rows, path, grid="karras"):
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 5), frameon=False)
     figure.suptitle(f"RMS error to the converged solution, {grid} grid: median and quartiles", fontsize=11)
-    figure.savefig(path, dpi=120)
+    with replacing(path) as part:
+        figure.savefig(part, dpi=120, format=Path(path).suffix[1:].lower() or "png")
+
+
+def check_plot(path):
+    """Return ``path`` if `plot` can draw such a file, before anything is measured for it.
+
+    Raises:
+        ValueError: an ending that matplotlib does not know.
+        ImportError: there is no matplotlib.
+    """
+    from matplotlib.figure import Figure
+
+    known = Figure().canvas.get_supported_filetypes()
+    if Path(path).suffix[1:].lower() not in known:
+        raise ValueError(f"{path} must end in .png, .svg or .pdf: the ending says how the plot is written")
+    return path
 
 
 def _panel(axis, title, rows):

@@ -26,8 +26,8 @@ class Precomputed:
     """A model that costs nothing: it returns three tensors in turn, so that every change of D is an ordinary one."""
 
     def __init__(self, shape, device, dtype=torch.float32):
-        generator = torch.Generator().manual_seed(0)
-        made = torch.randn(3, *shape, generator=generator, dtype=dtype).to(device)
+        generator = torch.Generator("cpu").manual_seed(0)
+        made = torch.randn(3, *shape, generator=generator, dtype=dtype, device="cpu").to(device)
         self.answers = cycle(made.unbind())
         self.on_call = lambda: None
 
@@ -39,7 +39,7 @@ class Precomputed:
 def _setting(shape, device, steps):
     """Return (model, x, sigmas) of a run; no 0 at the end, so that every call is followed by a whole step."""
     sigmas = karras(steps + 1, 0.03, 14.6)[:-1]
-    x = float(sigmas[0]) * torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(device)
+    x = float(sigmas[0]) * torch.randn(shape, generator=torch.Generator("cpu").manual_seed(1), device="cpu").to(device)
     return Precomputed(shape, device), x, sigmas.to(device)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from ..denoiser import CallCounter
+from ..files import replacing
 from ..path import PATHS, smallest_sigma
 from ..sampling import sample_isdo
 from ..schedules import bent
@@ -119,7 +120,7 @@ def measure(problem, sampler, grid, calls):
     if model.calls > calls:
         raise RuntimeError(f"{sampler.label} made {model.calls} model calls where {calls} were allowed")
     error = rms(x - problem.reference()).nan_to_num(nan=LARGEST, posinf=LARGEST).clamp(max=LARGEST).cpu()
-    lower, median, upper = error.quantile(torch.tensor([0.25, 0.5, 0.75], dtype=error.dtype)).tolist()
+    lower, median, upper = error.quantile(torch.tensor([0.25, 0.5, 0.75], dtype=error.dtype, device="cpu")).tolist()
     return {
         "label": sampler.label,
         "made": model.calls,
@@ -242,7 +243,8 @@ def _stored(solve, folder, problem):
     else:
         solution = tuple(part.cpu() for part in solve(problem))
         folder.mkdir(parents=True, exist_ok=True)
-        torch.save(solution, file)
+        with replacing(file) as part:
+            torch.save(solution, part)
     return tuple(part.to(problem.x.device) for part in solution)
 
 

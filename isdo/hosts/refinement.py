@@ -89,7 +89,7 @@ class RefineSampler(sd_samplers_kdiffusion.KDiffusionSampler):
 
     def get_sigmas(self, p, steps):
         """Return no noise at all: each iteration adds its own."""
-        return torch.zeros(steps + 1)
+        return torch.zeros(steps + 1, device="cpu")
 
     def sample_img2img(self, p, x, noise, conditioning, unconditional_conditioning, steps=None, image_conditioning=None):
         """Return the pictures x refined; those of the last finished iteration if stopped, x itself if something went wrong."""

@@ -52,7 +52,7 @@ def info(name):
 def denoiser(net):
     """Return ``net`` (zoo.net.Net) as a Denoiser; its table is its schedule's, or 1/1000 .. 1 for flow."""
     indexed = net.alphas_cumprod is not None
-    sigmas = net.log_sigmas.exp() if indexed else torch.arange(1, 1001, dtype=torch.float64) / 1000
+    sigmas = net.log_sigmas.exp() if indexed else torch.arange(1, 1001, dtype=torch.float64, device="cpu") / 1000
     return Denoiser(net, net.prediction, sigmas, indexed, null_label=NULL, multiple=MULTIPLE)
 
 
@@ -72,7 +72,8 @@ def load(name, zero_terminal_snr=False):
         if name != "v":
             raise ValueError(f"zero_terminal_snr is for the model 'v', not {name!r}: only v is defined where no signal is left")
         alphas_cumprod = zero_snr(alphas_cumprod)
-    net = Net(metadata["prediction"], alphas_cumprod)
+    with torch.device("cpu"):  # the weights are there, whatever device is the default
+        net = Net(metadata["prediction"], alphas_cumprod)
     net.trunk.load_state_dict(state)
     # channels last: an eighth faster on a CPU
     return denoiser(net.eval().requires_grad_(False).to(memory_format=torch.channels_last))

@@ -29,7 +29,7 @@ class Emoji:
 
     def split(self, held_out=0.05, seed=0):
         """Return (train, validation); whole concepts are held out, so that no other skin tone gives them away."""
-        order = torch.randperm(int(self.concepts.max()) + 1, generator=torch.Generator().manual_seed(seed))
+        order = torch.randperm(int(self.concepts.max()) + 1, generator=torch.Generator("cpu").manual_seed(seed), device="cpu")
         out = torch.isin(self.concepts, order[: int(held_out * len(order))])
         return tuple(Emoji(self.pictures[m], self.labels[m], self.concepts[m]) for m in (~out, out))
 
@@ -108,4 +108,4 @@ def load_emoji(variants=1, seed=0, font=FONT, groups=GROUPS):
         labels.append(label)
         concepts.append(keys.setdefault(key, len(keys)))
     stack = torch.from_numpy(np.stack(pictures)).permute(0, 1, 4, 2, 3).contiguous()
-    return Emoji(stack, torch.tensor(labels), torch.tensor(concepts))
+    return Emoji(stack, torch.tensor(labels, device="cpu"), torch.tensor(concepts, device="cpu"))

@@ -19,7 +19,7 @@ def held_out(count=COUNT):
         FileNotFoundError, ImportError: the font, or what reads it, is not on this machine.
     """
     pictures = data.load_emoji().split()[1].pictures[:, 0]
-    return data.to_unit(pictures[torch.arange(count) * len(pictures) // count])
+    return data.to_unit(pictures[torch.arange(count, device="cpu") * len(pictures) // count])
 
 
 def drawn(count=COUNT, steps=12):
@@ -40,7 +40,7 @@ def pictures():
 
 def row(name, x0):
     """Return the means over pictures of L_T, sum L_(t-1), L_0 (nats) and bits per dimension, and the latter's error."""
-    model, t = load(name), torch.arange(999.0, -1, -1, dtype=torch.float64)
+    model, t = load(name), torch.arange(999.0, -1, -1, dtype=torch.float64, device="cpu")
     # one chain for all: that of eps and v. Even steps in flow's own sigma would be coarse ones near the picture
     sigmas = model.path.from_noise_to_signal(PROCESSES["vp discrete"].sigma(t))
     bound = elbo(model, x0, sigmas, seeds=SEED, groups=strata(model.path, sigmas, STRATA))

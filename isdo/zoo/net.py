@@ -76,7 +76,7 @@ class Trunk(nn.Module):
         super().__init__()
         c1, c2, c3 = channels
         # at most one turn over a factor e^2 of noise: a denoiser that is smooth in sigma is one that can be integrated
-        self.register_buffer("frequencies", 2.0 ** torch.linspace(-4, 0, 16) * math.pi, persistent=False)
+        self.register_buffer("frequencies", 2.0 ** torch.linspace(-4, 0, 16, device="cpu") * math.pi, persistent=False)
         self.embed = nn.Sequential(nn.Linear(32, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
         self.label = nn.Embedding(NULL + 1, embedding)
         self.inlet = nn.Conv2d(12, c1, 3, padding=1)  # 2x2 pixels are one cell: a quarter of the work, little lost
@@ -126,7 +126,7 @@ class Net(nn.Module):
         if self.log_sigmas is None:
             return t.float()
         low = t.floor().long().clamp(0, len(self.log_sigmas) - 2)
-        fraction, table = t - low, self.log_sigmas.to(t.device)
+        fraction, table = t - low, self.log_sigmas.to(t.dtype).to(t.device)
         return (table[low] * (1 - fraction) + table[low + 1] * fraction).exp().float()
 
     def forward(self, x, t, labels=None):

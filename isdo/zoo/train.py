@@ -65,11 +65,11 @@ def draw_times(net, count, generator, tables):
     """Draw t (count,): uniform levels for eps and v (v: half of them on the zero-terminal-SNR schedule); for flow the
     sigmoid of a normal, as Stable Diffusion 3 does, with a tenth uniform so that both ends are known."""
     if net.alphas_cumprod is None:
-        t = torch.randn(count, generator=generator).sigmoid()
-        uniform = torch.rand(count, generator=generator)
-        return torch.where(torch.rand(count, generator=generator) < 0.1, uniform, t).clamp(1e-3, 1)
-    net.set_schedule(tables[int(torch.randint(len(tables), (), generator=generator))])
-    return torch.rand(count, generator=generator) * (len(net.alphas_cumprod) - 1)
+        t = torch.randn(count, generator=generator, device="cpu").sigmoid()
+        uniform = torch.rand(count, generator=generator, device="cpu")
+        return torch.where(torch.rand(count, generator=generator, device="cpu") < 0.1, uniform, t).clamp(1e-3, 1)
+    net.set_schedule(tables[int(torch.randint(len(tables), (), generator=generator, device="cpu"))])
+    return torch.rand(count, generator=generator, device="cpu") * (len(net.alphas_cumprod) - 1)
 
 
 def loss_per_picture(net, pictures, t, noise, labels):
@@ -84,7 +84,7 @@ def loss_per_picture(net, pictures, t, noise, labels):
 @torch.no_grad()
 def validation(net, pictures, labels, tables, bands=10, repeats=4):
     """Return the mean squared error of the output in ``bands`` equal slices of t, on fixed noise."""
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator("cpu").manual_seed(1)
     net.eval()
     losses = []
     net.set_schedule(tables[0])
@@ -92,8 +92,8 @@ def validation(net, pictures, labels, tables, bands=10, repeats=4):
     for band in range(bands):
         total = 0.0
         for _ in range(repeats):
-            t = (band + torch.rand(len(pictures), generator=generator)) / bands * top
-            noise = torch.randn(pictures.shape, generator=generator)
+            t = (band + torch.rand(len(pictures), generator=generator, device="cpu")) / bands * top
+            noise = torch.randn(pictures.shape, generator=generator, device="cpu")
             t, noise = t.to(pictures.device).clamp(min=1e-3), noise.to(pictures.device)
             total += float(loss_per_picture(net, pictures, t, noise, labels).mean())
         losses.append(total / repeats)
@@ -187,14 +187,14 @@ class Trainer:
     def batch(self):
         """Return this process's (pictures, t, noise, labels) of the current step, seeded by it: resuming is exact."""
         config, share = self.config, self.config.batch // self.world
-        generator = torch.Generator().manual_seed((config.seed << 40) + (self.step << 8) + self.rank)
+        generator = torch.Generator("cpu").manual_seed((config.seed << 40) + (self.step << 8) + self.rank)
         index = torch.multinomial(self.odds, share, replacement=True, generator=generator)
-        variant = torch.randint(config.variants, (share,), generator=generator)
-        dropped = torch.rand(share, generator=generator) < config.label_dropout
+        variant = torch.randint(config.variants, (share,), generator=generator, device="cpu")
+        dropped = torch.rand(share, generator=generator, device="cpu") < config.label_dropout
         labels = self.train.labels[index].masked_fill(dropped, NULL)
         t = draw_times(self.net, share, generator, self.tables)
         pictures = data.to_unit(self.train.pictures[index, variant])
-        noise = torch.randn(pictures.shape, generator=generator)
+        noise = torch.randn(pictures.shape, generator=generator, device="cpu")
         return tuple(v.to(self.device) for v in (pictures, t, noise, labels))
 
     def share_gradients(self):
@@ -258,7 +258,7 @@ class Trainer:
         """Return whether any process wants to stop."""
         if self.world == 1:
             return flag
-        votes = torch.tensor(float(flag))
+        votes = torch.tensor(float(flag), device="cpu")
         dist.all_reduce(votes)
         return bool(votes)
 

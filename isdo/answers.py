@@ -1,0 +1,118 @@
+"""What a model answers: whether it is a picture like the one it was asked about, and whether it holds numbers."""
+
+import torch
+
+BLOCK = 64  # answers to a piece of memory
+
+
+class NotFinite(RuntimeError):
+    """A model returned NaN or infinity.
+
+    Args:
+        where: the step and the sigma.
+        remedy: what gives full precision, where somebody knows.
+    """
+
+    def __init__(self, where, remedy="full precision"):
+        super().__init__(
+            f"the model returned NaN or infinity at {where}: try {remedy}, another checkpoint or a lower guidance scale"
+        )
+        self.where = where
+
+
+def check_kind(denoised, x, where=""):
+    """Return what a model answered to x.
+
+    Raises:
+        RuntimeError: it is no tensor of floating point numbers in the shape of x.
+    """
+    if not torch.is_tensor(denoised):
+        said = f"a {type(denoised).__name__}"
+    elif denoised.shape != x.shape:
+        said = f"a tensor {tuple(denoised.shape)} for x {tuple(x.shape)}"
+    elif not denoised.is_floating_point():
+        said = f"numbers of {denoised.dtype}"
+    else:
+        return denoised
+    raise RuntimeError(f"the model returned {said}{where}: it must return denoised, floating point numbers in the shape of x")
+
+
+class Answers:
+    """Looks at every answer of a run: at its kind at once, for NaN and infinity as soon as that costs no waiting.
+
+    A GPU is asked whether it has come so far and is never waited for: what it finds is copied to the host's memory while the
+    run goes on. Devices without such an event are looked at once, after the run.
+
+    Args:
+        device: the model's.
+        steps: how many there are, for messages.
+    """
+
+    def __init__(self, device, steps):
+        self.device, self.steps = device, steps
+        self.kind = {"dtype": torch.bool, "device": device}
+        if device.type == "cuda":
+            self.kind |= {"device": "cpu", "pin_memory": True}
+        self.sigmas, self.good, self.events, self.seen = [], [], [], 0
+
+    def take(self, denoised, x, sigma):
+        """Return the answer to x at ``sigma``, a number or a tensor with one, and note whether it holds numbers.
+
+        Raises:
+            RuntimeError: it is no tensor of floating point numbers in the shape of x.
+        """
+        i = len(self.sigmas)
+        self.sigmas.append(sigma)
+        check_kind(denoised, x, f" at step {i + 1} of {self.steps}")
+        if i % BLOCK == 0:
+            self.good.append(torch.ones(BLOCK, **self.kind))
+        self.good[-1][i % BLOCK].copy_(denoised.isfinite().all(), non_blocking=True)
+        if self.device.type == "cuda":
+            self.events.append(torch.cuda.Event())
+            self.events[-1].record(torch.cuda.current_stream(self.device))
+        return denoised
+
+    def look(self):
+        """Raise if an answer that has come by now holds NaN or infinity: called before the model is asked again.
+
+        Raises:
+            NotFinite: it does.
+        """
+        if not self.good or self.good[0].device.type != "cpu":
+            return
+        while self.seen < len(self.sigmas) and (not self.events or self.events[self.seen].query()):
+            # a byte of the host's own memory: to read it asks nothing of a device
+            if not self.good[self.seen // BLOCK].untyped_storage()[self.seen % BLOCK]:
+                self._complain(self.seen)
+            self.seen += 1
+
+    def settle(self):
+        """Look at all answers once the run is over, and wait for the device if need be.
+
+        Raises:
+            NotFinite: as for ``look``.
+        """
+        if self.events:
+            self.events[-1].synchronize()
+        good = torch.cat(self.good).cpu().tolist() if self.good else [True]
+        if not all(good):
+            self._complain(good.index(False))
+
+    def _complain(self, i):
+        raise NotFinite(f"step {i + 1} of {self.steps}, sigma {float(self.sigmas[i]):g}")
+
+
+class Checked:
+    """A model whose answers are looked at; everything else is the wrapped model's."""
+
+    def __init__(self, model, device, steps):
+        self.model, self.answers = model, Answers(device, steps)
+
+    def __call__(self, x, sigma, **extra):
+        self.answers.look()
+        return self.answers.take(self.model(x, sigma, **extra), x, sigma.flatten()[0])
+
+    def __getattr__(self, name):
+        if name == "model":  # not set yet: a copy or an unpickled object asks before __init__ ran
+            raise AttributeError(name)
+        return getattr(self.model, name)

@@ -1,0 +1,68 @@
+"""What a device can do, and numbers on their way to it and back."""
+
+import contextlib
+import functools
+
+import torch
+
+
+def wide(values):
+    """Return numbers, or a tensor of any device, as float64 on the CPU.
+
+    The tensor comes to the CPU first and is widened there: Apple's MPS has no float64, and no default device is the CPU.
+    """
+    if torch.is_tensor(values):
+        return values.detach().cpu().double()
+    return torch.as_tensor(values, dtype=torch.float64, device="cpu")
+
+
+def beside(values, like):
+    """Return a tensor of the CPU in the dtype and on the device of ``like``; it is narrowed before it goes there."""
+    return values.to(like.dtype).to(like.device)
+
+
+def constants(values, like):
+    """Return (nested lists of) numbers as a tensor beside ``like``, without waiting until a GPU has them."""
+    made = torch.tensor(values, dtype=like.dtype, device="cpu")
+    return made.pin_memory().to(like.device, non_blocking=True) if like.is_cuda and _pins() else made.to(like.device)
+
+
+@functools.cache
+def _pins():
+    """Say whether memory can be pinned for a GPU."""
+    return torch.cuda.is_available()
+
+
+@functools.lru_cache(maxsize=8)
+def precision(device):
+    """Return the dtype in which coefficients are computed on a device: float64 where it has that (MPS has not)."""
+    try:
+        return torch.zeros((), dtype=torch.float64, device=device).dtype
+    except (RuntimeError, TypeError):
+        return torch.float32
+
+
+@functools.lru_cache(maxsize=8)
+def has_complex_fft(device):
+    """Say whether a small FFT works on a device (DirectML and older MPS have none)."""
+    try:
+        probe = torch.arange(16.0, device=device).reshape(4, 4)
+        there_and_back = torch.fft.irfft2(torch.fft.rfft2(probe), s=(4, 4))
+        return bool((there_and_back - probe).abs().max() < 1e-3)
+    except (RuntimeError, NotImplementedError, TypeError):
+        return False
+
+
+def full_precision(device):
+    """Return the context in which matrix products keep their precision: WebUIs sample under autocast, which halves it."""
+    return torch.autocast(device.type, enabled=False) if _halved(device.type) else contextlib.nullcontext()
+
+
+def _halved(kind):
+    try:
+        return torch.is_autocast_enabled(kind)
+    except RuntimeError:  # a device that autocast does not know
+        return False
+    except TypeError:  # torch before 2.4 asks CUDA's by that name, without a device, and knows the CPU's by another
+        asked = {"cuda": torch.is_autocast_enabled, "cpu": torch.is_autocast_cpu_enabled}.get(kind)
+        return asked is not None and asked()
