@@ -13,7 +13,9 @@ from pathlib import Path
 import torch
 
 from . import __version__, files, gallery, infotext, picture, zoo
-from .bench.peers import PEERS
+from .bench.peers import FURTHER, PEERS, STOCHASTIC
+from .reference import SAMPLERS as REFERENCE
+from .reference import seeded
 from .refinement import refine as run_refine
 from .sampling import sample_isdo
 from .schedules import SCHEDULES, schedule
@@ -38,7 +40,7 @@ class Parser(argparse.ArgumentParser):
 
 def samplers():
     """Return every sampler by name, each ``run(model, x, sigmas, extra_args, callback, disable)``."""
-    return {"isdo": sample_isdo} | {name: peer.run for name, peer in PEERS.items()}
+    return {"isdo": sample_isdo} | {name: peer.run for name, peer in (PEERS | FURTHER).items()} | REFERENCE
 
 
 @contextmanager
@@ -57,7 +59,8 @@ def draw(run, model, sigmas, seeds, labels, guidance, device="cpu", callback=Non
         part = slice(start, start + BATCH)
         x = (sigmas[0] * gallery.noise(seeds[part], (3, SIDE, SIDE))).to(device)
         extra = {"labels": torch.tensor(labels[part], device=device), "guidance": guidance}
-        done.append(run(model, x, sigmas.to(device), extra_args=extra, callback=callback, disable=True).cpu())
+        sampler = seeded(run, seeds[part])
+        done.append(sampler(model, x, sigmas.to(device), extra_args=extra, callback=callback, disable=True).cpu())
     return torch.cat(done)
 
 
@@ -240,7 +243,7 @@ def _accuracy(args):
 
     rows = work_precision.run(
         args.suite, calls=args.calls or work_precision.CALLS, seed=args.seed or 0, limit=args.limit, only=args.only,
-        device=args.device, bend=args.bend,
+        device=args.device, bend=args.bend, further=args.all,
     )  # fmt: skip
     return rows, f"{report.page(rows)}\n\n{report.table(rows)}"
 
@@ -276,6 +279,7 @@ def _frechet(args):
     from .bench import frechet, report
 
     kept, count = _kept(args), min(frechet.COUNT, args.limit or frechet.COUNT)
+    every = {"samplers": frechet.SAMPLERS | FURTHER | STOCHASTIC} if args.all else {}
 
     def save(rows):
         if args.json:
@@ -283,7 +287,7 @@ def _frechet(args):
 
     rows = frechet.run(
         args.model, count=count, guidance=args.guidance, progress=partial(tqdm, desc="drawing", leave=False),
-        seed=args.seed or 0, reuse=kept, save=save, device=args.device,
+        seed=args.seed or 0, reuse=kept, save=save, device=args.device, **every,
     )  # fmt: skip
     rows = frechet.merged(kept, rows)
     return rows, frechet.page(rows)
@@ -329,6 +333,8 @@ def bench(args):
     for flag in ("calls", "bend"):
         if getattr(args, flag) and BENCHES[args.suite] is not _accuracy:
             raise ValueError(f"--{flag} is for the suites analytic, zoo and img2img: {args.suite} has its own")
+    if args.all and BENCHES[args.suite] not in (_accuracy, _frechet):
+        raise ValueError(f"--all is for the suites analytic, zoo, img2img and frechet: {args.suite} has its own samplers")
     for file in (args.json, args.plot, args.doc):
         if file is not None:
             files.check_target(file)
@@ -389,7 +395,14 @@ def devices():
 
 
 def info(args):
-    """Print versions, devices, models with their losses, and the settings."""
+    """Print versions, devices, models with their losses, and the settings; or the models' variational bounds."""
+    if args.elbo:
+        from .zoo import likelihood
+
+        given = args.pictures and (opened(args.pictures)[0], f"pictures of {args.pictures}")
+        return print(likelihood.table(*(given or likelihood.pictures())))
+    if args.pictures:
+        raise ValueError("--pictures is for --elbo: give both")
     versions = f"isdo {__version__}, Python {platform.python_version()}, torch {torch.__version__}"
     print(f"{versions}, {torch.get_num_threads()} threads")
     print(f"devices: {', '.join(devices())}")
@@ -513,6 +526,7 @@ def make_parser():
     add("--doc", metavar="FILE", help="write what is printed there, as markdown; keeps what an older page has by hand")
     add("--calls", type=whole(1), nargs="+", metavar="N", help="of the suites analytic, zoo and img2img (5 to 30)")
     add("--bend", action="store_true", help="of these, too: give every sampler the levels that ISDO makes of each schedule")
+    add("--all", action="store_true", help="of these and frechet: also the samplers that the pages have not measured yet")
     add("--seed", type=whole(0), help="of problems and noise (0; of the suite sweep 1)")
     add("--limit", type=whole(1), help="pictures of each problem at most")
     add("--only", default="", help="part of the name of the problems wanted")
@@ -531,7 +545,9 @@ def make_parser():
     add("--font", metavar="FILE", help="NotoColorEmoji.ttf, if it is not where Debian puts it")
     add("--groups", metavar="FILE", help="emoji-test.txt, if it is not where Debian puts it")
 
-    command(info, "versions, devices, models, settings")
+    add = command(info, "versions, devices, models, settings")
+    add("--elbo", action="store_true", help="print the variational bound of pictures under each model instead")
+    add("--pictures", metavar="FILE", help="of that: a page that sample wrote, or a picture (held-out emoji, else the zoo's)")
     return parser
 
 

@@ -1,12 +1,15 @@
-"""From what a network predicts to denoised = D(x; sigma), and the loss weights that follow from it."""
+"""From what a network predicts to denoised = D(x; sigma): preconditioning, the weights that follow from it, guidance."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from .device import precision
-from .path import FLOW, VE, Path
+from .distribution import DISTRIBUTIONS, Distribution
+from .path import FLOW, VE, Path, detect_path
+from .process import PROCESSES, per_image
 
 
 @dataclass(frozen=True)
@@ -68,9 +71,32 @@ PREDICTIONS = {
 }
 
 
-def per_image(value, x):
-    """Return ``value`` (float or (B,) or (1,)) so that it multiplies x (B, ...): trailing dimensions are added."""
-    return value.reshape(-1, *[1] * (x.ndim - 1)) if isinstance(value, torch.Tensor) else value
+@dataclass(frozen=True)
+class Preconditioning(Prediction):
+    """A Prediction with what the network is told of sigma, c_noise, and how often it saw which sigma in training."""
+
+    c_noise: Callable
+    trained_on: Distribution
+
+
+def _log(sigma):
+    return sigma.log() if isinstance(sigma, torch.Tensor) else math.log(sigma)
+
+
+def _preconditioning(row, name, c_noise):
+    return Preconditioning(name, row.path, row.c_in, row.c_skip, row.c_out, c_noise, DISTRIBUTIONS[name])
+
+
+# EDM, table 1. Their loss weights are those deduced: 1/sigma^2 for VP and VE, (sigma^2 + sigma_data^2)/(sigma sigma_data)^2
+# for EDM. VE's network predicts minus the noise, where VP's predicts the noise.
+PRECONDITIONINGS = {
+    row.name: row
+    for row in (
+        _preconditioning(PREDICTIONS["eps"], "vp", lambda sigma: 999 * PROCESSES["vp linear"].time(sigma)),
+        _preconditioning(Prediction("", VE, _one, _one, lambda sigma: sigma), "ve", lambda sigma: _log(sigma / 2)),
+        _preconditioning(PREDICTIONS["edm"], "edm", lambda sigma: _log(sigma) / 4),
+    )
+}
 
 
 def guide(conditional, unconditional, scale):
@@ -102,6 +128,53 @@ def guided(conditional, unconditional, scale):
 def _is_one(scale):
     """Say whether a guidance scale is the number 1; a tensor is not asked."""
     return not isinstance(scale, torch.Tensor) and scale == 1
+
+
+@dataclass(frozen=True)
+class ClassifierGuided:
+    """A model whose D is moved by the gradient of log p(y | x; sigma): a model with the call shape of its part.
+
+    Where x = a x0 + s n, D = (x + s^2 score)/a, and Bayes' rule adds the gradient to the score: D moves by
+    scale s^2/a times the gradient. Theory page, equation 10.13.
+    """
+
+    model: Callable
+    log_prob: Callable
+    scale: object
+
+    @property
+    def path(self):
+        return detect_path(self.model)
+
+    def __call__(self, x, sigma, **extra):
+        denoised, wide = self.model(x, sigma, **extra), x.dtype if x.dtype == torch.float64 else torch.float32
+        # the gradient fades with the signal: both are taken just below the end of the path. Nearer to it the quotient loses
+        # more digits than the distance costs
+        level = torch.as_tensor(sigma, dtype=wide, device=x.device).expand(len(x))
+        if self.path.fade:
+            level = level.clamp(max=1 - torch.finfo(wide).eps ** (1 / 3))
+        step = self.scale * level**2 / self.path.signal(level)
+        return denoised + (per_image(step, x) * self._gradient(x.to(wide), level)).to(denoised.dtype)
+
+    def _gradient(self, x, sigma):
+        """Return d log p/dx of each picture; also where the sampler has switched gradients off."""
+        with torch.inference_mode(False), torch.enable_grad():
+            asked = x.detach().clone().requires_grad_()
+            (gradient,) = torch.autograd.grad(self.log_prob(asked, sigma.clone()).sum(), asked)
+        return gradient
+
+
+def classifier_guided(model, log_prob, scale):
+    """Return a model guided by a classifier (Dhariwal and Nichol 2021, section 4.2); ``model`` itself at the float 0.
+
+    Args:
+        model: ``model(x, sigma, **extra) -> denoised``, of no class; also of a class, to be pushed on.
+        log_prob: ``log_prob(x, sigma) -> (B,)``, log p(y | x; sigma) of the class y that is wanted, differentiable in x
+            (B, ...), which is noisy and on the model's path, float32 unless the sampler works in float64; sigma (B,).
+        scale: a float or (B,). At 1 the guided D is that of the class y, as far as the classifier is exact; at any
+            scale it is then what `guided` makes of the models with and without the class.
+    """
+    return model if isinstance(scale, (int, float)) and scale == 0 else ClassifierGuided(model, log_prob, scale)
 
 
 class CallCounter:

@@ -14,7 +14,8 @@ from PIL import Image
 
 from isdo import __main__ as cli
 from isdo import gallery, zoo
-from isdo.bench.peers import PEERS
+from isdo.bench.peers import FURTHER, PEERS
+from isdo.reference import SAMPLERS
 from isdo.settings import FIELDS, Settings
 from isdo.zoo.net import CLASSES
 
@@ -40,7 +41,7 @@ def test_sample_writes_a_grid_that_says_how_it_was_made(capsys, tmp_path):
 
 
 @needs_weights
-@pytest.mark.parametrize("sampler", ["isdo", "dpmpp_2m", "heun"])
+@pytest.mark.parametrize("sampler", ["isdo", "dpmpp_2m", "heun", "ddpm", "edm"])
 def test_a_seed_is_the_same_picture_in_any_batch(monkeypatch, sampler):
     monkeypatch.setattr(cli, "BATCH", 2)
     model = zoo.load("eps")
@@ -53,7 +54,7 @@ def test_a_seed_is_the_same_picture_in_any_batch(monkeypatch, sampler):
 
 
 def test_every_sampler_can_be_named():
-    assert list(cli.samplers()) == ["isdo", *PEERS]
+    assert set(cli.samplers()) == {"isdo", *PEERS, *FURTHER, *SAMPLERS}
 
 
 def test_every_setting_has_a_flag_that_reaches_it():
@@ -87,6 +88,7 @@ def test_every_setting_has_a_flag_that_reaches_it():
     ("bench --suite speed --plot a.png", "--plot"),
     ("bench --suite grids --bend", "--bend"),
     ("bench --suite sweep --calls 6", "has its own"),
+    ("bench --suite speed --all", "has its own samplers"),
     ("bench --calls 0", "at least 1, not 0"),
     ("bench --json nowhere/a.json", "does not exist"),
     ("bench --suite sweep --doc nowhere/a.md", "does not exist"),

@@ -5,7 +5,11 @@ import copy
 import pytest
 import torch
 
-from isdo.denoiser import PREDICTIONS, CallCounter, guide, guided
+from isdo.bench.problems import hartley, problem
+from isdo.denoiser import PRECONDITIONINGS, PREDICTIONS, CallCounter, classifier_guided, guide, guided
+from isdo.distribution import DISTRIBUTIONS
+from isdo.path import PATHS, VE
+from isdo.process import PROCESSES
 
 ROWS = list(PREDICTIONS.values())
 SIGMAS = torch.tensor([1e-3, 0.03, 0.5, 0.999, 1.0, 3.0, 80.0, 4518.8], dtype=torch.float64)
@@ -94,3 +98,98 @@ def test_the_counter_counts_and_is_otherwise_the_model():
     assert copy.copy(counter).calls == 2
     with pytest.raises(AttributeError):
         _ = counter.nothing
+
+
+def test_preconditionings_are_those_of_edm_table_1():
+    sigma = torch.tensor([0.003, 0.5, 3.0, 80.0], dtype=torch.float64)
+    vp, ve, edm = (PRECONDITIONINGS[name] for name in ("vp", "ve", "edm"))
+    one, root = torch.ones_like(sigma), (sigma**2 + 0.25).sqrt()
+    for row, skip, out, scale, noise in (
+        (vp, one, -sigma, (sigma**2 + 1) ** -0.5, 999 * PROCESSES["vp linear"].time(sigma)),
+        (ve, one, sigma, one, (sigma / 2).log()),
+        (edm, 0.25 / root**2, sigma / 2 / root, 1 / root, sigma.log() / 4),
+    ):
+        for found, want in ((row.c_skip, skip), (row.c_out, out), (row.c_in, scale), (row.c_noise, noise)):
+            torch.testing.assert_close(found(sigma), want, rtol=1e-13, atol=0)
+        assert row.c_noise(0.5) == pytest.approx(row.c_noise(sigma)[1].item()) and row.path is VE
+    for row, weight in ((vp, sigma**-2), (ve, sigma**-2), (edm, (sigma**2 + 0.25) / (sigma / 2) ** 2)):
+        torch.testing.assert_close(row.weight(sigma), weight, rtol=1e-13, atol=0)
+    assert [row.trained_on for row in (vp, ve, edm)] == [DISTRIBUTIONS[name] for name in ("vp", "ve", "edm")]
+
+
+@pytest.mark.parametrize("row", PRECONDITIONINGS.values(), ids=PRECONDITIONINGS)
+def test_preconditioned_networks_see_and_give_unit_variance_where_edm_says_so(row, normal):
+    """EDM, equations 114 and 117: with data of variance 1/4 the inputs and targets of "edm" have variance 1."""
+    sigma = torch.tensor([0.01, 1.0, 30.0], dtype=torch.float64)[:, None]
+    x0, n = normal(2, 3, 40_000)
+    x0 = x0 / 2
+    x = x0 + sigma * n
+    inputs, target = (row.c_in(sigma) * x).var(1), row.target(x0, x, sigma).var(1)
+    held = (inputs - 1).abs().max() < 0.03 and (target - 1).abs().max() < 0.03
+    assert held == (row.name == "edm")
+
+
+@pytest.fixture(params=PATHS)
+def mixture(request):
+    """A guided mixture of three classes, noisy pictures, their labels, and the exact log p(y | x; sigma)."""
+    p = problem("stationary", request.param, seed=2)
+    model, labels = p.model, torch.arange(16) % 3
+
+    def log_prob(x, sigma):
+        level = sigma.view(-1, 1, 1, 1, 1)
+        odds = model.component_log_odds(hartley(x), model.path.signal(level), level)
+        of_class = odds.masked_fill(labels[:, None] != model.classes, -torch.inf)
+        return of_class.logsumexp(1) - odds.logsumexp(1)
+
+    def conditional(x, sigma):
+        return model(x, sigma, labels)
+
+    conditional.path = model.path
+    return model, conditional, log_prob, p.x / p.sigma_max
+
+
+@pytest.mark.parametrize("scale", [1.0, 5.0, torch.linspace(0, 7, 16, dtype=torch.float64)], ids=["1", "5", "each its own"])
+def test_classifier_guidance_is_classifier_free_guidance_where_the_classifier_is_exact(mixture, scale):
+    model, conditional, log_prob, noise = mixture
+    free = guided(conditional, model, scale)
+    by_classifier = classifier_guided(model, log_prob, scale)
+    assert by_classifier.path is free.path is model.path
+    for level in (0.02, 0.3, 0.9):
+        sigma = noise.new_full((16,), level)
+        x = level * noise + model.path.signal(level) * noise.flip(0)
+        with torch.no_grad():
+            torch.testing.assert_close(by_classifier(x, sigma), free(x, sigma), rtol=0, atol=1e-9)
+
+
+def test_classifier_guidance_is_a_number_at_pure_noise():
+    p = problem("stationary", "flow", seed=2)
+    labels = torch.zeros(16, dtype=torch.long)
+    model = p.model
+
+    def log_prob(x, sigma):
+        level = sigma.view(-1, 1, 1, 1, 1)
+        odds = model.component_log_odds(hartley(x), model.path.signal(level), level)
+        return odds.masked_fill(labels[:, None] != model.classes, -torch.inf).logsumexp(1) - odds.logsumexp(1)
+
+    with torch.inference_mode():  # some hosts sample in it
+        out = classifier_guided(model, log_prob, 3.0)(p.x, torch.ones(16, dtype=torch.float64))
+    want = model(p.x, torch.ones(16, dtype=torch.float64), labels, 3.0)
+    torch.testing.assert_close(out, want, rtol=0, atol=5e-4)  # of D about 10; 0 x infinity otherwise
+
+
+def test_classifier_guidance_keeps_dtypes_and_costs_nothing_at_scale_zero():
+    def model(x, sigma, shift=0.0):
+        return x / 2 + shift
+
+    assert classifier_guided(model, None, 0.0) is model
+    seen = []
+
+    def log_prob(x, sigma):
+        seen.append((x.dtype, sigma.shape))
+        return x.flatten(1).sum(1)
+
+    x = torch.ones(2, 1, 2, 2, dtype=torch.float16)
+    with torch.no_grad():
+        out = classifier_guided(model, log_prob, 0.5)(x, torch.tensor(2.0), shift=1.0)
+    assert out.dtype == torch.float16 and torch.equal(out, 1.5 * x + 0.5 * 4) and not x.requires_grad
+    assert seen == [(torch.float32, (2,))]

@@ -8,9 +8,11 @@ import standin
 import torch
 
 import isdo
-from isdo import RefineSettings, Settings, group, refine, sample_isdo, schedules, zoo
+from isdo import RefineSettings, Settings, group, process, reference, refine, sample_isdo, schedules, zoo
 from isdo import device as devices
+from isdo.denoiser import classifier_guided
 from isdo.device import beside, constants, full_precision, precision, wide
+from isdo.elbo import elbo
 from isdo.probe import measure_curvature
 
 pytestmark = pytest.mark.usefixtures("no_grad", "forgetful")
@@ -78,11 +80,34 @@ def calls():
     def by_another(to):
         return refine(model, to(x), disable=True, sampler=euler, sigmas=to(grids["ve"])).x
 
+    for name, sampler in reference.SAMPLERS.items():
+        for path, sigmas in grids.items():
+
+            def textbook(to, sampler=sampler, path=path, sigmas=sigmas):
+                options = {"seeds": 3, "process": "flow" if path == "flow" else "vp linear"}
+                return sampler(model, to(x * sigmas[0]), to(sigmas), **options)
+
+            yield f"reference {name} {path}", textbook
+
+    for name, p in process.PROCESSES.items():
+
+        def there_and_back(to, p=p):
+            u, t = (p.time(to(torch.tensor([r, 2 * r], device="cpu"))) for r in (0.5, 3.0))
+            mean, std = p.posterior(to(x), p.marginal(to(x), u)[0], t, u)
+            return p.score(p.to_path(mean, u)[0], std * to(x), t) + p.transition(0.3 * u.max().item(), t)[1].reshape(2, 1, 1, 1)
+
+        yield f"process {name}", there_and_back
+
+    def by_classifier(to):
+        guided = classifier_guided(model, lambda x, sigma: -x.flatten(1).square().sum(1), 0.1)
+        return guided(to(x), to(torch.ones(2, device="cpu")))
+
     def action(to):
         return sum(group.exp(name, 0.7, to(x)) for name in group.GENERATORS)
 
     yield "refine by another sampler", by_another
     yield "group", action
+    yield "guidance by a classifier", by_classifier
     for name in zoo.NAMES:
 
         def draw(to, name=name):
@@ -128,6 +153,15 @@ def test_schedules_and_probes_take_tables_from_such_devices():
     with standin.device() as name:
         for got, expected in zip(made(lambda v: v.to(name)), want, strict=True):
             torch.testing.assert_close(got, expected, rtol=1e-3, atol=0)
+
+
+def test_the_bound_is_the_same_from_such_devices():
+    x, levels = torch.rand(2, 3, 8, 8) * 2 - 1, torch.logspace(1, -2, 9)
+    want = elbo(model, x, levels, groups=[3, 3, 2])
+    with standin.device() as name:
+        got = elbo(model, x.to(name), levels.to(name), groups=[3, 3, 2])
+    for term in ("prior", "steps", "data", "bits"):
+        torch.testing.assert_close(getattr(got, term), getattr(want, term), rtol=1e-4, atol=1e-4)
 
 
 def test_the_stand_in_bites():

@@ -10,7 +10,7 @@ from isdo import zoo
 from isdo.bench import classifier, frechet
 from isdo.bench.moments import Moments, moments, sampling_bias
 from isdo.bench.moments import frechet as distance
-from isdo.bench.peers import PEERS
+from isdo.bench.peers import PEERS, STOCHASTIC
 from isdo.bench.report import read_json
 from isdo.path import VE
 from isdo.zoo.data import Emoji
@@ -190,6 +190,17 @@ def test_pictures_that_are_no_numbers_are_far_from_the_data(judge):
     broken = {"broken": frechet.replace(PEERS["euler"], run=lambda model, x, *_, **__: x * math.nan)}
     row = frechet.run(Known(), (2,), 6, broken, judge=judge, converged=0)[0]
     assert math.isfinite(row["frechet"]) and row["frechet"] > 0
+
+
+def test_samplers_that_draw_noise_of_their_own_draw_the_same_again(judge):
+    def deaf(*arguments, **keywords):
+        raise AssertionError("this was known")
+
+    torch.manual_seed(0)
+    rows = frechet.run(Known(), (5,), 8, STOCHASTIC, judge=judge, converged=0)
+    torch.manual_seed(1)
+    again = frechet.run(Known(), (5,), 8, STOCHASTIC, judge=judge, converged=0, reuse=rows, save=deaf, batch=3)
+    assert again == rows and [row["sampler"] for row in rows] == list(STOCHASTIC)
 
 
 def test_a_sampler_that_calls_too_often_is_refused(judge):

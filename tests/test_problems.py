@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from isdo.bench import problems, report
-from isdo.bench.peers import PEERS
+from isdo.bench.peers import FURTHER, PEERS
 from isdo.bench.problems import GAUSSIAN, SUITES, Problem, hartley, problem, rms
 from isdo.bench.work_precision import HEADLINE, SAMPLERS, bent_grids, limited, measure, run, summary
 from isdo.path import PATHS
@@ -202,6 +202,12 @@ def test_where_all_are_bent_isdo_is_not_bent_twice(tiny):
     assert found == pytest.approx({f"{row['grid']}, bent": row["median"] for row in plain}, rel=1e-6, abs=1e-9)
     page = report.page(rows)
     assert "--bend --doc docs/tiny-bent.md" in page and "Every sampler makes its calls at the levels" in page
+
+
+def test_peers_that_the_pages_do_not_have_yet_are_measured_where_asked_for(tiny):
+    rows = run("tiny", calls=(6,), progress=False, limit=2, further=True)
+    assert {row["sampler"] for row in rows} == {*SAMPLERS, *FURTHER}
+    assert set(summary(rows)["by_peer"]) == {*PEERS, *FURTHER}
 
 
 def test_a_sampler_that_takes_more_calls_than_allowed_is_caught():

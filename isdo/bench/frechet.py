@@ -7,6 +7,7 @@ import torch
 
 from .. import gallery, zoo
 from ..denoiser import CallCounter
+from ..reference import seeded
 from ..schedules import schedule
 from . import classifier
 from .moments import frechet, moments, sampling_bias
@@ -40,7 +41,7 @@ class Task:
         x = (sigmas[0] * gallery.noise(seeds, SHAPE)).to(self.device)
         extra = {"labels": self.labels[part].to(self.device), "guidance": self.guidance}
         with torch.no_grad():
-            drawn = sampler.run(model, x, sigmas.to(self.device), extra_args=extra, disable=True)
+            drawn = seeded(sampler.run, seeds)(model, x, sigmas.to(self.device), extra_args=extra, disable=True)
         if model.calls > calls:
             raise RuntimeError(f"{sampler.label} made {model.calls} model calls where {calls} were allowed")
         return drawn, model.calls

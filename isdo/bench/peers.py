@@ -18,7 +18,11 @@ from itertools import pairwise
 from types import ModuleType
 from typing import NamedTuple
 
+import numpy as np
 import torch
+
+from ..path import VE, Path, detect_path
+from ..reference import SAMPLERS as REFERENCE
 
 ADAMS_BASHFORTH = (  # newest first, equal steps
     (1.0,),
@@ -80,10 +84,26 @@ class Node(NamedTuple):
     sigma: float
     x: torch.Tensor
     denoised: torch.Tensor
+    path: Path = VE
 
     @property
     def d(self):
         return (self.x - self.denoised) / self.sigma
+
+    @property
+    def eps(self):
+        """The noise that the model sees."""
+        return (self.x - self.path.signal(self.sigma) * self.denoised) / self.sigma
+
+    @property
+    def ratio(self):
+        """Noise to signal, infinity at the pure-noise end of `flow`."""
+        return _ratio(self.path, self.sigma)
+
+
+def _ratio(path, sigma):
+    signal = path.signal(sigma)
+    return sigma / signal if signal else math.inf
 
 
 def multistep(order, predict, correct=None, lower_final=False, to_zero=False):
@@ -96,7 +116,7 @@ def multistep(order, predict, correct=None, lower_final=False, to_zero=False):
 
     @torch.no_grad()
     def sample(model, x, sigmas, extra_args=None, callback=None, disable=None):
-        history, used, grid = [], 0, sigmas.tolist()
+        history, used, grid, path = [], 0, sigmas.tolist(), detect_path(model)
         for i, (sigma, sigma_next) in enumerate(pairwise(grid)):
             denoised = model(x, x.new_full((len(x),), sigma), **(extra_args or {}))
             if callback is not None:
@@ -105,7 +125,7 @@ def multistep(order, predict, correct=None, lower_final=False, to_zero=False):
                 return denoised
             if correct is not None and history:
                 x = correct(history[:used], sigma, denoised)
-            history = [Node(sigma, x, denoised), *history][:order]
+            history = [Node(sigma, x, denoised, path), *history][:order]
             used = min(order, len(history), len(grid) - 1 - i if lower_final else order)
             x = predict(history[:used], sigma_next)
         return x
@@ -119,19 +139,87 @@ def ipndm(history, sigma):
     return history[0].x + (sigma - history[0].sigma) * sum(w * node.d for w, node in zip(weights, history, strict=True))
 
 
-def deis(history, sigma):
-    """tAB-DEIS: eps interpolated in sigma and integrated exactly (Zhang & Chen 2023, equation 15).
+def means(nodes, end):
+    """Return the means over nodes[0] .. end of the Lagrange polynomials of the nodes, four at most.
 
-    Simpson's rule is exact up to cubics, that is up to four nodes.
+    Simpson's rule is exact up to cubics.
     """
-    start, nodes = history[0].sigma, [node.sigma for node in history]
-    points = ((start, 1 / 6), ((start + sigma) / 2, 4 / 6), (sigma, 1 / 6))
+    start = nodes[0]
+    points = ((start, 1 / 6), ((start + end) / 2, 4 / 6), (end, 1 / 6))
+    return [sum(w * lagrange(nodes, j, s) for s, w in points) for j in range(len(nodes))]
 
-    def weight(j):
-        others = nodes[:j] + nodes[j + 1 :]
-        return sum(w * math.prod((s - o) / (nodes[j] - o) for o in others) for s, w in points)
 
-    return history[0].x + (sigma - start) * sum(weight(j) * node.d for j, node in enumerate(history))
+def lagrange(nodes, j, s):
+    """Return the polynomial that is 1 at nodes[j] and 0 at the others, at s."""
+    others = nodes[:j] + nodes[j + 1 :]
+    return math.prod((s - o) / (nodes[j] - o) for o in others)
+
+
+def deis(history, sigma):
+    """tAB-DEIS: eps interpolated in sigma and integrated exactly (Zhang & Chen 2023, equation 15)."""
+    weights = means([node.sigma for node in history], sigma)
+    return history[0].x + (sigma - history[0].sigma) * sum(w * node.d for w, node in zip(weights, history, strict=True))
+
+
+def cab(order, theta=0.9):
+    """CAB (Roy & Nair 2026, arXiv:2605.16736): Adams-Bashforth of x/a in the noise-to-signal ratio, plus theta times the
+    step times what linear extrapolation of the two eps before missed in the newest.
+
+    As in the authors' code: Euler, then two-step Adams-Bashforth in sigma, then this; theta is the 0.9 of their commands.
+    On `ve` the ratio is sigma. The correction is of third order in the step, so that any theta but 0 has order 2.
+    """
+
+    def predict(history, sigma):
+        if len(history) < 3:
+            return deis(history, sigma)
+        new, before, first = history
+        end, ratios = _ratio(new.path, sigma), [node.ratio for node in history]
+        nodes = [r for r in ratios[:order] if r < math.inf]  # from infinitely far off a node has no say
+        weights, h = means(nodes, end), end - new.ratio
+        change = sum(w * (node.eps - new.eps) for w, node in zip(weights, history, strict=False))
+        stretch = (new.ratio - before.ratio) / (before.ratio - first.ratio)
+        miss = new.eps - before.eps - stretch * (before.eps - first.eps)
+        signal = new.path.signal(sigma)
+        return signal * new.denoised + sigma * new.eps + signal * h * (change + theta * miss)
+
+    return predict
+
+
+def forward_ddim(history, sigma, denoised=None):
+    """F-DDIM (Jiao et al. 2025, arXiv:2512.24927): DDIM's step with D of its end in the place of D of its start.
+
+    That D is asked at a look-ahead, DDIM's own step with the D at hand. From the abstract: the text of the paper was not
+    at hand, and which of D and eps it holds constant over the step is our choice of D, as in DDIM's exponential form.
+    """
+    node = history[0]
+    held = node.denoised if denoised is None else denoised
+    return held + sigma / node.sigma * (node.x - held)
+
+
+_LEGENDRE = tuple(zip(*(v.tolist() for v in np.polynomial.legendre.leggauss(16)), strict=True))
+
+
+def reab(history, sigma):
+    """REAB (azula, Rozet 2025; after DPM-Solver-v3, Zheng et al. 2023): with psi = sqrt(a^2 + s^2) the ODE is
+    d(x/psi) = f dtheta, tan theta = s/a, and f = (a x/psi - psi D)/s is interpolated in log s/a.
+
+    It is theory section 2 with S = 1 for every mode, interpolated otherwise. The factor sqrt(1 + e^(2 s)) before the sum is
+    that of azula's formula; its code (0.11.1) takes the sigma of the step's start there.
+    """
+    new, path = history[0], history[0].path
+    psi, psi_end = math.hypot(path.signal(new.sigma), new.sigma), math.hypot(path.signal(sigma), sigma)
+    known = [node for node in history if node.ratio < math.inf] or [new]
+    start, end = (math.atan2(s, path.signal(s)) for s in (new.sigma, sigma))
+    places = [(math.log(math.tan((start + end + (end - start) * z) / 2)), w * (end - start) / 2) for z, w in _LEGENDRE]
+    logs = [math.log(node.ratio) for node in known] if len(known) > 1 else [0.0]
+    weights = [sum(w * lagrange(logs, j, u) for u, w in places) for j in range(len(known))]
+    return psi_end * (new.x / psi + sum(w * _residual(node) for w, node in zip(weights, known, strict=True)))
+
+
+def _residual(node):
+    signal = node.path.signal(node.sigma)
+    psi = math.hypot(signal, node.sigma)
+    return (signal / psi * node.x - psi * node.denoised) / node.sigma
 
 
 def phi(k, z):
@@ -210,4 +298,22 @@ PEERS = {
     "unipc_2": Peer("UniPC-2", multistep(2, unipc, unipc, lower_final=True), "Zhao et al. 2023, bh2"),
     "unipc_3": Peer("UniPC-3", multistep(3, unipc, unipc, lower_final=True), "Zhao et al. 2023, bh2"),
     "res_2m": Peer("RES 2M", multistep(2, res), "Zhang et al. 2023"),
+}
+
+# Beside these, where asked for: what the pages of docs/ have not measured yet. They are peers of the ODE's solution, too.
+FURTHER = {
+    # four calls a step, one in the step to 0
+    "rk4": Peer("RK4", REFERENCE["rk4"], "Kutta 1901", lambda calls: (calls + 3) // 4),
+    "cab_2": Peer("CAB-2", multistep(3, cab(2), to_zero=True), "Roy & Nair 2026"),
+    "cab_3": Peer("CAB-3", multistep(3, cab(3), to_zero=True), "Roy & Nair 2026"),
+    "f_ddim": Peer("F-DDIM", multistep(1, forward_ddim, forward_ddim), "Jiao et al. 2025"),
+    "reab": Peer("REAB-2", multistep(2, reab), "Rozet 2025; azula"),
+}
+
+# These draw noise of their own: for sets of pictures, where nobody asks for the ODE's solution.
+STOCHASTIC = {
+    "ddpm": Peer("DDPM", REFERENCE["ddpm"], "Ho et al. 2020"),
+    "edm": Peer("EDM, stochastic", REFERENCE["edm"], "Karras et al. 2022", PEERS["heun"].steps),
+    "reverse_sde": Peer("Reverse SDE", REFERENCE["reverse_sde"], "Song et al. 2021"),
+    "langevin": Peer("Langevin", REFERENCE["langevin"], "Karras et al. 2022"),
 }

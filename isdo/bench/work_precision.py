@@ -17,7 +17,7 @@ from ..path import PATHS, smallest_sigma
 from ..sampling import sample_isdo
 from ..schedules import bent
 from ..settings import Settings
-from .peers import PEERS, Peer
+from .peers import FURTHER, PEERS, Peer
 from .problems import rms, suite
 
 CALLS = (5, 6, 8, 10, 12, 15, 20, 30)
@@ -53,6 +53,7 @@ def run(
     cache=None,
     device="cpu",
     bend=False,
+    further=False,
 ):
     """Measure every sampler on every problem and grid of a suite.
 
@@ -70,6 +71,7 @@ def run(
         cache: folder in which references are kept between runs.
         device: where the zoo's networks run.
         bend: give every sampler the levels that ISDO makes of each schedule.
+        further: with samplers None, also the peers in FURTHER.
 
     Returns:
         One dict for each sampler, problem, grid and number of calls: the median, quartiles and maximum over pictures of
@@ -81,6 +83,7 @@ def run(
     """
     if samplers is None:
         samplers = {"isdo": SCHEDULED, **PEERS} if bend else SAMPLERS  # what is bent already is not bent again
+        samplers = samplers | (FURTHER if further else {})
     samplers = {name: _row(name, sampler) for name, sampler in samplers.items()}
     known = {_key(row): row for row in reuse}
     rows = []
@@ -169,7 +172,7 @@ def cells(rows, sampler="isdo"):
         table[tuple(row[name] for name in CELL)][row["sampler"]] = row
     found = []
     for key, entries in table.items():
-        peers = {name: row for name, row in entries.items() if name in PEERS and name != sampler}
+        peers = {name: row for name, row in entries.items() if name in PEERS | FURTHER and name != sampler}
         if sampler not in entries or not peers:
             continue
         own = entries[sampler]

@@ -7,15 +7,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..denoiser import PREDICTIONS
+from ..process import scaled_linear_betas
 
 CLASSES = ("faces", "people", "animals", "food", "travel", "activities", "objects", "symbols", "flags")
 NULL = len(CLASSES)
 
 
-def scaled_linear(levels=1000, first=0.00085, last=0.012):
-    """Return alphas_cumprod (levels,) float64 of Stable Diffusion's scaled-linear schedule."""
-    betas = torch.linspace(first**0.5, last**0.5, levels, dtype=torch.float64, device="cpu") ** 2
-    return (1 - betas).cumprod(0)
+def scaled_linear():
+    """Return alphas_cumprod (1000,) float64 of Stable Diffusion's scaled-linear schedule."""
+    return (1 - scaled_linear_betas()).cumprod(0)
 
 
 def zero_terminal_snr(alphas_cumprod):
