@@ -1,10 +1,16 @@
 # Every target makes .venv when it is missing and installs what it needs, once. Another Python: make PYTHON=python3.12 test
 PYTHON ?= python3
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+INSTALL := -m pip --disable-pip-version-check install --quiet
+PIP := $(BIN)/python $(INSTALL) -c constraints.txt
 RECIPE := pyproject.toml constraints.txt
 
-.PHONY: demo test live bench docs lint
+# a host's Python and torch of long ago, in an environment of their own
+PYTHON_OLDEST ?= python3.10
+OLDEST := .venv-oldest/bin/python
+PIP_OLDEST := $(OLDEST) $(INSTALL) -c tests/constraints-oldest.txt
+
+.PHONY: demo test test-oldest live bench docs lint
 
 demo: .venv/installed-bench
 	$(BIN)/python -m isdo demo
@@ -30,6 +36,10 @@ docs: .venv/installed-bench
 test: .venv/installed-test
 	$(BIN)/python -m pytest
 
+# the same tests in the environment of the oldest host; 5 GB, because torch of that age is on the index with CUDA only
+test-oldest: .venv-oldest/installed
+	$(OLDEST) -m pytest
+
 # in the WebUI that WEBUI_DIR names, started for it on the CPU; see tests/livehost.py
 live: .venv/installed-live
 	$(BIN)/python -m pytest -rs tests/live_*.py
@@ -42,4 +52,10 @@ lint: .venv/installed-test
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(PIP) -e ".[$*]"
 	$(PIP) --no-deps k-diffusion
+	touch $@
+
+.venv-oldest/installed: pyproject.toml tests/constraints-oldest.txt
+	test -x $(OLDEST) || $(PYTHON_OLDEST) -m venv .venv-oldest
+	$(PIP_OLDEST) -e ".[test]"
+	$(PIP_OLDEST) --no-deps k-diffusion
 	touch $@

@@ -170,7 +170,7 @@ class CFGDenoiser:
         seen = SimpleNamespace(step=self.step, total=self.total_steps, sigma=float(sigma[0]), x=x.clone(), masked=self.mask)
         seen.prompts = None if cond is None else [at_step(part.schedules, self.step) for parts in cond.batch for part in parts]
         seen.negative = None if uncond is None else [at_step(schedule, self.step) for schedule in uncond]
-        seen.image_cond, seen.half = image_cond, torch.is_autocast_enabled("cpu")
+        seen.image_cond, seen.half = image_cond, torch.mm(*torch.ones(2, 1, 1)).dtype == torch.bfloat16
         host.seen.append(seen)
         if host.interrupt_at is not None and len(host.seen) > host.interrupt_at:
             host.state.interrupted = True

@@ -5,7 +5,7 @@ import contextlib
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_flatten, tree_map
 
 NAME = "meta"
 
@@ -18,13 +18,16 @@ class OnDevice(torch.Tensor):
         if held.dtype in (torch.float64, torch.complex128):
             raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64")
         kind = {"dtype": held.dtype, "layout": held.layout, "device": NAME, "requires_grad": False}
-        return torch.Tensor._make_wrapper_subclass(cls, held.shape, held.stride(), held.storage_offset(), **kind)
+        kind |= {"strides": held.stride(), "storage_offset": held.storage_offset()}
+        return torch.Tensor._make_wrapper_subclass(cls, held.shape, **kind)
 
     def __init__(self, held):
         self.held = held
 
     def __repr__(self):
         return f"OnDevice({self.held})"
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # what comes back to the CPU is a plain tensor
 
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
@@ -40,7 +43,7 @@ class Device(TorchDispatchMode):
 
 def run(func, args, kwargs):
     """Do on the CPU what is asked for on the device, and refuse what a real one refuses."""
-    flat = torch.utils._pytree.tree_leaves((args, kwargs))
+    flat = tree_flatten((args, kwargs))[0]
     there = any(isinstance(v, OnDevice) for v in flat)
     if there and any(type(v) is torch.Tensor and v.ndim > 0 for v in flat) and func not in MOVES:
         raise RuntimeError(f"{func}: expected all tensors to be on the same device, but found at least two, {NAME} and cpu")

@@ -2,14 +2,13 @@
 
 import statistics
 import time
-import weakref
 from contextlib import contextmanager, nullcontext
 from itertools import cycle
 
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.weak import WeakIdKeyDictionary
+from torch.utils._pytree import tree_flatten
 
 from ..schedules import karras
 from .report import markdown
@@ -106,26 +105,23 @@ class LiveStorage(TorchDispatchMode):
 
     def __init__(self):
         super().__init__()
-        self.live = self.peak = 0
-        self._known = WeakIdKeyDictionary()
+        self.peak = 0
+        self._made = {}  # storage: bytes; a reference of torch's, because Python's can die before the storage in torch 2.1
+
+    @property
+    def live(self):
+        self._made = {storage: size for storage, size in self._made.items() if not storage.expired()}
+        return sum(self._made.values())
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        given = {t.untyped_storage().data_ptr() for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
-        for tensor in tree_leaves(out):
+        given = {t.untyped_storage().data_ptr() for t in tree_flatten((args, kwargs))[0] if isinstance(t, torch.Tensor)}
+        for tensor in tree_flatten(out)[0]:
             if isinstance(tensor, torch.Tensor) and tensor.untyped_storage().data_ptr() not in given:
-                self._add(tensor.untyped_storage())
+                storage = tensor.untyped_storage()
+                self._made.setdefault(StorageWeakRef(storage), storage.nbytes())
         self.peak = max(self.peak, self.live)
         return out
-
-    def _add(self, storage):
-        if storage not in self._known:
-            self._known[storage] = size = storage.nbytes()
-            self.live += size
-            weakref.finalize(storage, self._drop, size)
-
-    def _drop(self, size):
-        self.live -= size
 
 
 def memory(sampler, shape, device="cpu", steps=STEPS):
