@@ -7,6 +7,7 @@ from functools import cached_property, partial
 
 import torch
 
+from ..device import wide
 from ..path import PATHS
 from ..schedules import exponential, flow, karras, rest, simple
 
@@ -60,7 +61,7 @@ class Problem:
         sigma = self.x.new_full((len(self.x),), math.sqrt(self.sigma_min * self.sigma_max))
         with torch.no_grad():
             state = self.x * sigma[0] / self.sigma_max
-            return f"{self.model(state, sigma, **self.extra_args).double().square().mean().item():.4e}"
+            return f"{wide(self.model(state, sigma, **self.extra_args)).square().mean().item():.4e}"
 
     def grids(self):
         """Return the schedules to judge on: name -> (steps -> sigmas, ending in 0), in x's dtype and on its device.
@@ -303,7 +304,7 @@ def begun(problem, ratio):
 
 def rms(x):
     """Return the root mean square of each image (B,), float64."""
-    return x.double().square().flatten(1).mean(1).sqrt()
+    return wide(x).square().flatten(1).mean(1).sqrt()
 
 
 def _gaussian(path, generator, _):
