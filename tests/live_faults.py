@@ -7,11 +7,12 @@ import urllib.parse
 import livehost
 import numpy as np
 import pytest
-from live_refine import KARRAS, refine, script, while_refining
+from live_refine import KARRAS, refine, script
 from live_webui import CONTROLS, EULER, ISDO, SCHEDULE, scene, with_args
-from livehost import Host, Refused, encode, ours
+from livehost import Host, Refused, encode, meanwhile, ours
 
 pytestmark = [pytest.mark.live, pytest.mark.skipif(livehost.missing() is not None, reason=str(livehost.missing()))]
+HIRES = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "denoising_strength": 0.6}
 LEVEL, IMAGE = {"strength": "noise level"}, {"init_images": [encode(scene())]}
 
 
@@ -85,16 +86,22 @@ def test_no_call_goes_below_the_user_s_own_smallest_level(eps):
 # ------------------------------------------------------------------------------------------------------- B. in the WebUIs
 
 
-def test_drawing_and_refining_are_one_job(eps):
-    jobs = []
+@pytest.mark.parametrize("hires", [{}, HIRES | {"hr_second_pass_steps": 3}])
+@pytest.mark.parametrize("amid", ["drawing", "refining"])
+def test_one_click_on_interrupt_stops_a_single_picture(eps, hires, amid):
+    """The button says "after this picture" to a host that counts more jobs than one; the probe presses it."""
+    size = {"width": 128, "height": 128} if hires else {"width": 256, "height": 256}
+    ask = KARRAS | size | hires | ({"steps": 4} if amid == "refining" else {"steps": 150})
+    ask |= refine({"iterations": 200, "calls": 2}) | ({"hr_additional_modules": ["Use same choices"]} if hires else {})
+    got, seconds = meanwhile(eps, lambda: eps.post("/live-probe/stop", {}), lambda: eps.picture(**ask), range(6, 395))
+    assert len(got.calls) < (390 if amid == "refining" else 150) and seconds < 10
+    assert ("ISDO refine" in got.values) is (amid == "refining")
 
-    def look():
-        jobs.append(eps.get("/sdapi/v1/progress?skip_current_image=true")["state"])
-        eps.post("/sdapi/v1/interrupt", {})
 
-    ask = KARRAS | {"steps": 4, "width": 256, "height": 256}
-    while_refining(eps, look, lambda: eps.picture(**ask, **refine({"iterations": 100, "calls": 2})))
-    assert jobs[0]["job_count"] == 1 and jobs[0]["sampling_steps"] == 204 and jobs[0]["sampling_step"] >= 6
+def test_a_click_among_several_pictures_lets_this_one_finish(eps):
+    ask = KARRAS | {"steps": 60, "n_iter": 3, "width": 256, "height": 256} | refine()
+    got, _ = meanwhile(eps, lambda: eps.post("/live-probe/stop", {}), lambda: eps.picture(**ask), range(5, 60))
+    assert len(got.calls) == 72 and len(got.images) == 1 and got.values["ISDO refine"] == "4 iterations, 12 calls"
 
 
 def test_the_path_of_another_kind_of_model_is_named(model):
@@ -145,7 +152,6 @@ def asked_on_the_page(ask, kind):
     return page
 
 
-HIRES = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "denoising_strength": 0.6}
 PICTURES = [
     ("txt2img", ISDO | {"scheduler": "Karras", "steps": 7}),
     ("txt2img", ISDO | {"scheduler": "DDIM", "steps": 7}),
