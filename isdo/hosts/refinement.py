@@ -300,7 +300,7 @@ def before_sampling(p):
         return
     task.levels = getattr(forge.noise_table(p.sd_model), "sigmas", None)
     if not task.by_script:
-        hear_interrupt(p.sampler, task)
+        hear_interrupt(getattr(p, "sampler", None), task)
 
 
 def hear_interrupt(sampler, task):
@@ -309,8 +309,8 @@ def hear_interrupt(sampler, task):
     The refinement is a job of its own, or the bar would start anew: its length cannot be the pass's, which extensions read to
     know where they are. But a host that counts more jobs than one takes the click for "after this picture".
     """
-    told = sampler.callback_state
-    if hasattr(told, "isdo_inside"):
+    told = getattr(sampler, "callback_state", None)
+    if told is None or hasattr(told, "isdo_inside"):
         return
 
     def callback_state(state):
