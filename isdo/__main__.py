@@ -4,6 +4,7 @@ import argparse
 import logging
 import math
 import platform
+import shlex
 import sys
 from contextlib import contextmanager
 from dataclasses import replace
@@ -108,6 +109,19 @@ def prompt(names):
     return ", ".join(names or ["no class"])
 
 
+def zoom_for(args, shape):
+    """Return the zoom at which pictures of that shape come onto the page.
+
+    Raises:
+        ValueError: they are no pictures, or the page would be too large, for itself or for the disk.
+    """
+    channels, *sides = shape
+    gallery.check_channels(channels)
+    zoom = args.zoom or max(1, SHOWN // max(sides))
+    gallery.check_target(args.out, room=gallery.room(gallery.check_page(args.count, sides, zoom)))
+    return zoom
+
+
 def sample(args):
     """Draw pictures and write them as one PNG."""
     given = {field.key: getattr(args, field.key) for field in FIELDS if hasattr(args, field.key)}
@@ -118,13 +132,11 @@ def sample(args):
     if args.sampler == "isdo":
         run = partial(run, settings=settings)
         recorded = {field.infotext: getattr(settings, field.key) for field in FIELDS}
-    if args.guidance is None and not models.is_own(args.model):
-        args.guidance = models.GUIDED
+    if not models.is_own(args.model):
+        zoom_for(args, models.SHAPE)  # before anything is loaded
+        args.guidance = models.GUIDED if args.guidance is None else args.guidance
     model = unlabelled(asked(args, zero_terminal_snr=args.zero_terminal_snr))
-    channels, *sides = model.shape
-    gallery.check_channels(channels)
-    zoom = args.zoom or max(1, SHOWN // max(sides))
-    gallery.check_target(out, room=gallery.room(gallery.check_page(args.count, sides, zoom)))
+    zoom = zoom_for(args, model.shape)
     seeds = range(args.seed, args.seed + args.count)
     args.schedule = args.schedule or models.usual_schedule(model.model)
     sigmas = schedule(args.schedule, args.steps, model.model)
@@ -321,12 +333,12 @@ def _named(args):
 
 def _flags(args):
     """Return the flags that name the model and the judge, to run the same again; None: there are none."""
-    words = [f"--{key} {value}" for key in ("model", "judge") if (value := getattr(args, key))]
-    words += [f"--extra {key}={value}" for key, value in args.extra]
-    words += [f"--shape {','.join(map(str, args.shape))}"] if args.shape else []
-    words += [f"--label {' '.join(args.label)}"] if args.label else []
-    words += [f"--guidance {args.guidance:g}"] if args.guidance is not None else []
-    return " ".join(words) or None
+    words = [word for key in ("model", "judge") if (value := getattr(args, key)) for word in (f"--{key}", value)]
+    words += [word for key, value in args.extra for word in ("--extra", f"{key}={value}")]
+    words += ["--shape", ",".join(map(str, args.shape))] if args.shape else []
+    words += ["--label", *args.label] if args.label else []
+    words += ["--guidance", f"{args.guidance:g}"] if args.guidance is not None else []
+    return shlex.join(words) or None
 
 
 def _judge(args):

@@ -504,6 +504,18 @@ def test_a_judge_of_ones_own_judges_sets(mine):
     assert f"| {rows[0]['frechet']:.3f} |" in page and "one half of the real pictures" in page
 
 
+@pytest.mark.parametrize("suite, says", [("frechet", "## mine:Model strength=2"), ("refine", "of the model mine:Model strength=2")])
+def test_the_suites_of_sets_take_both_from_the_command_line(capsys, mine, monkeypatch, suite, says):
+    monkeypatch.setattr(frechet.run, "__defaults__", ((2,), *frechet.run.__defaults__[1:]))
+    monkeypatch.setattr(refinement, "MIXTURE_COUNT", 4)
+    named = ("--model", "mine:Model", "--judge", "mine:Rich", "--extra", "strength=2")
+    options = ("--limit", 4, "--json", "a.json", "--device", "cpu")
+    status, printed, error = run(capsys, "bench", "--suite", suite, *named, *options)
+    assert status == 0, error
+    assert says in printed and f"--suite {suite} {' '.join(named)}" in printed
+    assert all(row["bench"] == suite for row in read_json("a.json"))
+
+
 def test_classes_are_those_asked_for_else_those_that_the_judge_knows(mine):
     rich, own, deaf = judge.load("mine:Rich"), models.load("mine:Model"), models.load("mine:Deaf")
     assert torch.bincount(frechet.labels_for(own, rich, 8)).tolist() == [4, 4]
