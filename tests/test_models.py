@@ -504,7 +504,10 @@ def test_a_judge_of_ones_own_judges_sets(mine):
     assert f"| {rows[0]['frechet']:.3f} |" in page and "one half of the real pictures" in page
 
 
-@pytest.mark.parametrize("suite, says", [("frechet", "## mine:Model strength=2"), ("refine", "of the model mine:Model strength=2")])
+SETS = [("frechet", "## mine:Model strength=2"), ("refine", "of the model mine:Model strength=2")]
+
+
+@pytest.mark.parametrize("suite, says", SETS)
 def test_the_suites_of_sets_take_both_from_the_command_line(capsys, mine, monkeypatch, suite, says):
     monkeypatch.setattr(frechet.run, "__defaults__", ((2,), *frechet.run.__defaults__[1:]))
     monkeypatch.setattr(refinement, "MIXTURE_COUNT", 4)
