@@ -241,7 +241,7 @@ def _together(pairs):
 def _numbers(model, labels):
     """Return classes, numbers or the model's own names, as numbers."""
     known, found = [str(name) for name in getattr(model, "classes", None) or ()], []
-    for label in labels or ():
+    for label in map(str, labels or ()):
         if label in known:
             found.append(known.index(label))
         elif label.isdecimal():

@@ -398,6 +398,7 @@ class Host:
                     given["noise_sampler"] = lambda *_: torch.ones_like(x)
                 if self.config.options.get("solver_type"):
                     given["solver_type"] = self.config.options["solver_type"]
+                # by name at this moment, as the hosts hand it over
                 kind = {"extra_args": names, "disable": True, "callback": self.callback_state, **given}
                 return self.launch_sampling(steps, lambda: self.func(self.model_wrap_cfg, x, **kind))
 

@@ -79,6 +79,7 @@ def pick(page, element, value):
 def number(page, element, value):
     page.fill(f"#{element} input[type=number]", str(value))
     page.press(f"#{element} input[type=number]", "Tab")
+    page.wait_for_timeout(400)
 
 
 def small(page, tab="txt2img", seed=3):
@@ -97,13 +98,22 @@ def ours_on(page, key, tab="txt2img"):
 
 
 def tick(page, tab="txt2img"):
-    """Open the accordion, which ticks it, or close it again; a click on its box would untie the two."""
-    page.click(f"#{ours_on(page, 'enable', tab)} > .label-wrap > .icon")
+    """Let the accordion's values count, or no more."""
+    page.click(f"#{ours_on(page, 'enable', tab)} input")
+    page.wait_for_timeout(500)
 
 
 def open_accordion(page, tab="txt2img"):
-    tick(page, tab)
+    """Open the accordion and what stands under More."""
+    page.click(f"#{ours_on(page, 'accordion', tab)} > .label-wrap > .icon")
+    page.wait_for_selector(f"#{ours_on(page, 'more', tab)} > .label-wrap > .icon", state="visible")
+    page.click(f"#{ours_on(page, 'more', tab)} > .label-wrap > .icon")
     page.wait_for_selector(f"#{ours_on(page, 'order', tab)} input[type=number]", state="visible")
+
+
+def counts(page, tab="txt2img"):
+    """Say whether the accordion's values count."""
+    return page.eval_on_selector(f"#{ours_on(page, 'enable', tab)} input", "e => e.checked")
 
 
 def generate(page, tab="txt2img"):
@@ -171,14 +181,101 @@ def test_pasting_a_plain_run_takes_our_values_back(page):
     assert same_text == text and np.array_equal(again, plain)
 
 
-def test_values_of_a_closed_accordion_do_not_count(page):
+def test_to_look_changes_nothing_and_to_change_counts_until_it_is_unticked(page):
     small(page)
     plain, text = generate(page)
     open_accordion(page)
+    page.click(f"#{refine_on(page, 'accordion')} > .label-wrap > .icon")
+    again, same_text = generate(page)
+    assert same_text == text and np.array_equal(again, plain) and not counts(page)
     number(page, ours_on(page, "order"), 1)
+    page.wait_for_timeout(800)
+    assert counts(page) and shown(page, ours_on(page, "preset")) == "Custom"
     tick(page)
     again, same_text = generate(page)
     assert same_text == text and np.array_equal(again, plain)
+    page.click(f"#{ours_on(page, 'defaults')}")
+    page.wait_for_timeout(1200)
+    assert shown(page, ours_on(page, "order")) == "4" and shown(page, ours_on(page, "preset")) == "Fast"
+
+
+def test_what_has_no_effect_is_grey(page):
+    open_accordion(page)
+    page.click(f"#{refine_on(page, 'accordion')} > .label-wrap > .icon")
+    disabled = "e => e.querySelector('input').disabled"
+    grey = lambda element: page.eval_on_selector(f"#{element}", disabled)  # noqa: E731
+    assert grey(refine_on(page, "strength")) and not grey(ours_on(page, "response"))
+    pick(page, refine_on(page, "generators"), "shifts")
+    number(page, ours_on(page, "corrector"), 0)
+    page.wait_for_timeout(800)
+    assert not grey(refine_on(page, "strength")) and grey(ours_on(page, "response"))
+    assert not page.is_visible(f"#{ours_on(page, 'follow')}")
+
+
+def settings_page(page, title):
+    page.click("#tabs > .tab-nav button:has-text('Settings')")
+    page.wait_for_timeout(800)
+    find = f"() => [...document.querySelectorAll('#settings .tab-nav button')].find(e => e.textContent.trim() === '{title}')"
+    page.evaluate(f"{find.replace('() => ', '() => (', 1)}).click()")
+    page.wait_for_timeout(500)
+
+
+def test_untouched_accordions_follow_the_settings(page):
+    def apply(value):
+        settings_page(page, "ISDO")
+        number(page, "setting_isdo_order", value)
+        page.click("#settings_submit")
+        page.wait_for_timeout(2500)
+        page.click("#tabs > .tab-nav button:has-text('txt2img')")
+
+    assert page.locator("#settings .settings-category:has-text('ISDO')").count() or "categories" not in page.webui.text()
+    try:
+        apply(3)
+        assert shown(page, ours_on(page, "order")) == "3"
+        open_accordion(page)
+        number(page, ours_on(page, "order"), 2)
+        page.wait_for_timeout(800)
+        apply(1)
+        assert shown(page, ours_on(page, "order")) == "2"  # what a person set stays
+    finally:
+        apply(4)
+
+
+def test_the_settings_help_is_there_for_every_kind_of_control(page):
+    settings_page(page, "ISDO")
+    for field in CONTROLS:
+        if len(field.choices) != 1:
+            assert field.help in page.inner_text(f"#setting_isdo_{field.key}")
+    shoot(page, "settings.png")
+
+
+def test_pasting_one_bad_value_takes_the_good_ones_and_says_so_in_a_line(page):
+    before = page.webui.text().count("Traceback")
+    ours_s = "ISDO order: 9, ISDO tau: root, ISDO placement: 0.5"
+    paste(page, f"{PROMPT}\nSteps: 6, Sampler: ISDO, Seed: 3, Size: 128x128, {ours_s}")
+    assert shown(page, ours_on(page, "tau")) == "root" and shown(page, ours_on(page, "placement")) == "0.5"
+    assert shown(page, ours_on(page, "order")) == "4" and counts(page)
+    said = page.text_content(f"#{ours_on(page, 'notice')}")
+    assert "left out: order is 9: give a whole number from 1 to 4" in said and "tau" not in said
+    assert page.webui.text().count("Traceback") == before
+
+
+def test_one_click_on_interrupt_stops_a_picture_that_is_being_refined(page):
+    small(page)
+    page.click(f"#{refine_on(page, 'accordion')} > .label-wrap > .icon")
+    tick_refine(page)
+    number(page, refine_on(page, "iterations"), 500)
+    page.webui.get("/live-probe/calls")
+    page.click("#txt2img_generate")
+    state = {"sampling_step": 0}
+    while state["sampling_step"] < 20:
+        page.wait_for_timeout(50)
+        state = page.webui.get("/sdapi/v1/progress?skip_current_image=true")["state"]
+    page.click("#txt2img_interrupt")
+    page.wait_for_selector("#html_info_txt2img:has-text('Sampler:')")
+    page.wait_for_timeout(1000)
+    assert 20 <= len(page.webui.get("/live-probe/calls")) < 400
+    assert "iterations" in page.inner_text("#html_info_txt2img")
 
 
 def test_pasting_a_hires_run(page):
@@ -196,7 +293,7 @@ def test_pasting_a_hires_run(page):
 
 
 def test_the_accordion_tells_the_calls(page):
-    note = f"#{ours_on(page, 'enable')} .isdo-calls"
+    note = f"#{ours_on(page, 'accordion')} .isdo-calls"
     before = page.inner_text(note)
     small(page)
     page.wait_for_function(f"() => document.querySelector('{note}').textContent.includes('7')")
@@ -217,7 +314,7 @@ def test_the_accordion_tells_the_calls(page):
 def test_the_accordion_tells_the_calls_of_img2img(page):
     page.click("#tabs > .tab-nav button:has-text('img2img')")
     pick(page, "img2img_sampling", "ISDO")
-    note = f"#{ours_on(page, 'enable', 'img2img')} .isdo-calls"
+    note = f"#{ours_on(page, 'accordion', 'img2img')} .isdo-calls"
     black = livehost.encode(np.zeros((64, 64, 3), np.uint8))
     for steps, strength in ((7, 0.5), (20, 0.33), (9, 1)):
         number(page, "img2img_steps", steps)
@@ -275,12 +372,16 @@ def refine_on(page, key, tab="txt2img"):
 
 
 def tick_refine(page, tab="txt2img"):
-    page.click(f"#{refine_on(page, 'enable', tab)} > .label-wrap > .icon")
+    box = f"#{refine_on(page, 'enable', tab)} input"
+    if not page.is_visible(box):
+        page.click(f"#{refine_on(page, 'accordion', tab)} > .label-wrap > .icon")
+        page.wait_for_selector(box, state="visible")
+    page.click(box)
     page.wait_for_timeout(800)
 
 
 def is_ticked(page, tab="txt2img"):
-    return page.eval_on_selector(f"#{refine_on(page, 'enable', tab)}-visible-checkbox", "e => e.checked")
+    return page.eval_on_selector(f"#{refine_on(page, 'enable', tab)} input", "e => e.checked")
 
 
 def give_picture(page, array, folder):

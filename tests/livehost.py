@@ -133,6 +133,7 @@ class Host:
         )  # fmt: skip
         try:
             self.wait_started(1)
+            self.wait_listening()
             values = self.get("/sdapi/v1/options")
             self.post("/sdapi/v1/options", {k: v for k, v in values.items() if v is not None and k not in NOT_SAVED} | OPTIONS)
             self.models = {m["model_name"].split(".")[0]: m["title"] for m in self.get("/sdapi/v1/sd-models")}
@@ -167,6 +168,17 @@ class Host:
             if time.monotonic() > end:
                 raise RuntimeError(f"the WebUI did not start in {limit} s:\n{self.text()[-4000:]}")
             pause(0.3)
+
+    def wait_listening(self, limit=60):
+        """Wait until the server answers: without a page it tells the start-up time before it does."""
+        end = time.monotonic() + limit
+        while True:
+            try:
+                return self.get("/sdapi/v1/options")
+            except urllib.error.URLError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.3)
 
     def stop(self):
         if self.process.poll() is None:

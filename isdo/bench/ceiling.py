@@ -7,6 +7,7 @@ from itertools import product
 
 import torch
 
+from ..device import wide
 from .peers import PEERS, Peer
 from .problems import by_runge_kutta, learned, rms
 from .report import markdown
@@ -92,10 +93,10 @@ def fit(problem, sigmas, progress=iter):
 
         def slope(i, j, weights=weights, run=run, scale=scale):
             nudged = solve(weights=moved(weights, [((i, j), NUDGE)]), run=run, since=i)
-            return ((nudged.states[-1] - run.states[-1]) * scale / NUDGE).flatten().double()
+            return wide((nudged.states[-1] - run.states[-1]) * scale / NUDGE).flatten()
 
         jacobian = torch.stack([slope(i, j) for i, j in free], 1)
-        normal, downhill = jacobian.T @ jacobian, -jacobian.T @ ((run.states[-1] - reference) * scale).flatten().double()
+        normal, downhill = jacobian.T @ jacobian, -jacobian.T @ wide((run.states[-1] - reference) * scale).flatten()
         tiny = 1e-12 * normal.diagonal().mean()
         before = level
         while damping < STIFFEST:

@@ -7,6 +7,7 @@ import torch
 
 from .. import gallery
 from ..denoiser import CallCounter
+from ..device import wide
 from ..models import Given, of_zoo, usual_schedule
 from ..reference import seeded
 from ..schedules import schedule
@@ -237,4 +238,4 @@ def _key(row):
 
 def _name(tensor):
     """Return a number that tells one tensor from another and survives rounding, as text."""
-    return f"{tensor.double().square().mean().item():.4e}"
+    return f"{wide(tensor).square().mean().item():.4e}"

@@ -8,6 +8,7 @@ from itertools import product
 
 import torch
 
+from ..device import wide
 from ..path import PATHS
 from ..probe import measure_curvature
 from ..schedules import curvature_sigmas, karras
@@ -30,7 +31,7 @@ def teacher(problem, intervals=FINE):
     seen = {}
 
     def keep(step):
-        seen[float(step["sigma"])] = step["x"].double().cpu(), step["denoised"].double().cpu()
+        seen[float(step["sigma"])] = wide(step["x"]), wide(step["denoised"])
 
     levels = fine_levels(problem, intervals)
     sigmas = torch.cat([levels, levels.new_zeros(1)]).to(problem.x)

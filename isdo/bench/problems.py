@@ -62,7 +62,7 @@ class Problem:
         sigma = self.x.new_full((len(self.x),), math.sqrt(self.sigma_min * self.sigma_max))
         with torch.no_grad():
             state = self.x * sigma[0] / self.sigma_max
-            return f"{self.model(state, sigma, **self.extra_args).double().square().mean().item():.4e}"
+            return f"{wide(self.model(state, sigma, **self.extra_args)).square().mean().item():.4e}"
 
     def grids(self):
         """Return the schedules to judge on: name -> (steps -> sigmas, ending in 0), in x's dtype and on its device.
@@ -306,7 +306,7 @@ def begun(problem, ratio):
 
 def rms(x):
     """Return the root mean square of each image (B,), float64."""
-    return x.double().square().flatten(1).mean(1).sqrt()
+    return wide(x).square().flatten(1).mean(1).sqrt()
 
 
 def _gaussian(path, generator, _):

@@ -26,7 +26,6 @@ class Refining:
         values, settings: what is asked for.
         steps: of the schedule in whose pace to go, where it is the picture's own.
         drawn: calls of the pass whose pictures are refined; the denoiser's counter goes on from there.
-        shown: steps of that pass; the progress bar goes on from there.
         args: p.script_args as they came.
         levels: noise levels of the model while the host sampled, where it may change them.
         alone: whether this is the only picture that is made, which "interrupt after current" would have finished.
@@ -39,7 +38,6 @@ class Refining:
     settings: RefineSettings
     steps: int
     drawn: int = 0
-    shown: int = 0
     args: object = None
     levels: torch.Tensor | None = None
     pictures: list = field(default_factory=list)
@@ -73,13 +71,11 @@ class Counted:
         return self.denoiser.inner_model
 
     def __call__(self, x, sigma, **extra_args):
-        if self.task.alone and getattr(shared.state, "stopping_generation", False):
-            raise sd_samplers_common.InterruptedException  # "after this picture" is now, where there is no other
+        stop_where_alone(self.task)
         self.denoiser.step = self.task.drawn + self.calls
         with precision():
             denoised = self.denoiser(x, sigma, **extra_args)
-        state = {"i": self.task.shown + self.calls, "x": x, "denoised": denoised}
-        self.after_call({**state, "sigma": sigma[0], "sigma_hat": sigma[0]})
+        self.after_call({"i": self.calls, "x": x, "sigma": sigma[0], "sigma_hat": sigma[0], "denoised": denoised})
         self.calls += 1
         return denoised
 
@@ -114,15 +110,6 @@ class RefineSampler(sd_samplers_kdiffusion.KDiffusionSampler):
         )  # fmt: skip
         self.tell(p)
         return samples
-
-    def launch_sampling(self, steps, func):
-        """Run ``func`` with the progress bar where the picture's own pass left it."""
-
-        def go_on():
-            shared.state.sampling_steps, shared.state.sampling_step = self.task.shown + steps, self.task.shown
-            return func()
-
-        return super().launch_sampling(steps, go_on)
 
     def solve(self, model, x, extra_args=None, callback=None, disable=None):
         """Run the refinement; called by the host, which reads from these names what to hand over."""
@@ -286,55 +273,59 @@ def asked_by_accordion(p, args):
     drawn = passes(p, p.sd_model)
     settings = request.refine_settings(values, sum(calls for *_, calls in drawn))
     steps = (p.hr_second_pass_steps if getattr(p, "enable_hr", False) else 0) or p.steps
-    _, shown, calls = drawn[-1]
-    return Refining(id(p), False, values, settings, steps, calls, shown) if settings.iterations else None
+    return Refining(id(p), False, values, settings, steps, drawn[-1][-1]) if settings.iterations else None
 
 
 def before_batch(p, batch):
-    """Make room on the console's bar, and put the sampler in place where the script runs."""
+    """Make room on the progress bar, and put the sampler in place where the script runs."""
     task = task_of(p)
     if task is None:
         return
-    jobs = shared.state.job_count if shared.state.job_count > 0 else p.n_iter
-    task.alone = p.n_iter == 1 and jobs <= (2 if getattr(p, "enable_hr", False) else 1)
+    state, bar = shared.state, shared.total_tqdm
+    if batch == 0:
+        task.alone = p.n_iter == 1 and state.job_count <= (2 if getattr(p, "enable_hr", False) else 1)
     if task.by_script:
         p.sampler = RefineSampler(p.sd_model, task)
     elif batch == 0:
-        bar = shared.total_tqdm
-        # steps, as the hosts count them
+        state.job_count += p.n_iter
         drawn = p.n_iter * sum(steps for _, steps, _ in passes(p, p.sd_model))
         before = bar._tqdm.total if getattr(bar, "_tqdm", None) is not None else drawn
         bar.updateTotal(before + p.n_iter * max(task.calls, 1))
 
 
 def before_sampling(p):
-    """Remember the noise levels that the model has now, and make room on the page's bar."""
+    """Remember the noise levels that the model has now, and have a click on Interrupt heard."""
     task = task_of(p)
     if task is None:
         return
     task.levels = getattr(forge.noise_table(p.sd_model), "sigmas", None)
-    if not task.by_script and not getattr(p, "enable_hr", False):
-        make_room(p.sampler, task)
+    if not task.by_script:
+        hear_interrupt(getattr(p, "sampler", None), task)
 
 
-def make_room(sampler, task):
-    """Let the bar of a pass be as long as the pass and its refinement.
+def hear_interrupt(sampler, task):
+    """Let one click on Interrupt stop the pass of a picture that is the only one.
 
-    One job for both: a host that counts two takes a click on Interrupt for "after the first".
+    The refinement is a job of its own, or the bar would start anew: its length cannot be the pass's, which extensions read to
+    know where they are. But a host that counts more jobs than one takes the click for "after this picture".
     """
-    launch = getattr(sampler, "launch_sampling", None)
-    if launch is None or hasattr(launch, "isdo_inside"):
+    told = getattr(sampler, "callback_state", None)
+    if told is None or hasattr(told, "isdo_inside"):
         return
 
-    def longer(steps, func):
-        def run():
-            shared.state.sampling_steps = steps + task.calls
-            return func()
+    def callback_state(state):
+        stop_where_alone(task)
+        told(state)
 
-        return launch(steps, run)
+    callback_state.isdo_inside = told
+    sampler.callback_state = callback_state
 
-    longer.isdo_inside = launch
-    sampler.launch_sampling = longer
+
+def stop_where_alone(task):
+    """Take "stop after this picture" for "stop now" where there is no other picture."""
+    if task.alone and getattr(shared.state, "stopping_generation", False):
+        shared.state.interrupted = True
+        raise sd_samplers_common.InterruptedException
 
 
 def before_hires(p):
@@ -342,7 +333,7 @@ def before_hires(p):
     task = task_of(p)
     if task is None or task.by_script:
         return
-    make_room(p.sampler, task)
+    hear_interrupt(p.sampler, task)
     sample = p.sampler.sample_img2img
 
     def sample_and_refine(p, x, noise, conditioning, unconditional_conditioning, steps=None, image_conditioning=None):
@@ -364,11 +355,12 @@ def after_sampling(p, ps):
 
 
 def refined(p, task, samples, conditioning, unconditional_conditioning, image_conditioning):
-    """Return the latent pictures refined; those given if the host was told to stop."""
+    """Return the latent pictures refined, as a job of its own; those given if the host was told to stop."""
     state = shared.state
-    if state.interrupted or state.skipped or (task.alone and getattr(state, "stopping_generation", False)):
+    if state.interrupted or state.skipped:
         REFINE.clear(p.extra_generation_params)
         return samples
+    state.nextjob()
     with precision(), forge.noise_levels(p.sd_model, task.levels):
         return RefineSampler(p.sd_model, task).sample_img2img(
             p, samples, samples, last(conditioning), last(unconditional_conditioning), image_conditioning=image_conditioning

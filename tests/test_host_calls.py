@@ -1,0 +1,133 @@
+"""What the accordions say about model calls is what is made, in a double of the WebUIs."""
+
+import json
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hostdouble import Host, HTTPException, Scheduler, asked
+from test_host_refine import draw
+
+
+def one_more(n, sigma_min, sigma_max, inner_model, device):
+    """As the hosts' DDIM schedule: every so manieth level of the table, one too many at times."""
+    stride = max(len(inner_model.sigmas) // n, 1)
+    levels = inner_model.sigmas[1::stride].flip(0)
+    return torch.cat([levels, levels.new_zeros(1)])
+
+
+def restless(model, x, sigmas, extra_args=None, callback=None, disable=None):
+    """A sampler that makes three calls a step, one in the last, and is not marked for it: as HeunPP2."""
+    for i in range(len(sigmas) - 1):
+        for _ in range(3 if sigmas[i + 1] > 0 else 1):
+            denoised = model(x, sigmas[i].expand(len(x)), **extra_args)
+        callback({"x": x, "i": i, "sigma": sigmas[i], "sigma_hat": sigmas[i], "denoised": denoised})
+        x = denoised + (x - denoised) / sigmas[i] * sigmas[i + 1]
+    return x
+
+
+@pytest.fixture(params=[False, True], ids=["a1111", "forge"])
+def host(request):
+    host = Host(more_samplers=True, forge=request.param)
+    schedules, samplers = host.modules["modules.sd_schedulers"], host.modules["modules.sd_samplers"]
+    schedules.schedulers_map["DDIM"] = Scheduler("ddim", "DDIM", one_more, need_inner_model=True)
+    kind = host.modules["modules.sd_samplers_kdiffusion"].KDiffusionSampler
+    data = host.modules["modules.sd_samplers_common"].SamplerData
+    restless_s = data("Restless", lambda model: kind(restless, model), [], {})
+    samplers.all_samplers.append(restless_s)
+    samplers.all_samplers_map["Restless"] = restless_s
+    host.modules["modules.sd_models"] = SimpleNamespace(model_data=SimpleNamespace(sd_model=object()))
+    with host.running():
+        host.load()
+        host.ui()
+        yield host
+
+
+def told(page):
+    return sys.modules["isdo.hosts.calls"].told(json.dumps({"tab": "txt2img", "scheduler": "Karras"} | page))
+
+
+def page_of(p, refine=None, values=None):
+    """Return the page that would ask for p."""
+    page = {"tab": p.kind, "sampler": p.sampler_name, "scheduler": p.scheduler, "steps": str(p.steps)}
+    page["strength"] = str(p.denoising_strength)
+    if p.enable_hr:
+        page |= {"hires": True, "hr_steps": str(p.hr_second_pass_steps), "hr_sampler": p.hr_sampler_name or "Use same sampler"}
+    for name, given in (("refine", refine), ("values", values)):
+        if given is not None:
+            page[name] = {key: str(value) for key, value in given.items()}
+    return page
+
+
+HIRES = {"enable_hr": True, "hr_second_pass_steps": 3, "denoising_strength": 0.6}
+PICTURES = [
+    ({"sampler_name": "ISDO", "steps": 7}, None),
+    ({"sampler_name": "ISDO", "steps": 7, "scheduler": "DDIM"}, None),
+    ({"sampler_name": "ISDO", "steps": 7, "scheduler": "KL Optimal"}, None),
+    ({"sampler_name": "ISDO", "steps": 7} | HIRES, None),
+    ({"sampler_name": "ISDO", "steps": 7, "scheduler": "DDIM"} | HIRES, {}),
+    ({"sampler_name": "ISDO", "steps": 7} | HIRES | {"denoising_strength": 0.0}, None),
+    ({"sampler_name": "Euler", "steps": 5, "hr_sampler_name": "ISDO"} | HIRES, {"noise": 0.5}),
+    ({"sampler_name": "Heun", "steps": 6}, {"noise": 0.5}),
+    ({"sampler_name": "Restless", "steps": 4}, {"noise": 0.5}),
+    ({"sampler_name": "Restless", "steps": 12}, {"same": True, "calls": 8}),
+    ({"kind": "img2img", "sampler_name": "ISDO", "steps": 9, "denoising_strength": 0.5}, {}),
+    ({"kind": "img2img", "sampler_name": "ISDO", "steps": 30, "denoising_strength": 0.33, "scheduler": "DDIM"}, None),
+    ({"kind": "img2img", "sampler_name": "Heun", "steps": 9, "denoising_strength": 0.5}, {"iterations": 7, "calls": 2}),
+]
+
+
+@pytest.mark.parametrize(("ask", "refine"), PICTURES)
+def test_the_accordions_tell_the_calls_that_are_made(host, ask, refine):
+    p = asked(sd_model=object(), **ask)
+    said = told(page_of(p, refine))
+    got = draw(host, p, **({} if refine is None else {"refine": [refine]}))
+    if refine is not None:
+        drawn = int(said["refine"].split("after ")[1].split()[0])
+        more = int(said["refine"].split()[1])
+        assert (drawn + more == len(got.calls)) or (refine.get("same") and drawn + more >= len(got.calls))
+    elif "ISDO" in (p.sampler_name, p.hr_sampler_name):
+        assert said == {"sampler": f"{len(got.calls)} model calls a picture", "refine": "off"}
+
+
+def test_strength_as_noise_level_makes_as_many_calls_on_any_schedule(host):
+    values = {"strength": "noise level"}
+    for scheduler in ("Karras", "DDIM", "KL Optimal"):
+        p = asked("img2img", sampler_name="ISDO", steps=9, denoising_strength=0.5, scheduler=scheduler)
+        assert told(page_of(p, values=values))["sampler"] == "5 model calls a picture"
+        assert len(draw(host, p, sampler=[values]).calls) == 5
+
+
+def test_the_script_and_other_samplers_are_told_in_words(host):
+    assert told({"sampler": "Euler", "steps": "20"}) == {"sampler": "another sampler is chosen", "refine": "off"}
+    assert told({"sampler": "ISDO", "steps": "1"})["sampler"] == "1 model call a picture"
+    said = told({"tab": "img2img", "sampler": "Euler", "steps": "5", "strength": "0.5", "script": {"noise": "0.5"}})
+    assert said == {"sampler": "not drawn: the script makes 3 model calls a picture", "refine": "the script is chosen"}
+    assert told({"sampler": "ISDO", "steps": "5", "refine": {"noise": "0"}})["refine"].startswith("on: 0 model calls")
+
+
+def test_a_restless_sampler_keeps_within_the_calls_of_an_iteration(host):
+    for calls in (2, 3, 7, 9):
+        got = draw(host, asked(steps=12, sampler_name="Restless"), refine=[{"same": True, "calls": calls, "iterations": 3}])
+        made = len(got.calls) - (3 * 11 + 1)
+        assert 3 <= made <= 3 * max(calls, 3) and got.texts[0]["ISDO refine"] == f"3 iterations, {made} calls"
+
+
+NO_PAGES = (
+    "", "[]", "{}", '{"sampler": "ISDO", "steps": "many"}', '{"sampler": "ISDO", "steps": "5", "refine": {"noise": "x"}}',
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("page", NO_PAGES)
+def test_what_is_no_page_is_refused(host, page):
+    with pytest.raises(HTTPException) as said:
+        sys.modules["isdo.hosts.calls"].told(page)
+    assert said.value.status_code == 422
+
+
+def test_without_a_checkpoint_the_host_s_count_is_taken(host):
+    host.modules["modules.sd_models"].model_data.sd_model = None
+    assert "after 20 that draw it" in told({"sampler": "Heun", "steps": "10", "refine": {}})["refine"]
+    del host.modules["modules.sd_models"].model_data
+    assert "after 20 that draw it" in told({"sampler": "Heun", "steps": "10", "refine": {}})["refine"]
