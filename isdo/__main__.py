@@ -1,9 +1,10 @@
-"""python -m isdo {sample,refine,demo,bench,train,info}: the package from the command line."""
+"""python -m isdo {sample,refine,probe,demo,bench,train,info}: the package from the command line."""
 
 import argparse
 import logging
 import math
 import platform
+import shlex
 import sys
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,23 +13,23 @@ from pathlib import Path
 
 import torch
 
-from . import __version__, files, gallery, infotext, picture, zoo
+from . import __version__, files, gallery, infotext, models, picture, zoo
 from .bench.peers import FURTHER, PEERS, STOCHASTIC
+from .probe import measure_curvature
 from .reference import SAMPLERS as REFERENCE
 from .reference import seeded
 from .refinement import refine as run_refine
 from .sampling import sample_isdo
-from .schedules import SCHEDULES, schedule
+from .schedules import SCHEDULES, curvature_sigmas, karras, schedule
 from .settings import FIELDS, REFINE_FIELDS, RefineSettings, Settings
 from .zoo.net import CLASSES, NULL
 
 BATCH, SIDE = 32, 32
-SIZE = f"{SIDE}x{SIDE}"
+SHOWN = 128  # pixels of a picture in the file, about, when no zoom is asked for
 LARGEST = 512  # pixels of a picture's side: beyond, a CPU would be at it for an hour
 SEEDS = 2**63 - 1  # the highest that torch takes, with room for the pictures that follow
 MODEL_ROOM, CHECKPOINT_ROOM = 2**23, 2**26  # bytes: twice what a model of the zoo, what its training's state takes
 VERSION = f"{infotext.OURS}{__version__}"
-SCHEDULE = {"ve": "karras", "flow": "flow"}  # by path, when none is asked for
 
 
 class Parser(argparse.ArgumentParser):
@@ -52,28 +53,45 @@ def progress(total, label):
         yield lambda *_: bar.update()
 
 
-def draw(run, model, sigmas, seeds, labels, guidance, device="cpu", callback=None):
-    """Return pictures (len(seeds), 3, 32, 32), in batches; image i has its own seed and label, whatever its batch."""
+def draw(run, given, sigmas, seeds, callback=None):
+    """Return pictures (len(seeds), C, H, W), in batches; image i has its own seed and label, whatever its batch."""
     done = []
     for start in range(0, len(seeds), BATCH):
         part = slice(start, start + BATCH)
-        x = (sigmas[0] * gallery.noise(seeds[part], (3, SIDE, SIDE))).to(device)
-        extra = {"labels": torch.tensor(labels[part], device=device), "guidance": guidance}
+        x = (sigmas[0] * gallery.noise(seeds[part], given.shape)).to(given.device)
+        extra = given.extra_args(given.classes(range(len(seeds))[part]))
         sampler = seeded(run, seeds[part])
-        done.append(sampler(model, x, sigmas.to(device), extra_args=extra, callback=callback, disable=True).cpu())
+        done.append(sampler(given.model, x, sigmas.to(given.device), extra_args=extra, callback=callback, disable=True).cpu())
     return torch.cat(done)
 
 
-def parameters(args, settings):
+def asked(args, **options):
+    """Return the model that the command line names and how it asks for it, as models.Given."""
+    return models.load(args.model, args.device, args.label, args.guidance, args.extra, args.shape, **options)
+
+
+def unlabelled(given):
+    """Return one of the zoo's models with the class that stands for none where no class was asked for."""
+    return given if given.own or given.labels else replace(given, labels=(NULL,))
+
+
+def told(given, suffix=""):
+    """Return what a file says of a model: its name, what it is handed, its guidance."""
+    guidance = None if given.guidance is None else f"{given.guidance:g}"
+    extra = " ".join(f"{key}={value}" for key, value in given.extra.items())
+    pairs = {"CFG scale": guidance, "Model": given.name + suffix, "Extra": extra}
+    return {key: infotext.plain(value) for key, value in pairs.items() if value}
+
+
+def parameters(args, given, settings):
     """Return what made the pictures as the WebUIs write it: the prompt's line, then "Key: value" pairs."""
     pairs = {
         "Steps": args.steps,
         "Sampler": args.sampler,
         "Schedule type": args.schedule,
-        "CFG scale": f"{args.guidance:g}",
+        **told(given, " (zero terminal SNR)" if args.zero_terminal_snr else ""),
         "Seed": args.seed,
-        "Size": SIZE,
-        "Model": args.model + (" (zero terminal SNR)" if args.zero_terminal_snr else ""),
+        "Size": size_of(given),
         "Batch size": args.count,
         **settings,
         "Version": VERSION,
@@ -81,9 +99,27 @@ def parameters(args, settings):
     return infotext.write(prompt(args.label), pairs)
 
 
+def size_of(given):
+    """Return the size of a model's pictures as a file says it."""
+    return "{2}x{1}".format(*given.shape)
+
+
 def prompt(names):
     """Return the classes as the prompt of a file."""
     return ", ".join(names or ["no class"])
+
+
+def zoom_for(args, shape):
+    """Return the zoom at which pictures of that shape come onto the page.
+
+    Raises:
+        ValueError: they are no pictures, or the page would be too large, for itself or for the disk.
+    """
+    channels, *sides = shape
+    gallery.check_channels(channels)
+    zoom = args.zoom or max(1, SHOWN // max(sides))
+    gallery.check_target(args.out, room=gallery.room(gallery.check_page(args.count, sides, zoom)))
+    return zoom
 
 
 def sample(args):
@@ -91,63 +127,74 @@ def sample(args):
     given = {field.key: getattr(args, field.key) for field in FIELDS if hasattr(args, field.key)}
     if given and args.sampler != "isdo":
         raise ValueError(f"{flag(next(iter(given)))} is a setting of the sampler isdo, not of {args.sampler}")
-    settings, size = Settings(**given), gallery.check_page(args.count, SIDE, args.zoom)
-    out = gallery.check_target(args.out, room=gallery.room(size))
+    settings, out = Settings(**given), gallery.check_target(args.out)
     run, recorded = samplers()[args.sampler], {}
     if args.sampler == "isdo":
         run = partial(run, settings=settings)
         recorded = {field.infotext: getattr(settings, field.key) for field in FIELDS}
-    model = zoo.load(args.model, args.zero_terminal_snr).to(args.device)
-    labels = [CLASSES.index(args.label[i % len(args.label)]) if args.label else NULL for i in range(args.count)]
+    if not models.is_own(args.model):
+        zoom_for(args, models.SHAPE)  # before anything is loaded
+        args.guidance = models.GUIDED if args.guidance is None else args.guidance
+    model = unlabelled(asked(args, zero_terminal_snr=args.zero_terminal_snr))
+    zoom = zoom_for(args, model.shape)
     seeds = range(args.seed, args.seed + args.count)
-    args.schedule = args.schedule or SCHEDULE[model.path.name]
-    sigmas = schedule(args.schedule, args.steps, model)
+    args.schedule = args.schedule or models.usual_schedule(model.model)
+    sigmas = schedule(args.schedule, args.steps, model.model)
     with progress(args.steps * math.ceil(args.count / BATCH), args.sampler) as callback:
-        pictures = draw(run, model, sigmas, seeds, labels, args.guidance, args.device, callback)
-    gallery.write_png(gallery.grid(pictures, zoom=args.zoom), out, parameters(args, recorded))
+        pictures = draw(run, model, sigmas, seeds, callback)
+    gallery.write_png(gallery.grid(pictures, zoom=zoom), out, parameters(args, model, recorded))
     print(out)
 
 
-def opened(path):
+ZOO_SIDES = (SIDE, SIDE), zoo.MULTIPLE
+
+
+def opened(path, takes=ZOO_SIDES):
     """Return (pictures (N, 3, H, W), the zoom of their page or None, what the file says of how it was made).
 
-    The latter are the pairs that this command line wrote, with the prompt's classes as "labels".
+    The latter are the pairs that this command line wrote, with the prompt's classes as "labels". ``takes`` says what the
+    model takes: the (height, width) of its pictures, and of what other sides are multiples, None: it takes no others.
 
     Raises:
         ValueError: no picture, a broken one, or one of a size that the networks do not take.
     """
     with picture.header(path) as image:
-        counted(path, image)  # before anything is decoded
+        counted(path, image, takes)  # before anything is decoded
         with picture.told(path):
             image = picture.decoded(image)
-        count = counted(path, image)  # an icon may be of another size than its header says
+        count = counted(path, image, takes)  # an icon may be of another size than its header says
         with picture.told(path):
-            pictures, zoom = gallery.cut(image, count, SIDE) if count else (gallery.from_image(image)[None], None)
+            pictures, zoom = gallery.cut(image, count, takes[0]) if count else (gallery.from_image(image)[None], None)
     line, said = infotext.read(image.info.get("parameters"))
     return pictures, zoom, said | {"labels": [label for label in line.split(", ") if label in CLASSES]}
 
 
-def counted(path, image):
+def counted(path, image, takes=ZOO_SIDES):
     """Return how many pictures the page holds, None for a single picture; asks only what is known before decoding.
+
+    ``takes`` as for `opened`.
 
     Raises:
         ValueError: a picture of a size that the networks do not take, a page that is not as its text says.
     """
-    said = infotext.read(image.info.get("parameters"))[1]
+    said, ((height, width), multiple) = infotext.read(image.info.get("parameters"))[1], takes
+    size = f"{width}x{height}"
     if "Batch size" not in said:
-        if any(side % zoo.MULTIPLE or not 0 < side <= LARGEST for side in image.size):
+        if multiple is None and image.size != (width, height):
+            raise ValueError(f"{path} is {image.width} x {image.height}: the model takes pictures of {width} x {height}")
+        if multiple and any(side % multiple or not 0 < side <= LARGEST for side in image.size):
             raise ValueError(
-                f"{path} is {image.width} x {image.height}: the models take sides that are multiples of {zoo.MULTIPLE}, up to "
-                f"{LARGEST}, and were trained on {SIDE} x {SIDE}; or give a page that python -m isdo sample wrote"
+                f"{path} is {image.width} x {image.height}: the models take sides that are multiples of {multiple}, up to "
+                f"{LARGEST}, and were trained on {width} x {height}; or give a page that python -m isdo sample wrote"
             )
         return None
     count = number_in(said, "Batch size", whole(1, gallery.PIXELS), "give the page as it was written")
-    if said.get("Size", SIZE) != SIZE:
-        raise ValueError(f"{path} says Size: {said['Size'][:40]!r}: give a page as it was written, of pictures of {SIZE}")
+    if said.get("Size", size) != size:
+        raise ValueError(f"{path} says Size: {said['Size'][:40]!r}: give a page as it was written, of pictures of {size}")
     turns = image.size, image.size[::-1]
-    if image.width * image.height > gallery.PIXELS or not any(gallery.zoom_of(size, count, SIDE) for size in turns):
+    if image.width * image.height > gallery.PIXELS or not any(gallery.zoom_of(turn, count, takes[0]) for turn in turns):
         raise ValueError(
-            f"{path} is {image.width} x {image.height}: no page of {count} pictures of {SIZE}, as its text says it is; "
+            f"{path} is {image.width} x {image.height}: no page of {count} pictures of {size}, as its text says it is; "
             "give the page as it was written"
         )
     return count
@@ -172,19 +219,31 @@ def refine(args):
     """Refine a picture, or every picture of a page that `sample` or `refine` wrote."""
     given = {field.key: getattr(args, field.key) for field in REFINE_FIELDS if hasattr(args, field.key)}
     settings = RefineSettings(**given)
-    pictures, zoom, said = opened(args.picture)
-    size = gallery.grid_size(len(pictures), SIDE, zoom) if zoom else (pictures.shape[3], pictures.shape[2])
-    out, animation = gallery.check_target(args.out, room=gallery.room(size)), args.animate
+    out, animation = gallery.check_target(args.out), args.animate
     if animation is not None:
-        animation = gallery.check_target(animation, ".gif", gallery.room(size, settings.iterations + 1))
-    names = args.label or said["labels"]
-    labels = [CLASSES.index(names[i % len(names)]) if names else NULL for i in range(len(pictures))]
-    seed, guidance = args.seed, args.guidance
+        animation = gallery.check_target(animation, ".gif")
+    takes, given, own = ZOO_SIDES, None, models.is_own(args.model)
+    if own:  # it says what pictures it takes
+        given = asked(args)
+        gallery.check_channels(given.shape[0])
+        takes = given.shape[1:], getattr(given.model, "multiple", None)
+    pictures, zoom, said = opened(args.picture, takes)
+    size = gallery.grid_size(len(pictures), takes[0], zoom) if zoom else (pictures.shape[3], pictures.shape[2])
+    gallery.check_target(out, room=gallery.room(size))
+    if animation is not None:
+        gallery.check_target(animation, ".gif", gallery.room(size, settings.iterations + 1))
+    names, seed = args.label or said["labels"], args.seed
     if seed is None:
         seed = number_in(said, "Seed", whole(0, SEEDS), "give one with --seed") if "Seed" in said else 0
-    if guidance is None:
-        guidance = number_in(said, "CFG scale", fraction(0), "give one with --guidance") if "CFG scale" in said else 1.0
-    model = zoo.load(args.model).to(args.device)
+    if own:
+        names = args.label
+        pictures = pictures.mean(1, keepdim=True) if given.shape[0] == 1 else pictures
+    else:
+        args.label = names
+        if args.guidance is None:
+            remedy = "give one with --guidance"
+            args.guidance = number_in(said, "CFG scale", fraction(0), remedy) if "CFG scale" in said else 1.0
+        given = unlabelled(asked(args))
 
     def shown(batch):
         return gallery.grid(batch, zoom=zoom) if zoom else gallery.picture(batch[0])
@@ -199,15 +258,16 @@ def refine(args):
                 for later in steps[state["i"] + 1 :]:  # a picture that is done stays as it is
                     later[part] = state["x"].cpu()
 
-            extra = {"labels": torch.tensor(labels[part], device=args.device), "guidance": guidance}
+            extra = given.extra_args(given.classes(range(len(pictures))[part]))
             done = run_refine(
-                model, pictures[part].to(args.device), extra, keep, True,
+                given.model, pictures[part].to(given.device), extra, keep, True,
                 settings=settings, seeds=seed + start, call_callback=moved,
             )  # fmt: skip
             calls = max(calls, done.calls)
-    page = {"Size": SIZE, "Batch size": len(pictures)} if zoom else {"Size": "{}x{}".format(*size)}
+    page = {"Size": size_of(given), "Batch size": len(pictures)} if zoom else {"Size": "{}x{}".format(*size)}
     about = {
-        "Refine label": " / ".join(names or ["no class"]), "Refine model": args.model, "Refine CFG scale": f"{guidance:g}",
+        "Refine label": " / ".join(names or ["no class"]),
+        **{f"Refine {REFINED.get(key, key)}": value for key, value in told(given).items()},
         "Refine seed": seed, "Refine calls": calls,
         **{field.infotext: getattr(settings, field.key) for field in REFINE_FIELDS}, "Refine version": VERSION,
     }  # fmt: skip
@@ -220,12 +280,38 @@ def refine(args):
         print(animation)
 
 
+REFINED = {"Model": "model", "Extra": "extra"}  # how the keys go on after "Refine"
+
+
 def history(said):
     """Return the pairs of a file that a refinement leaves as they are: of its drawing, and of earlier refinements, numbered."""
     pairs = {key: value for key, value in said.items() if key != "labels"}
     if pairs and "Refine model" not in pairs:
         pairs["Label"] = " / ".join(said["labels"] or ["no class"])
     return infotext.numbered(pairs)
+
+
+def probe(args):
+    """Measure a model's spectral curvature in one short run, and print the levels that the schedule curvature makes of it."""
+    from .bench.report import markdown, write_json
+
+    out = args.json if args.json is None else files.check_target(args.json)
+    given = unlabelled(asked(args))
+    model, seeds = given.model, range(args.seed, args.seed + args.count)
+    sigmas = karras(args.steps, model.sigma_min, model.sigma_max)
+    x = (sigmas[0] * gallery.noise(seeds, given.shape)).to(given.device)
+    extra = given.extra_args(given.classes(range(args.count)))
+    found = measure_curvature(model, x, sigmas.to(given.device), extra)
+    ends = model.sigma_min, model.sigma_max
+    levels = {n: curvature_sigmas(n, *ends, found, model.path).tolist() for n in args.calls}
+    rows = list(zip(found.ratios, found.values, strict=True))
+    print(f"{given.title}, path {model.path.name}, {args.count} pictures, {args.steps} calls\n")
+    print(markdown(["noise to signal", "curvature"], [[f"{ratio:.4g}", f"{value:.4g}"] for ratio, value in rows]))
+    for n, sigmas in levels.items():
+        print(f"\n{n} calls: {', '.join(f'{sigma:.4g}' for sigma in sigmas)}")
+    if out is not None:
+        about = {"model": given.title, "path": model.path.name, "seed": args.seed, "images": args.count, "steps": args.steps}
+        write_json(about | {"ratios": found.ratios, "values": found.values, "levels": levels}, out)
 
 
 def demo(args):
@@ -238,20 +324,43 @@ def demo(args):
         print(file)
 
 
+def _named(args):
+    """Return the models that the command line names, as `problems.learned` takes them; None: it names none."""
+    if args.model is None:
+        return None
+    return (asked(args),) if models.is_own(args.model) else (args.model,)
+
+
+def _flags(args):
+    """Return the flags that name the model and the judge, to run the same again; None: there are none."""
+    words = [word for key in ("model", "judge") if (value := getattr(args, key)) for word in (f"--{key}", value)]
+    words += [word for key, value in args.extra for word in ("--extra", f"{key}={value}")]
+    words += ["--shape", ",".join(map(str, args.shape))] if args.shape else []
+    words += ["--label", *args.label] if args.label else []
+    words += ["--guidance", f"{args.guidance:g}"] if args.guidance is not None else []
+    return shlex.join(words) or None
+
+
+def _judge(args):
+    from .bench import judge
+
+    return None if args.judge is None else judge.load(args.judge)
+
+
 def _accuracy(args):
     from .bench import report, work_precision
 
     rows = work_precision.run(
         args.suite, calls=args.calls or work_precision.CALLS, seed=args.seed or 0, limit=args.limit, only=args.only,
-        device=args.device, bend=args.bend, further=args.all,
+        device=args.device, bend=args.bend, further=args.all, models=_named(args),
     )  # fmt: skip
-    return rows, f"{report.page(rows)}\n\n{report.table(rows)}"
+    return rows, f"{report.page(rows, _flags(args))}\n\n{report.table(rows)}"
 
 
 def _speed(args):
     from .bench import speed
 
-    return speed.run()
+    return speed.run() if args.model is None else speed.run_with(asked(args))
 
 
 def _kept(args):
@@ -269,8 +378,8 @@ def _sweep(args):
 
     limit, bar = args.limit or sweep.LIMIT, partial(tqdm, unit="problem", leave=False)
     seed = sweep.SEED if args.seed is None else args.seed
-    rows = sweep.run(bar, seed=seed, limit=limit, only=args.only, reuse=_kept(args))
-    return rows, sweep.page(rows)
+    rows = sweep.run(bar, seed=seed, limit=limit, only=args.only, reuse=_kept(args), models=_named(args))
+    return rows, sweep.page(rows, _flags(args))
 
 
 def _frechet(args):
@@ -278,25 +387,29 @@ def _frechet(args):
 
     from .bench import frechet, report
 
-    kept, count = _kept(args), min(frechet.COUNT, args.limit or frechet.COUNT)
+    kept, count, judge = _kept(args), min(frechet.COUNT, args.limit or frechet.COUNT), _judge(args)
     every = {"samplers": frechet.SAMPLERS | FURTHER | STOCHASTIC} if args.all else {}
+    every |= {"judge": judge} if judge else {}
+    model = asked(args) if models.is_own(args.model or "eps") else args.model or "eps"
 
     def save(rows):
         if args.json:
             report.write_json(frechet.merged(kept, rows), args.json)
 
     rows = frechet.run(
-        args.model, count=count, guidance=args.guidance, progress=partial(tqdm, desc="drawing", leave=False),
-        seed=args.seed or 0, reuse=kept, save=save, device=args.device, **every,
+        model, count=count, guidance=1.0 if args.guidance is None else args.guidance,
+        progress=partial(tqdm, desc="drawing", leave=False), seed=args.seed or 0, reuse=kept, save=save, device=args.device,
+        **every,
     )  # fmt: skip
     rows = frechet.merged(kept, rows)
-    return rows, frechet.page(rows)
+    return rows, frechet.page(rows, judge, _flags(args))
 
 
 def _grids(args):
     from .bench import grids
 
-    return grids.run(seed=args.seed or 0, limit=args.limit, only=args.only or "", device=args.device)
+    named = {"device": args.device, "models": _named(args)}
+    return grids.run(args.seed or 0, args.limit, args.only or "", **named)
 
 
 def _ceiling(args):
@@ -305,7 +418,7 @@ def _ceiling(args):
     from .bench import ceiling
 
     bar = partial(tqdm, desc="fitting", unit="problem", leave=False)
-    return ceiling.run(args.seed or 0, args.limit, args.only, args.device, progress=bar)
+    return ceiling.run(args.seed or 0, args.limit, args.only, args.device, progress=bar, models=_named(args))
 
 
 def _refine(args):
@@ -313,15 +426,35 @@ def _refine(args):
 
     from .bench import refinement
 
-    bar = partial(tqdm, desc="refining", leave=False)
-    rows = refinement.run(args.model, args.limit or refinement.COUNT, args.seed or 0, bar)
-    return rows, refinement.page(rows)
+    bar, judge = partial(tqdm, desc="refining", leave=False), _judge(args)
+    model = asked(args) if models.is_own(args.model or "eps") else args.model or "eps"
+    rows = refinement.run(model, args.limit or refinement.COUNT, args.seed or 0, bar, judge=judge, device=args.device)
+    return rows, refinement.page(rows, _flags(args), judge)
 
 
 BENCHES = {
     "analytic": _accuracy, "zoo": _accuracy, "img2img": _accuracy, "grids": _grids, "speed": _speed, "sweep": _sweep,
     "frechet": _frechet, "refine": _refine, "ceiling": _ceiling,
 }  # fmt: skip
+
+
+def _check_model(args):
+    """Refuse what is said of a model to a suite that has no use for it.
+
+    Raises:
+        ValueError: it was said.
+    """
+    own, sets = args.model is not None and models.is_own(args.model), BENCHES[args.suite] in (_frechet, _refine)
+    if args.model is not None and args.suite == "analytic":
+        raise ValueError("the suite analytic has denoisers in closed form: leave out --model, or take the suite zoo")
+    if args.judge is not None and not sets:
+        raise ValueError(f"--judge is for the suites frechet and refine: {args.suite} judges no sets of pictures")
+    if not own:
+        for flag in ("extra", "shape", "label"):
+            if getattr(args, flag):
+                raise ValueError(f"--{flag} is for a model of your own: name it by --model module:callable")
+        if args.guidance is not None and BENCHES[args.suite] is not _frechet:
+            raise ValueError(f"--guidance is for the suite frechet and for a model of your own: {args.suite} has its own")
 
 
 def bench(args):
@@ -335,6 +468,7 @@ def bench(args):
             raise ValueError(f"--{flag} is for the suites analytic, zoo and img2img: {args.suite} has its own")
     if args.all and BENCHES[args.suite] not in (_accuracy, _frechet):
         raise ValueError(f"--all is for the suites analytic, zoo, img2img and frechet: {args.suite} has its own samplers")
+    _check_model(args)
     for file in (args.json, args.plot, args.doc):
         if file is not None:
             files.check_target(file)
@@ -478,7 +612,7 @@ def make_parser():
     """Return the parser of the whole command line."""
     parser = Parser(prog="python -m isdo", description="ISDO, a diffusion sampler.")
     parser.add_argument("--version", action="version", version=f"isdo {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{sample,refine,demo,bench,train,info}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{sample,refine,probe,demo,bench,train,info}")
 
     def command(run, summary):
         sub = commands.add_parser(run.__name__, help=summary, description=run.__doc__)
@@ -488,33 +622,47 @@ def make_parser():
     default = "cuda" if torch.cuda.is_available() else "cpu"
     device = {"type": usable, "default": default, "help": "where the network runs (%(default)s)"}
 
-    add = command(sample, "draw pictures with an embedded model")
-    add("--model", choices=zoo.NAMES, default="eps", help="what the network predicts (%(default)s)")
+    add = command(sample, "draw pictures with an embedded model, or one of your own")
+    models.add_flags(add, "eps", "what draws (%(default)s)")
     add("--zero-terminal-snr", action="store_true", help="start the model v at sigma 4518, from pure noise")
-    classes = f"of the pictures in turn: {', '.join(CLASSES)}; left out: no class"
-    add("--label", choices=CLASSES, nargs="+", metavar="CLASS", help=classes)
+    classes = f"of the pictures in turn: {', '.join(CLASSES)} (of your own model: its own, or numbers); left out: no class"
+    label = {"nargs": "+", "metavar": "CLASS"}
+    add("--label", **label, help=classes)
     add("--steps", type=whole(1), default=12, help="steps, with isdo one model call each (%(default)s)")
     add("--sampler", choices=list(samplers()), default="isdo", help="%(choices)s (%(default)s)", metavar="NAME")
-    add("--schedule", choices=list(SCHEDULES), default=None, help="%(choices)s (karras; for the model flow: flow)")
+    add("--schedule", choices=list(SCHEDULES), default=None, help="%(choices)s (karras; for flow models: flow)")
     add("--seed", type=whole(0, SEEDS), default=0, help="of the first picture; the next has the next seed (%(default)s)")
     add("--count", type=whole(1, gallery.PIXELS), default=16, help="pictures (%(default)s)")
-    add("--guidance", type=fraction(0), default=3.0, help="classifier-free guidance, 1: none (%(default)s)")
-    add("--zoom", type=whole(1, gallery.ZOOM), default=4, help=f"magnification in the file, up to {gallery.ZOOM} (%(default)s)")
+    guided = f"classifier-free guidance, 1: none ({models.GUIDED:g}; your own model: what it does by itself)"
+    add("--guidance", type=fraction(0), help=guided)
+    zoom = f"magnification in the file, up to {gallery.ZOOM} (4, for larger pictures less)"
+    add("--zoom", type=whole(1, gallery.ZOOM), help=zoom)
     add("--out", default="grid.png", help="PNG file (%(default)s)")
     add("--device", **device)
     add_settings(commands.choices["sample"])
 
-    add = command(refine, "refine a picture with an embedded model")
+    add = command(refine, "refine a picture with an embedded model, or one of your own")
     sides = f"multiples of {zoo.MULTIPLE}, up to {LARGEST}"
     add("picture", help=f"PNG file: a page that sample or refine wrote, or a picture whose sides are {sides}")
-    add("--model", choices=zoo.NAMES, default="eps", help="what the network predicts (%(default)s)")
-    add("--label", choices=CLASSES, nargs="+", metavar="CLASS", help=f"{classes} (those of the file)")
+    models.add_flags(add, "eps", "what refines (%(default)s)")
+    add("--label", **label, help=f"{classes} (those of the file)")
     add("--guidance", type=fraction(0), help="classifier-free guidance, 1: none (the file's, else 1)")
     add("--seed", type=whole(0, SEEDS), help="of the noise for the first picture (the file's, else 0)")
     add("--out", default="refined.png", help="PNG file (%(default)s)")
     add("--animate", metavar="FILE", help="write the picture after each iteration there, as GIF")
     add("--device", **device)
     add_settings(commands.choices["refine"], REFINE_FIELDS, "settings of the refinement")
+
+    add = command(probe, "measure where a model's pictures bend, and the levels that follow from it")
+    models.add_flags(add, "eps", "what is measured (%(default)s)")
+    add("--label", **label, help=classes)
+    add("--guidance", type=fraction(0), help="as for sample (1)")
+    add("--steps", type=whole(3), default=24, help="calls of the run that measures (%(default)s)")
+    add("--calls", type=whole(1), nargs="+", default=[6, 8, 10, 12], metavar="N", help="of which levels are made (6 8 10 12)")
+    add("--count", type=whole(1, gallery.PIXELS), default=8, help="pictures of that run (%(default)s)")
+    add("--seed", type=whole(0, SEEDS), default=0, help="of the first picture (%(default)s)")
+    add("--json", metavar="FILE", help="write the table and the levels there")
+    add("--device", **device)
 
     add = command(demo, "the same pictures with ISDO and its peers, and a work-precision plot")
     add("--out", default="out", help="folder for the pictures (%(default)s)")
@@ -530,8 +678,10 @@ def make_parser():
     add("--seed", type=whole(0), help="of problems and noise (0; of the suite sweep 1)")
     add("--limit", type=whole(1), help="pictures of each problem at most")
     add("--only", default="", help="part of the name of the problems wanted")
-    add("--model", choices=zoo.NAMES, default="eps", help="of the suites frechet and refine (%(default)s)")
-    add("--guidance", type=fraction(0), default=1.0, help="of the suite frechet, 1: none (%(default)s)")
+    models.add_flags(add, None, "of every suite but analytic; frechet and refine: eps, others: all of the zoo")
+    add("--label", **label, help="of a model of your own: numbers of classes, or its names, of the pictures in turn")
+    add("--guidance", type=fraction(0), help="of the suite frechet (1: none), or of a model of your own")
+    add("--judge", metavar="JUDGE", help="of the suites frechet and refine: module:callable, which returns your own")
     add("--device", **device)
 
     add = command(train, "train an embedded model")

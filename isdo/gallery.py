@@ -18,15 +18,32 @@ def noise(seeds, shape):
 
 
 def to_bytes(pictures):
-    """Map pictures (..., 3, H, W) in [-1, 1] to uint8 (..., H, W, 3); what lies outside is clipped."""
+    """Map pictures (..., 3 or 1, H, W) in [-1, 1] to uint8 (..., H, W, 3); what lies outside is clipped, one channel is grey.
+
+    Raises:
+        ValueError: another number of channels.
+    """
+    if check_channels(pictures.shape[-3]) == 1:
+        pictures = pictures.expand(*pictures.shape[:-3], 3, -1, -1)
     return ((pictures.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).movedim(-3, -1).contiguous()
+
+
+def check_channels(count):
+    """Return ``count`` if pictures of so many channels can be shown.
+
+    Raises:
+        ValueError: they cannot: latents are no pictures before somebody decodes them.
+    """
+    if count not in (1, 3):
+        raise ValueError(f"{count} channels are no picture: 1 is grey, 3 are red, green and blue; decode latents first")
+    return count
 
 
 def page(rows, row_labels=None, column_labels=None, zoom=4):
     """Lay pictures out as a grid on white.
 
     Args:
-        rows: list of (N, 3, H, W) tensors in [-1, 1], one for each row.
+        rows: list of (N, 3 or 1, H, W) tensors in [-1, 1], one for each row.
         row_labels: one text for each row, lines parted by newlines; None: no room is left for them.
         column_labels: one text for each column, or None.
         zoom: every pixel becomes zoom x zoom pixels, unsmoothed.
@@ -74,7 +91,7 @@ def _font():
 
 
 def grid(pictures, columns=None, zoom=4):
-    """Return (N, 3, H, W) pictures as a PIL image with as many columns as rows, or ``columns``."""
+    """Return (N, 3 or 1, H, W) pictures as a PIL image with as many columns as rows, or ``columns``."""
     columns = columns or columns_for(len(pictures))
     return page(list(pictures.split(columns)), zoom=zoom)
 
@@ -84,15 +101,21 @@ def columns_for(count):
     return max(1, round(count**0.5 + 0.499))
 
 
+def sides(side):
+    """Return the (height, width) of pictures: they are given so, or as the one number of a square."""
+    return (side, side) if isinstance(side, int) else tuple(side)
+
+
 def grid_size(count, side, zoom):
-    """Return the (width, height) of the page that `grid` makes of so many pictures of side x side."""
-    columns = columns_for(count)
-    return tuple(GAP + n * (zoom * side + GAP) for n in (columns, -(-count // columns)))
+    """Return the (width, height) of the page that `grid` makes of so many pictures of ``side``, which is as for `sides`."""
+    columns, (height, width) = columns_for(count), sides(side)
+    lines = -(-count // columns)
+    return tuple(GAP + n * (zoom * size + GAP) for n, size in ((columns, width), (lines, height)))
 
 
 def zoom_of(size, count, side):
-    """Return the zoom of a page of that size, 0 when `grid` makes no such page of so many pictures of side x side."""
-    zoom = ((size[0] - GAP) // columns_for(count) - GAP) // side
+    """Return the zoom of a page of that size, 0 when `grid` makes no such page of so many pictures of ``side``."""
+    zoom = ((size[0] - GAP) // columns_for(count) - GAP) // sides(side)[1]
     return zoom if zoom > 0 and grid_size(count, side, zoom) == tuple(size) else 0
 
 
@@ -112,21 +135,22 @@ def check_page(count, side, zoom):
 
 
 def cut(image, count, side):
-    """Return the pictures (count, 3, side, side) in [-1, 1] of a page that `grid` made, and its zoom.
+    """Return the pictures (count, 3, H, W) in [-1, 1] of a page that `grid` made, and its zoom; ``side`` as for `sides`.
 
     Raises:
         ValueError: a page of another size.
     """
+    height, width = sides(side)
     if not (zoom := zoom_of(image.size, count, side)):
-        raise ValueError(f"the picture is {image.width} x {image.height}: no page of {count} pictures of {side} x {side}")
-    columns, step = columns_for(count), zoom * side + GAP
-    places = [(GAP + i % columns * step, GAP + i // columns * step) for i in range(count)]
-    parts = (image.crop((x, y, x + zoom * side, y + zoom * side)) for x, y in places)
+        raise ValueError(f"the picture is {image.width} x {image.height}: no page of {count} pictures of {width} x {height}")
+    columns, down, across = columns_for(count), zoom * height, zoom * width
+    places = [(GAP + i % columns * (across + GAP), GAP + i // columns * (down + GAP)) for i in range(count)]
+    parts = (image.crop((x, y, x + across, y + down)) for x, y in places)
     return torch.stack([from_image(part)[:, ::zoom, ::zoom] for part in parts]), zoom
 
 
 def picture(pixels):
-    """Return one picture (3, H, W) in [-1, 1] as a PIL image."""
+    """Return one picture (3 or 1, H, W) in [-1, 1] as a PIL image."""
     from PIL import Image
 
     return Image.fromarray(to_bytes(pixels).numpy())

@@ -10,6 +10,11 @@ def write(prompt, pairs):
     return "\n".join([prompt, ", ".join(f"{key}: {value}" for key, value in pairs.items())])
 
 
+def plain(value):
+    """Return a value as text that does not end its pair: in one line, no space after commas and colons."""
+    return re.sub(r"([,:])\s+", r"\1", " ".join(str(value).split()))
+
+
 def read(text):
     """Return (prompt, {key: value}) of a text that isdo's command line has written; ("", {}) for anything else.
 

@@ -35,6 +35,8 @@ def _range(sigma_min, sigma_max):
 
 
 def _table(sigmas):
+    if sigmas is None:
+        raise ValueError("the model has a range of noise levels and no table of them: take karras, exponential or curvature")
     table = wide(sigmas)
     if table.ndim != 1 or len(table) < 2 or not (table[0] > 0 and (table.diff() > 0).all() and table[-1].isfinite()):
         raise ValueError("sigmas must be an ascending table of at least 2 positive noise levels, such as model.sigmas")

@@ -13,7 +13,7 @@ from commandline import needs_weights, run
 from PIL import Image
 
 from isdo import __main__ as cli
-from isdo import gallery, zoo
+from isdo import gallery, models, zoo
 from isdo.bench.peers import FURTHER, PEERS
 from isdo.reference import SAMPLERS
 from isdo.settings import FIELDS, Settings
@@ -44,10 +44,10 @@ def test_sample_writes_a_grid_that_says_how_it_was_made(capsys, tmp_path):
 @pytest.mark.parametrize("sampler", ["isdo", "dpmpp_2m", "heun", "ddpm", "edm"])
 def test_a_seed_is_the_same_picture_in_any_batch(monkeypatch, sampler):
     monkeypatch.setattr(cli, "BATCH", 2)
-    model = zoo.load("eps")
-    sigmas = cli.schedule("karras", 3, model)
-    many = cli.draw(cli.samplers()[sampler], model, sigmas, range(5, 8), [0, 1, 2], 3.0)
-    one = cli.draw(cli.samplers()[sampler], model, sigmas, range(7, 8), [2], 3.0)
+    given = [models.load("eps", labels=labels, guidance=3.0) for labels in (CLASSES[:3], CLASSES[2:3])]
+    sigmas = cli.schedule("karras", 3, given[0].model)
+    many = cli.draw(cli.samplers()[sampler], given[0], sigmas, range(5, 8))
+    one = cli.draw(cli.samplers()[sampler], given[1], sigmas, range(7, 8))
     assert many.shape == (3, 3, 32, 32)
     torch.testing.assert_close(many[2:], one, rtol=1e-3, atol=1e-3)
     assert not torch.allclose(many[0], many[1], atol=0.1)

@@ -88,7 +88,8 @@ def test_measures_have_known_answers():
         return torch.zeros_like(x)
 
     knows_nothing.path = PATHS["flow"]
-    assert bench.losses(knows_nothing, red, torch.zeros(2)) == pytest.approx([1 / ratio**2 for ratio in bench.LOSS_AT])
+    found = bench.losses(knows_nothing, red, {"labels": torch.zeros(2)})
+    assert found == pytest.approx([1 / ratio**2 for ratio in bench.LOSS_AT])
 
 
 def test_refinement_leads_to_the_modes_of_a_mixture():

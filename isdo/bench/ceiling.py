@@ -9,7 +9,7 @@ import torch
 
 from ..device import wide
 from .peers import PEERS, Peer
-from .problems import ZOO_MODELS, by_runge_kutta, rms, zoo_problem
+from .problems import by_runge_kutta, learned, rms
 from .report import markdown
 from .work_precision import SAMPLERS, SCHEDULED, cells, geometric_mean, measure
 
@@ -113,8 +113,8 @@ def fit(problem, sigmas, progress=iter):
     return weights
 
 
-def run(seed=0, limit=None, only="", device="cpu", calls=CALLS, progress=iter):
-    """Measure ISDO, its peers and what a fit reaches, on the zoo's models.
+def run(seed=0, limit=None, only="", device="cpu", calls=CALLS, progress=iter, models=None):
+    """Measure ISDO, its peers and what a fit reaches, on the zoo's models or on others.
 
     Args:
         seed: of labels and noise.
@@ -123,6 +123,7 @@ def run(seed=0, limit=None, only="", device="cpu", calls=CALLS, progress=iter):
         device: where the networks run.
         calls: model calls of each run.
         progress: wraps the list of cells.
+        models: as for `problems.learned`; None: the zoo's.
 
     Returns:
         rows (one dict for each problem, grid, sampler and number of calls, as in `work_precision.run`; "fitted" to the very
@@ -131,17 +132,18 @@ def run(seed=0, limit=None, only="", device="cpu", calls=CALLS, progress=iter):
     Raises:
         ValueError: no problem left.
     """
-    wanted = [pair for pair in product(ZOO_MODELS, GUIDANCE) if only in ", ".join(pair)]
+    makers = learned(models, GUIDANCE, device)
+    wanted = [maker for name, maker in makers.items() if only in name]
     if not wanted:
-        raise ValueError(f"no problem has {only!r} in its name: models {ZOO_MODELS}, with {GUIDANCE}")
+        raise ValueError(f"no problem has {only!r} in its name: there are {'; '.join(makers)}")
     rows = []
-    for name, guidance in progress(wanted):
+    for maker in progress(wanted):
         problem, other = (
-            replace(zoo_problem(name, guidance, s, limit or COUNT, device), solve=partial(by_runge_kutta, steps=32))
-            for s in (seed, seed + SEED)
+            replace(maker(s, limit or COUNT), solve=partial(by_runge_kutta, steps=32)) for s in (seed, seed + SEED)
         )
         with torch.no_grad():
-            for grid, n in product(GRIDS[problem.path], calls):
+            grids = [grid for grid in GRIDS[problem.path] if grid in problem.grids()] or ["karras"]
+            for grid, n in product(grids, calls):
                 make = problem.grids()[grid]
                 fits = {"fitted": fit(problem, make(n)), "elsewhere": fit(other, make(n))}
                 samplers = {"isdo_scheduled": SCHEDULED, **PEERS} | {key: as_peer(weights) for key, weights in fits.items()}

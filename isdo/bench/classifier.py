@@ -80,7 +80,10 @@ class Classifier(nn.Module):
 
 @dataclass(frozen=True)
 class Judge:
-    """The trained classifier, the Moments of the real pictures' features, and how often each class occurs (9,)."""
+    """The trained classifier, the Moments of the real pictures' features, and how often each class occurs (9,).
+
+    What a judge has, and what of it is optional: `judge.Judge`.
+    """
 
     net: Classifier
     real: Moments
@@ -90,8 +93,40 @@ class Judge:
     @torch.no_grad()
     def __call__(self, pictures):
         """Return (features (B, 64), most likely class (B,)) of pictures (B, 3, 32, 32) in [-1, 1]."""
-        features = self.net.features(pictures.float().clamp(-1, 1))
+        features = self.features(pictures)
         return features, self.net.outlet(features).argmax(1)
+
+    def features(self, pictures):
+        """Return the features (B, 64) of pictures (B, 3, 32, 32) in [-1, 1].
+
+        Raises:
+            ValueError: pictures of another shape.
+        """
+        if pictures.shape[1:] != (3, data.SIZE, data.SIZE):
+            raise ValueError(
+                f"the embedded judge knows pictures {(3, data.SIZE, data.SIZE)}, not {tuple(pictures.shape[1:])}: "
+                "give another by --judge"
+            )
+        return self.net.features(pictures.float().clamp(-1, 1))
+
+    def accuracy(self, pictures, labels):
+        """Return the share of the pictures that are taken for the class in labels (B,)."""
+        return (self(pictures)[1] == labels).double().mean().item()
+
+    @property
+    def floor(self):
+        """The Fréchet distance of one half of the real pictures from the other."""
+        return self.about["floor"]
+
+    def pictures(self, count, seed):
+        """Return (emoji (count, 3, 32, 32), their labels), every concept counting alike.
+
+        Raises:
+            FileNotFoundError: the emoji are not on this machine.
+        """
+        emoji = data.load_emoji()
+        chosen = torch.multinomial(emoji.odds(), count, generator=torch.Generator("cpu").manual_seed(seed))
+        return data.to_unit(emoji.pictures[chosen, 0]), emoji.labels[chosen]
 
     def to(self, device):
         """Move the net to ``device``; returns self."""

@@ -14,7 +14,7 @@ from ..probe import measure_curvature
 from ..schedules import curvature_sigmas, karras
 from ..spectrum import Spectrum
 from .peers import PEERS
-from .problems import ZOO_MODELS, by_runge_kutta, fine_levels, rms, zoo_problem
+from .problems import by_runge_kutta, fine_levels, learned, rms
 from .report import markdown
 from .work_precision import SAMPLERS, geometric_mean, measure
 
@@ -131,8 +131,8 @@ def make_grids(problem, other):
     return rows
 
 
-def run(seed=0, limit=None, only="", device="cpu", calls=CALLS):
-    """Measure ISDO and DPM++ 2M on every grid, on the zoo's models.
+def run(seed=0, limit=None, only="", device="cpu", calls=CALLS, models=None):
+    """Measure ISDO and DPM++ 2M on every grid, on the zoo's models or on others.
 
     Args:
         seed: of labels and noise.
@@ -140,6 +140,7 @@ def run(seed=0, limit=None, only="", device="cpu", calls=CALLS):
         only: part of the name of the problems wanted.
         device: where the networks run.
         calls: model calls of each run.
+        models: as for `problems.learned`; None: the zoo's.
 
     Returns:
         rows (one dict for each problem, grid, sampler and number of calls, as in `work_precision.run`) and a text.
@@ -147,14 +148,11 @@ def run(seed=0, limit=None, only="", device="cpu", calls=CALLS):
     Raises:
         ValueError: a model that is not there, or no problem left.
     """
-    rows = []
-    for name, guidance in product(ZOO_MODELS, GUIDANCE):
-        if only not in f"{name}, {guidance}":
+    rows, makers = [], learned(models, GUIDANCE, device)
+    for name, maker in makers.items():
+        if only not in name:
             continue
-        problem, other = (
-            replace(zoo_problem(name, guidance, s, limit or 8, device), solve=partial(by_runge_kutta, steps=32))
-            for s in (seed, seed + SEED)
-        )
+        problem, other = (replace(maker(s, limit or 8), solve=partial(by_runge_kutta, steps=32)) for s in (seed, seed + SEED))
         with torch.no_grad():
             grids = make_grids(problem, other)
             for (grid, make), n, sampler in product(grids.items(), calls, JUDGED):
@@ -164,7 +162,7 @@ def run(seed=0, limit=None, only="", device="cpu", calls=CALLS):
                 row = measure(problem, SAMPLERS[sampler], lambda steps, sigmas=sigmas: sigmas, n)
                 rows.append(labels | row | {"sigmas": sigmas.tolist()})
     if not rows:
-        raise ValueError(f"no problem has {only!r} in its name: models {ZOO_MODELS}, with {GUIDANCE}")
+        raise ValueError(f"no problem has {only!r} in its name: there are {'; '.join(makers)}")
     return rows, text(rows)
 
 

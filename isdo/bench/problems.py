@@ -8,7 +8,7 @@ from functools import cached_property, partial
 import torch
 
 from ..device import wide
-from ..path import PATHS
+from ..path import PATHS, noise_levels
 from ..schedules import exponential, flow, karras, rest, simple
 
 SIZE, IMAGES = 16, 16
@@ -21,8 +21,9 @@ RANGES = {"ve": (0.0292, 14.61), "flow": (0.02, 1.0)}
 class Problem:
     """An initial value problem of dx/dsigma = (x - D)/sigma: ``model(x, sigma (B,), **extra_args) -> D``, from ``x``.
 
-    ``table`` holds the model's ascending noise levels. ``solve(problem) -> (x at the end, uncertainty per image)`` is
-    what `reference` and `uncertainty` show; it runs once. ``whole`` is the problem of which this one is the end.
+    ``table`` holds the model's ascending noise levels, or only the ends of their range. ``solve(problem) -> (x at the end,
+    uncertainty per image)`` is what `reference` and `uncertainty` show; it runs once. ``whole`` is the problem of which this
+    one is the end.
     """
 
     name: str
@@ -76,8 +77,9 @@ class Problem:
             "exponential": partial(exponential, sigma_min=self.sigma_min, sigma_max=self.sigma_max),
         }
         if self.path == "flow":
-            rows |= {"flow shift 1": flow, "flow shift 3": partial(flow, shift=3.0)}
-        else:
+            # flow's grids begin where nothing is left of the picture, and a model of one's own may end below
+            rows |= {"flow shift 1": flow, "flow shift 3": partial(flow, shift=3.0)} if self.sigma_max == 1 else {}
+        elif len(self.table) > PACE:  # else it is a range, or too coarse to take levels from
             rows["simple"] = partial(simple, sigmas=self.table)
         return {name: lambda steps, make=make: make(steps).to(self.x) for name, make in rows.items()}
 
@@ -379,7 +381,7 @@ def zoo_problem(model, guidance, seed=0, count=IMAGES, device="cpu"):
     """Return the Problem of drawing with an embedded model.
 
     Args:
-        model: one of ZOO_MODELS.
+        model: one of ZOO_MODELS, or a file that `isdo train` wrote.
         guidance: a key of ZOO_GUIDANCE.
         seed: of the noise and the labels.
         count: pictures.
@@ -398,16 +400,48 @@ def zoo_problem(model, guidance, seed=0, count=IMAGES, device="cpu"):
     return Problem(f"{model}, {guidance}", net.path.name, net, x.to(device), net.sigmas.cpu(), by_runge_kutta, extra_args)
 
 
+def own_problem(given, seed=0, count=IMAGES):
+    """Return the Problem of drawing with a model of somebody's own, a `models.Given`, as it was given."""
+    model, generator = given.model, torch.Generator("cpu").manual_seed(seed)
+    x = model.sigma_max * torch.randn(count, *given.shape, generator=generator, device="cpu")
+    table = noise_levels(model)
+    table = wide([model.sigma_min, model.sigma_max]) if table is None else table
+    extra_args = given.extra_args(given.classes(range(count)))
+    return Problem(given.title, model.path.name, model, x.to(given.device), table, by_runge_kutta, extra_args)
+
+
+def learned(models=None, guidance=tuple(ZOO_GUIDANCE), device="cpu"):
+    """Return name -> maker(seed, count) of the Problems of trained models.
+
+    Args:
+        models: names or files of the zoo, each of which is drawn from with every guidance, or `models.Given`, each drawn
+            from as it was given; None: ZOO_MODELS.
+        guidance: keys of ZOO_GUIDANCE.
+        device: where the zoo's networks run.
+    """
+    makers = {}
+    for model in ZOO_MODELS if models is None else models:
+        if isinstance(model, str):
+            makers |= {f"{model}, {scale}": partial(_zoo_maker, model, scale, device) for scale in guidance}
+        else:
+            makers[model.title] = partial(own_problem, model)
+    return makers
+
+
+def _zoo_maker(model, guidance, device, seed=0, count=IMAGES):
+    return zoo_problem(model, guidance, seed, count, device)
+
+
 def _analytic_suite(seed=0, **_):
     return [partial(problem, name, path, seed) for name in ANALYTIC for path in PATHS]
 
 
-def _zoo_suite(seed=0, **options):
-    return [partial(zoo_problem, model, scale, seed, **options) for model in ZOO_MODELS for scale in ZOO_GUIDANCE]
+def _zoo_suite(seed=0, count=IMAGES, **options):
+    return [partial(make, seed, count) for make in learned(**options).values()]
 
 
 def _img2img_suite(seed=0, count=IMG2IMG_IMAGES, **options):
-    whole = [partial(zoo_problem, model, scale, seed, count, **options) for model in ZOO_MODELS for scale in IMG2IMG_GUIDANCE]
+    whole = [partial(make, seed, count) for make in learned(guidance=IMG2IMG_GUIDANCE, **options).values()]
     return [lambda make=make, ratio=ratio: begun(make(), ratio) for make in whole for ratio in IMG2IMG_RATIOS]
 
 
@@ -420,7 +454,7 @@ def suite(name, seed=0, **options):
     Args:
         name: "analytic", "zoo" or "img2img".
         seed: of all problems.
-        **options: ``device``, for the zoo.
+        **options: ``device`` and ``models``, as for `learned`.
 
     Raises:
         ValueError: an unknown suite.

@@ -10,6 +10,7 @@ import torch
 
 from .. import gallery, zoo
 from ..denoiser import CallCounter
+from ..models import Given, of_zoo, usual_schedule
 from ..path import VE
 from ..refinement import refine
 from ..schedules import karras, schedule
@@ -17,7 +18,8 @@ from ..settings import RefineSettings
 from ..zoo import data
 from ..zoo.net import CLASSES
 from . import classifier
-from .frechet import GRIDS, SHAPE, make_labels
+from .frechet import labels_for
+from .judge import check, judged
 from .moments import frechet, moments, sampling_bias
 from .problems import Mixture, hartley, rms
 from .report import markdown
@@ -124,7 +126,7 @@ METHODS = {
 
 
 def spend(method, job, level, calls=EXTRA, batch=BATCH):
-    """Return the pictures of a method, made in batches.
+    """Return the pictures of a method, made in batches, where the job's are.
 
     Raises:
         RuntimeError: it made more model calls than it was given.
@@ -139,30 +141,30 @@ def spend(method, job, level, calls=EXTRA, batch=BATCH):
     return torch.cat(done)
 
 
-def drawn(model, labels, seed=0):
-    """Return the Job of ``labels`` (N,) drawn by ISDO in BASE calls without guidance."""
-    seeds, grid = range(seed, seed + len(labels)), GRIDS[model.path.name]
-    sigmas = partial(schedule, grid, model=model)
-    x = sigmas(BASE)[0] * gallery.noise(seeds, SHAPE)
-    job = Job(model, x, seeds, {"labels": labels, "guidance": 1.0}, x, sigmas)
+def drawn(given, labels, count, seed=0):
+    """Return the Job of ``count`` pictures of ``labels`` (count,) or None, drawn by ISDO in BASE calls."""
+    seeds, sigmas = range(seed, seed + count), partial(schedule, usual_schedule(given.model), model=given.model)
+    x = (sigmas(BASE)[0] * gallery.noise(seeds, given.shape)).to(given.device)
+    job = Job(given.model, x, seeds, given.extra_args(labels), x, sigmas)
     again = Method("", lambda job, level, calls: _more_steps(job, level, 0), redraws=True)
     return replace(job, pictures=spend(again, job, 0.0, 0))
 
 
-def losses(model, pictures, labels, batch=BATCH):
+def losses(model, pictures, extra_args, batch=BATCH):
     """Return |D(x + sigma n) - x|^2 / sigma^2 per pixel at the noise-to-signal ratios LOSS_AT; the noise is always the same.
 
     In the mean over real pictures it is what training made small, a bound on -log p; of drawn ones it tells how much the
     model likes them, and what it likes best is smooth: as good as real pictures is best.
     """
-    found = []
+    found, job = [], Job(model, pictures, range(len(pictures)), extra_args)
     for ratio in LOSS_AT:
         sigma, total = model.path.from_noise_to_signal(ratio), 0.0
         for start in range(0, len(pictures), batch):
-            x = pictures[start : start + batch]
-            noise = gallery.noise(range(10**6 + start, 10**6 + start + len(x)), SHAPE)
+            part = job.part(slice(start, start + batch))
+            x = part.pictures
+            noise = gallery.noise(range(10**6 + start, 10**6 + start + len(x)), x.shape[1:]).to(x.device)
             with torch.no_grad():
-                d = model(model.path.signal(sigma) * x + sigma * noise, sigma, labels=labels[start : start + batch])
+                d = model(model.path.signal(sigma) * x + sigma * noise, sigma, **part.extra_args)
             total += float((d - x).square().mean((1, 2, 3)).sum())
         found.append(total / len(pictures) / ratio**2)
     return found
@@ -171,7 +173,7 @@ def losses(model, pictures, labels, batch=BATCH):
 def fine_energy(pictures):
     """Return the mean energy above a quarter cycle per pixel."""
     ky, kx = (torch.fft.fftfreq(n, device="cpu") for n in pictures.shape[-2:])
-    power = torch.fft.fft2(pictures.double(), norm="ortho").abs().square()
+    power = torch.fft.fft2(pictures.cpu().double(), norm="ortho").abs().square()
     return float((power * (torch.hypot(ky[:, None], kx) > 0.25)).sum() / len(pictures))
 
 
@@ -187,29 +189,61 @@ def _jobs(redrawn, levels):
             yield from ((name, method, level) for level in (levels if method.levels else (None,)))
 
 
-def measure_sets(model="eps", count=COUNT, seed=0, progress=iter, levels=LEVELS["sets"]):
-    """Return one row for each method and level: the set of pictures against the real ones."""
-    net, judge = zoo.load(model), classifier.load()
-    labels = make_labels(judge.odds, count, seed)
-    job = drawn(net, labels, seed)
-    emoji = data.load_emoji()
-    chosen = torch.multinomial(emoji.odds(), count, generator=torch.Generator("cpu").manual_seed(seed))
-    real = data.to_unit(emoji.pictures[chosen, 0])
-    scale = losses(net, real, emoji.labels[chosen])
+def _ratio(value, real):
+    """Return a measure over that of real pictures; None where they have none of it."""
+    return value / real if real else None
+
+
+def measure_sets(model="eps", count=COUNT, seed=0, progress=iter, levels=LEVELS["sets"], judge=None, device="cpu"):
+    """Return one row for each method and level: the set of pictures against the real ones.
+
+    What is told in parts of what real pictures have is None where the judge has no pictures.
+    """
+    given, judge = _given(model, device), judge or classifier.load()
+    check(judge.to(given.device), given.shape, given.device)
+    labels, (real, theirs) = labels_for(given, judge, count, seed), _real(given, judge, count, seed)
+    told = labels is not None and theirs is not None
+
+    def likeness(pictures, labels):
+        asked = given.extra_args(labels if told else None)
+        return *losses(given.model, pictures, asked), fine_energy(pictures), saturation(pictures)
+
+    job, scale = drawn(given, labels, count, seed), None if real is None else likeness(real, theirs)
     rows = []
     for name, method, level in progress(list(_jobs(True, levels))):
         pictures = spend(method, job, level)
-        features, classes = judge(pictures)
+        features, accuracy = judged(judge, pictures, labels)
+        parts = [None] * (len(LOSS_AT) + 2) if scale is None else map(_ratio, likeness(pictures, labels), scale)
+        *loss, detail, vivid = parts
         rows.append({
-            "part": "sets", "model": model, "images": count, "seed": seed, "method": name, "level": level,
+            "part": "sets", "model": given.title, "images": count, "seed": seed, "method": name, "level": level,
             "frechet": frechet(judge.real, moments(features)),
-            "accuracy": float((classes == labels).float().mean()),
-            "loss": [a / b for a, b in zip(losses(net, pictures, labels), scale, strict=True)],
-            "detail": fine_energy(pictures) / fine_energy(real),
-            "saturation": saturation(pictures) / saturation(real),
+            "accuracy": accuracy,
+            "loss": loss,
+            "detail": detail,
+            "saturation": vivid,
             "change": float((rms(pictures - job.pictures) / rms(job.pictures)).mean()),
         })  # fmt: skip
     return rows
+
+
+def _real(given, judge, count, seed):
+    """Return (real pictures that the judge has, their labels or None), where the model is; (None, None) where it has none.
+
+    Raises:
+        ValueError: pictures that are not like those of the model.
+    """
+    if judge.pictures is None:
+        return None, None
+    pictures, labels = judge.pictures(count, seed)
+    if pictures.shape[1:] != given.shape:
+        raise ValueError(f"the judge's pictures are {tuple(pictures.shape[1:])}, and those of {given.name} {given.shape}")
+    return pictures.to(given.device), labels
+
+
+def _given(model, device="cpu"):
+    """Return a model as Given; one of the zoo's is drawn from without guidance."""
+    return model if isinstance(model, Given) else of_zoo(model, device, guidance=1.0)
 
 
 def damages(pictures, seed=0):
@@ -229,23 +263,38 @@ def damages(pictures, seed=0):
     return {"blurred": (blurred, None), "jittered": (jittered, None), "half erased": (erased, half)}
 
 
-def measure_recovery(model="eps", count=64, seed=0, progress=iter, levels=LEVELS["recovery"]):
-    """Return rows of the RMS distance to the original of damaged emoji that the model was not trained on."""
-    net = zoo.load(model)
+def unseen_emoji(model, count, seed=0):
+    """Return (emoji that show faces and hands, their labels) on which a model of the zoo was not trained."""
     about = zoo.info(model)["config"]
     _, unseen = data.load_emoji().split(about["held_out"], about["seed"])
     wanted = torch.tensor([CLASSES.index(name) for name in DAMAGED], device="cpu")
     index = torch.isin(unseen.labels, wanted).nonzero().flatten()
     index = index[torch.randperm(len(index), generator=torch.Generator("cpu").manual_seed(seed), device="cpu")[:count]]
-    original, labels = data.to_unit(unseen.pictures[index, 0]), unseen.labels[index]
-    rows = []
+    return data.to_unit(unseen.pictures[index, 0]), unseen.labels[index]
+
+
+def measure_recovery(model="eps", count=64, seed=0, progress=iter, levels=LEVELS["recovery"], judge=None, device="cpu"):
+    """Return rows of the RMS distance to the original of damaged pictures that the model was not trained on.
+
+    Those are emoji for the zoo's models, the judge's pictures for others; none where it has none.
+    """
+    given, embedded = _given(model, device), judge is None or isinstance(judge, classifier.Judge)
+    if not given.own:
+        original, labels = unseen_emoji(model, count, seed)
+    elif embedded or judge.pictures is None:
+        return []
+    else:
+        original, labels = _real(given, judge, count, seed)
+        labels = None if labels_for(given, judge, count, seed) is None else labels
+    extra, rows = given.extra_args(labels), []
     for (damage, (broken, mask)), (name, method, level) in progress(
         list(itertools.product(damages(original, seed).items(), _jobs(False, levels)))
     ):
-        job = Job(net, broken, range(seed, seed + len(index)), {"labels": labels, "guidance": 1.0}, mask=mask)
-        error = rms(spend(method, job, level) - original)
+        broken, mask = (None if part is None else part.to(given.device) for part in (broken, mask))
+        job = Job(given.model, broken, range(seed, seed + len(original)), extra, mask=mask)
+        error = rms(spend(method, job, level).cpu() - original.cpu())
         rows.append({
-            "part": "recovery", "model": model, "images": len(index), "seed": seed, "method": name, "level": level,
+            "part": "recovery", "model": given.title, "images": len(original), "seed": seed, "method": name, "level": level,
             "damage": damage, "error": float(error.mean()),
         })  # fmt: skip
     return rows
@@ -291,18 +340,21 @@ def measure_mixture(count=MIXTURE_COUNT, seed=0, progress=iter, levels=LEVELS["m
     return rows
 
 
-def run(model="eps", count=COUNT, seed=0, progress=iter, levels=None):
+def run(model="eps", count=COUNT, seed=0, progress=iter, levels=None, judge=None, device="cpu"):
     """Measure all methods at equal model calls.
 
     Args:
-        model: a name of the zoo.
+        model: a name or file of the zoo, or any as `models.Given`, which brings its own guidance and device.
         count: pictures of a set; at most 64 of them damaged ones.
         seed: of everything.
         progress: wraps lists, such as tqdm.
         levels: noise-to-signal ratios of every part; None: LEVELS.
+        judge: another than the embedded classifier.Judge, with what `judge.Judge` says.
+        device: where the networks run.
 
     Returns:
-        One dict for each part (sets, mixture, recovery), method and level.
+        One dict for each part (sets, mixture, recovery), method and level; recovery only where there are pictures that the
+        model was not trained on.
 
     Raises:
         ValueError: no such model, or fewer than two pictures.
@@ -312,18 +364,24 @@ def run(model="eps", count=COUNT, seed=0, progress=iter, levels=None):
         raise ValueError(f"count is {count}: a set of pictures has at least 2")
     levels = LEVELS if levels is None else dict.fromkeys(LEVELS, levels)
     parts = [
-        *measure_sets(model, count, seed, progress, levels["sets"]),
+        *measure_sets(model, count, seed, progress, levels["sets"], judge, device),
         *measure_mixture(min(count, MIXTURE_COUNT), seed, progress, levels["mixture"]),
-        *measure_recovery(model, min(count, 64), seed, progress, levels["recovery"]),
+        *measure_recovery(model, min(count, 64), seed, progress, levels["recovery"], judge, device),
     ]
     return [{"bench": "refine", **row} for row in parts]
 
 
-def page(rows):
-    """Return the page of the docs: what was measured, the tables, how to do it again."""
+def page(rows, flags=None, judge=None):
+    """Return the page of the docs: what was measured, the tables, how to do it again with the ``flags``."""
     sets, mixture, recovery = ([row for row in rows if row["part"] == part] for part in ("sets", "mixture", "recovery"))
-    asked = f"--model {sets[0]['model']} --limit {sets[0]['images']}"
-    return f"""# Refinement at equal model calls
+    judge, count = judge or classifier.load(), sets[0]["images"]
+    asked = f"{flags or '--model ' + sets[0]['model']} --limit {count}"
+    embedded = isinstance(judge, classifier.Judge)
+    space = "emoji in the\nfeatures of a small classifier"
+    space = space if embedded else f"pictures in the\nfeatures of the judge {judge.name}"
+    unguided = "" if "guidance=" in sets[0]["model"] else ", without guidance"
+    shown = "faces and hands" if embedded else "pictures"
+    parts = f"""# Refinement at equal model calls
 
 This page is written by the bench; run it again with
 
@@ -334,9 +392,9 @@ each method may add {EXTRA}. *Noise* is the noise-to-signal ratio at which it be
 
 ## Sets
 
-{sets[0]["images"]} pictures of the model {sets[0]["model"]}, without guidance. Fréchet distance to the real emoji in the
-features of a small classifier (smaller is better; a perfect set of that size would have
-{sampling_bias(classifier.load().real, sets[0]["images"]):.2f}); the share that the classifier takes for the class asked for;
+{count} pictures of the model {sets[0]["model"]}{unguided}. Fréchet distance to the real {space}
+(smaller is better; a perfect set of that size would have
+{sampling_bias(judge.real, count):.2f}); the share that the classifier takes for the class asked for;
 denoising loss at noise {", ".join(map(str, LOSS_AT))}, energy of fine detail and saturation, each over that of real pictures (1
 is best, below 1 is smoother or paler than real); how far the pictures moved (root mean square over that of the picture).
 
@@ -348,10 +406,13 @@ Share of {mixture[0]["images"]} samples of a Gaussian mixture (exact denoiser, d
 no component.
 
 {_by_level(mixture, "between", ".3f")}
-
+"""
+    if not recovery:
+        return parts
+    return f"""{parts}
 ## Recovery
 
-{recovery[0]["images"]} faces and hands that the model was not trained on, damaged; root mean square distance to the original,
+{recovery[0]["images"]} {shown} that the model was not trained on, damaged; root mean square distance to the original,
 over the painted part and the rest alike. The half that was erased is painted under a mask.
 
 {_recovery(recovery)}
@@ -368,7 +429,7 @@ def _sets(rows):
     body = []
     for row in rows:
         numbers = [n for key in keys for n in (row[key] if isinstance(row[key], list) else [row[key]])]
-        body.append([METHODS[row["method"]].label, _level(row["level"]), *(f"{n:.3f}" for n in numbers)])
+        body.append([METHODS[row["method"]].label, _level(row["level"]), *("" if n is None else f"{n:.3f}" for n in numbers)])
     return markdown(head, body)
 
 

@@ -134,15 +134,22 @@ def table(rows):
     return "\n\n".join(parts)
 
 
-def page(rows):
-    """Return the page of the docs: where ISDO stands against each peer and against the best of each cell."""
+def page(rows, model=None):
+    """Return the page of the docs: where ISDO stands against each peer and against the best of each cell.
+
+    Args:
+        rows: of `work_precision.run`.
+        model: the flags of the command line that named another model than the suite's own.
+    """
     outcome, first = summary(rows), rows[0]
     name, worst, above = first["suite"], outcome["worst"], outcome["above"]
     made = sorted({row["calls"] for row in rows})
     calls, judged = " ".join(map(str, made)), ", ".join(str(n) for n in made if n in HEADLINE)
     peers = ", ".join(sorted({row["label"] for row in rows if row["sampler"] in outcome["by_peer"]}))
-    aim = f" (the aim was {AIMS[name]})" if name in AIMS else ""
+    aim = f" (the aim was {AIMS[name]})" if name in AIMS and not model else ""
+    about = f"the model asked for, `{model}`" if model else ABOUT.get(name, name)
     bent = " --bend" if first["grid"].endswith(BENT) else ""
+    doc = "PAGE.md" if model else f"docs/{name}{'-bent' if bent else ''}.md"
     share = Settings().placement
     levels = (
         f"Every sampler makes its calls at the levels that ISDO's defaults make of each schedule (placement {share:g})"
@@ -170,9 +177,9 @@ def page(rows):
 
 This page is written by the bench; run it again with
 
-    python -m isdo bench --suite {name} --calls {calls}{bent} --doc docs/{name}{"-bent" if bent else ""}.md
+    python -m isdo bench --suite {name}{model and f" {model}" or ""} --calls {calls}{bent} --doc {doc}
 
-{first["images"]} pictures a problem, seed {first["seed"]}: {ABOUT.get(name, name)}. Geometric means of (median error of ISDO) /
+{first["images"]} pictures a problem, seed {first["seed"]}: {about}. Geometric means of (median error of ISDO) /
 (median error of the peer) over {judged} calls and all grids. Peers: {peers}. {levels}.
 
 Against the best peer of each cell: **{outcome["geometric_mean"]:.3f}**{aim}; cells above 1.0: {len(above[1.0])}, above 1.1: \

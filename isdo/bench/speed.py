@@ -10,6 +10,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
+from .. import gallery
 from ..schedules import karras
 from .report import markdown
 from .work_precision import SAMPLERS
@@ -140,6 +141,27 @@ def memory(sampler, shape, device="cpu", steps=STEPS):
         run(model, x, sigmas, disable=True)
     latent = x.numel() * x.element_size()
     return max(held) / latent, storage.peak / latent
+
+
+def call_time(given, repetitions=REPETITIONS):
+    """Return the median milliseconds of a call of a model, a `models.Given`, for one picture; the first is not timed."""
+    model, clock = given.model, CLOCKS[torch.device(given.device).type]
+    x = (model.sigma_max * gallery.noise([0], given.shape)).to(given.device)
+    sigma, extra = x.new_full((1,), model.sigma_max), given.extra_args(given.classes([0]))
+    with torch.no_grad():
+        times = [clock(lambda: model(x, sigma, **extra))[0] for _ in range(repetitions + 1)]
+    return statistics.median(times[1:])
+
+
+def run_with(given, repetitions=REPETITIONS):
+    """Measure as `run` does, for pictures of a model, a `models.Given`, and beside it a call of the model itself."""
+    kind = torch.device(given.device).type
+    if kind not in CLOCKS:
+        raise ValueError(f"no clock for the device {given.device}: take one of {', '.join(CLOCKS)}")
+    rows, text = run(((1, *given.shape),), [kind], repetitions)
+    milliseconds = call_time(given, repetitions)
+    rows = [row | {"model": given.title, "ms_model": milliseconds} for row in rows]
+    return rows, f"a call of {given.title} for one picture takes {milliseconds:.2f} ms\n{text}"
 
 
 def run(shapes=SHAPES, devices=None, repetitions=REPETITIONS):

@@ -6,7 +6,7 @@ from functools import partial
 
 from ..settings import FIELDS, Settings
 from .peers import PEERS, Peer
-from .problems import ZOO_MODELS, problem, zoo_problem
+from .problems import ZOO_MODELS, own_problem, problem, zoo_problem
 from .report import markdown
 from .work_precision import HEADLINE, limited, measure, run_isdo, summary
 
@@ -37,17 +37,22 @@ def variants():
     return found
 
 
-def makers(seed=SEED):
-    """Return (suite, maker of a Problem) pairs: four analytic problems on both paths, the zoo with its weights."""
+def makers(seed=SEED, models=None):
+    """Return (suite, maker of a Problem) pairs: four analytic problems on both paths, the zoo with its weights.
+
+    With ``models`` (names or files of the zoo, or `models.Given`) there are only theirs.
+    """
     from .. import zoo
 
     trained = [model for model in ZOO_MODELS if (zoo.FOLDER / f"{model}.safetensors").exists()]
     analytic = [partial(problem, name, path, seed) for name in ANALYTIC for path in ("ve", "flow")]
-    learned = [partial(zoo_problem, model, scale, seed) for model in trained for scale in GUIDANCE]
-    return [("analytic", make) for make in analytic] + [("zoo", make) for make in learned]
+    named = trained if models is None else [model for model in models if isinstance(model, str)]
+    learned = [partial(zoo_problem, model, scale, seed) for model in named for scale in GUIDANCE]
+    own = [partial(own_problem, model, seed) for model in models or () if not isinstance(model, str)]
+    return [("analytic", make) for make in analytic if models is None] + [("zoo", make) for make in learned + own]
 
 
-def run(progress=iter, calls=HEADLINE, *, seed=SEED, limit=LIMIT, only="", reuse=()):
+def run(progress=iter, calls=HEADLINE, *, seed=SEED, limit=LIMIT, only="", reuse=(), models=None):
     """Measure all variants and all peers, every one from the same noise on Karras's grid.
 
     Args:
@@ -59,6 +64,7 @@ def run(progress=iter, calls=HEADLINE, *, seed=SEED, limit=LIMIT, only="", reuse
         limit: pictures of each problem at most.
         only: part of the name of the problems wanted.
         reuse: rows of an earlier run; those of peers on the same problems are not run again, those of variants are.
+        models: as for `makers`.
 
     Returns:
         Rows of `work_precision.run`'s kind, the variants as samplers.
@@ -68,7 +74,7 @@ def run(progress=iter, calls=HEADLINE, *, seed=SEED, limit=LIMIT, only="", reuse
         samplers[name] = Peer(name, partial(run_isdo, settings), "")
     known = {_key(row): row for row in reuse if row["sampler"] in PEERS}
     rows = []
-    for suite, make in progress(makers(seed)):
+    for suite, make in progress(makers(seed) if models is None else makers(seed, models)):
         case = limited(make(), limit)
         if only not in case.name:
             continue
@@ -125,8 +131,8 @@ def table(rows):
     return markdown(["", "analytic", "zoo", *(f"{n} calls" for n in calls), "worst cell"], body)
 
 
-def page(rows):
-    """Return the page of the docs: what was done, the defaults, the table, how to do it again."""
+def page(rows, flags=None):
+    """Return the page of the docs: what was done, the defaults, the table, how to do it again with the ``flags``."""
     problems = sorted({(row["suite"], f"{row['problem']} ({row['path']})") for row in rows})
     listed = "\n".join(
         f"- {suite}: {'; '.join(name for _, name in group)}"
@@ -138,7 +144,7 @@ def page(rows):
 
 This page is written by the bench; run it again with
 
-    python -m isdo bench --suite sweep --json out/sweep.json --doc docs/sweep.md
+    python -m isdo bench --suite sweep {f"{flags} " if flags else ""}--json out/sweep.json --doc docs/sweep.md
 
 Each line changes one setting of the defaults: {defaults}.
 

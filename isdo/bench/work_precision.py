@@ -54,6 +54,7 @@ def run(
     device="cpu",
     bend=False,
     further=False,
+    models=None,
 ):
     """Measure every sampler on every problem and grid of a suite.
 
@@ -72,6 +73,7 @@ def run(
         device: where the zoo's networks run.
         bend: give every sampler the levels that ISDO makes of each schedule.
         further: with samplers None, also the peers in FURTHER.
+        models: of the suites zoo and img2img, as for `problems.learned`; None: the zoo's.
 
     Returns:
         One dict for each sampler, problem, grid and number of calls: the median, quartiles and maximum over pictures of
@@ -87,7 +89,7 @@ def run(
     samplers = {name: _row(name, sampler) for name, sampler in samplers.items()}
     known = {_key(row): row for row in reuse}
     rows = []
-    for make in _bar(suite(suite_name, seed, device=device), progress):
+    for make in _bar(suite(suite_name, seed, device=device, models=models), progress):
         problem = limited(make(), limit)
         if only not in problem.name:
             continue

@@ -1,10 +1,12 @@
-"""Embedded models: small class-conditional diffusion models of emoji, one for each prediction type."""
+"""Small class-conditional diffusion models of emoji, one for each prediction type: embedded, or from files trained here."""
 
 import json
+import os
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from ..denoiser import PREDICTIONS, Denoiser
 from .net import NULL, Net, scaled_linear
@@ -15,31 +17,59 @@ NAMES = ("eps", "v", "flow")
 MULTIPLE = 8  # of the picture's sides: the net folds 2x2 pixels and halves twice
 
 
-def _open(name):
-    if name not in NAMES:
-        raise ValueError(f"no model {name!r} in the zoo: choose one of {', '.join(NAMES)}")
-    file = FOLDER / f"{name}.safetensors"
-    if not file.exists():
+def _file(name):
+    """Return the path of a model's file: of the zoo's own by name, else of any by its path."""
+    if name in NAMES:
+        file = FOLDER / f"{name}.safetensors"
+        if not file.exists():
+            raise ValueError(
+                f"the zoo's model {name!r} has no weights here: make them with python -m isdo train --model {name} --out {file}"
+            )
+        return file
+    file = Path(name)
+    if not file.is_file():
+        why = "is a folder" if file.is_dir() else "is no file here"
         raise ValueError(
-            f"the zoo's model {name!r} has no weights here: make them with python -m isdo train --model {name} --out {file}"
+            f"no model {os.fspath(name)!r} in the zoo, and it {why}: choose one of {', '.join(NAMES)}, or give the path of a "
+            "file that python -m isdo train wrote"
         )
-    return safe_open(file, "pt")
+    return file
+
+
+@contextmanager
+def _open(name):
+    """Open a model's file and look at what it says: gives (the open file, its metadata)."""
+    file = _file(name)
+    try:
+        opened = safe_open(file, "pt")
+    except SafetensorError as error:
+        raise ValueError(f"{file} is no safetensors file ({error}): give one that python -m isdo train wrote") from None
+    with opened:
+        metadata = opened.metadata() or {}
+        if missing := sorted({"prediction", "config"} - metadata.keys()):
+            raise ValueError(
+                f"{file} does not say its {' and '.join(missing)}: give a file that python -m isdo train --model "
+                f"{'|'.join(NAMES)} wrote"
+            )
+        if metadata["prediction"] not in NAMES:
+            raise ValueError(f"{file} says that it predicts {metadata['prediction']!r}: it must be one of {', '.join(NAMES)}")
+        yield opened, metadata
 
 
 def load_trunk(name):
-    """Return (state dict float32, metadata) of an embedded model."""
-    with _open(name) as file:
-        return {key: file.get_tensor(key).float() for key in file.keys()}, file.metadata()
+    """Return (state dict float32, metadata) of a model: one of NAMES, or a file that `isdo train` wrote."""
+    with _open(name) as (file, metadata):
+        return {key: file.get_tensor(key).float() for key in file.keys()}, metadata
 
 
 def info(name):
-    """Return what an embedded model's file says: prediction, config, losses (per band of t), classes, licence.
+    """Return what a model's file says: prediction, config, losses (per band of t), classes, licence.
 
     Raises:
         ValueError: when there is no such model.
     """
-    with _open(name) as file:
-        metadata = file.metadata()
+    with _open(name) as (_, metadata):
+        pass
     return {
         "prediction": metadata["prediction"],
         "config": json.loads(metadata["config"]),
@@ -57,23 +87,33 @@ def denoiser(net):
 
 
 def load(name, zero_terminal_snr=False):
-    """Return an embedded model as ``model(x, sigma, labels=None, guidance=1.0) -> denoised``, a Denoiser.
+    """Return a model as ``model(x, sigma, labels=None, guidance=1.0) -> denoised``, a Denoiser.
 
     Args:
-        name: one of NAMES. ``eps`` and ``v`` travel on the ``ve`` path (x = x0 + sigma n), ``flow`` on the flow path.
+        name: one of NAMES, or the path of a file that ``isdo train`` wrote, which says its prediction. ``eps`` and ``v``
+            travel on the ``ve`` path (x = x0 + sigma n), ``flow`` on the flow path.
         zero_terminal_snr: for ``v`` only, the schedule whose last sigma is 4518.8 (Lin et al. 2023).
 
     Raises:
-        ValueError: when there is no such model, or it cannot start at zero terminal SNR.
+        ValueError: when there is no such model, a file that holds none, or one that cannot start at zero terminal SNR.
     """
     state, metadata = load_trunk(name)
-    alphas_cumprod = None if PREDICTIONS[name].path.fade else scaled_linear()
+    prediction = metadata["prediction"]
+    alphas_cumprod = None if PREDICTIONS[prediction].path.fade else scaled_linear()
     if zero_terminal_snr:
-        if name != "v":
-            raise ValueError(f"zero_terminal_snr is for the model 'v', not {name!r}: only v is defined where no signal is left")
+        if prediction != "v":
+            raise ValueError(
+                f"zero_terminal_snr is for the model 'v', not {prediction!r}: only v is defined where no signal is left"
+            )
         alphas_cumprod = zero_snr(alphas_cumprod)
     with torch.device("cpu"):  # the weights are there, whatever device is the default
-        net = Net(metadata["prediction"], alphas_cumprod)
-    net.trunk.load_state_dict(state)
+        net = Net(prediction, alphas_cumprod)
+    try:
+        net.trunk.load_state_dict(state)
+    except RuntimeError:
+        raise ValueError(
+            f"{os.fspath(name)} holds the weights of another architecture: give a file that python -m isdo train of this "
+            "version wrote"
+        ) from None
     # channels last: an eighth faster on a CPU
     return denoiser(net.eval().requires_grad_(False).to(memory_format=torch.channels_last))

@@ -1,0 +1,93 @@
+"""Judges of sets of pictures: the embedded classifier, or somebody's own by ``module:callable``."""
+
+import torch
+
+from .. import entry
+from .moments import Moments, frechet, moments
+
+
+class Judge:
+    """What the suites frechet and refine ask; made of a judge of somebody's own.
+
+    Args:
+        name: for messages.
+        judge: an object, which must have
+
+            features(pictures): (B, C, H, W) in [-1, 1] -> (B, D), the space in which sets are compared;
+            real: those features (N, D) of real pictures, or their `moments.Moments`.
+
+            and may have
+
+            accuracy(pictures, labels): the share of pictures that it takes for their class; left out, none is told;
+            odds: how often each class occurs (K,): what a model that takes labels is asked for when no --label is given;
+            floor: the Fréchet distance of one half of the real pictures from the other; of features it is computed;
+            pictures(count, seed): (real pictures (count, C, H, W) in [-1, 1] that the model was not trained on, their labels
+                or None): the suite refine then measures losses, detail, saturation and recovery, too;
+            to(device): as networks have it.
+
+    Raises:
+        ValueError: something that must be there is not, or is something else.
+    """
+
+    def __init__(self, name, judge):
+        self.name, self.judge = name, judge
+        if not callable(getattr(judge, "features", None)):
+            raise ValueError(f"{name} returned a {type(judge).__name__} without features(pictures): a judge has that, and real")
+        real = getattr(judge, "real", None)
+        if isinstance(real, Moments):
+            self.real, self.floor = real, getattr(judge, "floor", None)
+        elif torch.is_tensor(real) and real.ndim == 2 and len(real) > 3 and real.is_floating_point():
+            real = real.detach().cpu().double()
+            self.real, self.floor = moments(real), frechet(moments(real[::2]), moments(real[1::2]))
+        else:
+            what = tuple(real.shape) if torch.is_tensor(real) else type(real).__name__
+            raise ValueError(f"{name}: real is {what}: give features (N, D) of real pictures, or isdo.bench.moments.Moments")
+        self.odds = getattr(judge, "odds", None)
+        if self.odds is not None:
+            self.odds = torch.as_tensor(self.odds, device="cpu")
+        self.accuracy, self.pictures = (getattr(judge, part, None) for part in ("accuracy", "pictures"))
+
+    def features(self, pictures):
+        """Return the features (B, D) of pictures.
+
+        Raises:
+            RuntimeError: the judge raised something, or returned something else.
+        """
+        size = len(self.real.mean)
+        try:
+            found = self.judge.features(pictures)
+        except Exception as error:
+            raise RuntimeError(f"{self.name} raised {entry.said(error)} for pictures {tuple(pictures.shape)}") from error
+        if not torch.is_tensor(found) or found.shape != (len(pictures), size):
+            what = tuple(found.shape) if torch.is_tensor(found) else type(found).__name__
+            raise RuntimeError(f"{self.name}: features are {what}, and must be {(len(pictures), size)}, as the real ones")
+        return found
+
+    def to(self, device):
+        """Move the judge to ``device`` if it can be moved; returns self."""
+        if callable(move := getattr(self.judge, "to", None)):
+            move(device)
+        return self
+
+
+def load(name):
+    """Return the judge that ``module:callable`` names, as a Judge.
+
+    Raises:
+        ValueError: no such module or callable, or what it returns is no judge.
+    """
+    return Judge(name, entry.call(name))
+
+
+@torch.no_grad()
+def judged(judge, pictures, labels=None):
+    """Return (features (B, D) on the CPU, the share of the pictures taken for their class, None if nobody can tell)."""
+    accuracy = getattr(judge, "accuracy", None)
+    share = None if labels is None or accuracy is None else float(accuracy(pictures, labels.to(pictures.device)))
+    return judge.features(pictures).detach().cpu(), share
+
+
+def check(judge, shape, device):
+    """Have a judge look at one grey picture of a model's ``shape``, before the work begins; returns the judge."""
+    judged(judge, torch.zeros(1, *shape, device=device))
+    return judge
