@@ -46,10 +46,11 @@ class Answers:
     Args:
         device: the model's.
         steps: how many there are, for messages.
+        unit: what these are.
     """
 
-    def __init__(self, device, steps):
-        self.device, self.steps = device, steps
+    def __init__(self, device, steps, unit="step"):
+        self.device, self.steps, self.unit = device, steps, unit
         self.kind = {"dtype": torch.bool, "device": device}
         if device.type == "cuda":
             self.kind |= {"device": "cpu", "pin_memory": True}
@@ -63,7 +64,7 @@ class Answers:
         """
         i = len(self.sigmas)
         self.sigmas.append(sigma)
-        check_kind(denoised, x, f" at step {i + 1} of {self.steps}")
+        check_kind(denoised, x, f" at {self.unit} {i + 1} of {self.steps}")
         if i % BLOCK == 0:
             self.good.append(torch.ones(BLOCK, **self.kind))
         self.good[-1][i % BLOCK].copy_(denoised.isfinite().all(), non_blocking=True)
@@ -99,7 +100,7 @@ class Answers:
             self._complain(good.index(False))
 
     def _complain(self, i):
-        raise NotFinite(f"step {i + 1} of {self.steps}, sigma {float(self.sigmas[i]):g}")
+        raise NotFinite(f"{self.unit} {i + 1} of {self.steps}, sigma {float(self.sigmas[i]):g}")
 
 
 class Checked:

@@ -1,5 +1,7 @@
 """How the power S is measured: least squares on what changed from one call of the model to the next."""
 
+from typing import NamedTuple
+
 import torch
 
 # Shares of explained variance from which a fit is believed; trust grows linearly from there to one. What falls short is
@@ -56,3 +58,32 @@ class Change:
         if self.spectrum.count > 1:  # the mean is one number a channel, which any S explains: its neighbours speak for it
             trusted = torch.cat([trusted[:, 1:2], trusted[:, 1:]], 1)
         return power, trusted
+
+
+class Power(NamedTuple):
+    """What is known of the power S: of bands (B, bands), at every number (B, channels or 1, K), and the trust in that."""
+
+    bands: torch.Tensor
+    modes: torch.Tensor
+    trust: torch.Tensor
+
+
+def unknown(state, spectrum):
+    """Return the Power 0 that a run begins with, for modes like ``state``."""
+    bands = state.new_zeros(len(state), spectrum.count, dtype=spectrum.precision)
+    nothing = spectrum.spread(bands, state)
+    return Power(bands, nothing, nothing)
+
+
+def measured(change, fitted):
+    """Return the Power that a Change shows, in the bands in which ``fitted`` (bands,) is 1; 0 in the others.
+
+    Every band gets one number, pooled over its modes and channels; where each mode by itself explains all but
+    everything, the data are Gaussian there and the modes get their own.
+    """
+    (power, band_trust), (own, mode_trust) = change.fit_bands(), change.fit_modes()
+    spread = change.spectrum.spread
+    bands = power * band_trust * fitted
+    own = change.spectrum.to_parts(own)
+    modes = torch.lerp(spread(bands, own), own, spread(mode_trust * fitted, own))
+    return Power(bands, modes, spread(torch.maximum(band_trust, mode_trust) * fitted, own))

@@ -1,13 +1,13 @@
 """One ISDO step: fit the power, correct, predict; one model call each."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations_with_replacement, pairwise
 
 import torch
 
 from .device import constants
-from .fit import Change
+from .fit import Change, measured, unknown
 from .quadrature import BETWEEN, TAUS, extrapolation_rises, step_rises, step_total
 
 # Signal-to-noise ratio a/s below which the model has seen nothing of the picture: what it said there is so far from what it
@@ -125,12 +125,21 @@ class Multistep:
         self.count, self.along, self.size = 0, 0.0, 0.0
         self.band_power = self.power = self.trust = self.doubt = self.gain = self.follow = None
 
+    def __copy__(self):
+        """Return a run of its own from here on: evaluations are corrected in place."""
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__, history=[replace(evaluation) for evaluation in self.history])
+        return twin
+
     def observe(self, sigma, state, denoised):
         """Take in a call of the model: fit, then correct the last steps.
 
         Args:
             sigma: float.
             state, denoised: modes (B, channels, K); denoised is D at state.
+
+        Returns:
+            how far the last step, done again, is from the prediction, in modes of x; None where it is not done again.
         """
         signal = self.path.signal(sigma)
         noise = torch.sub(state, denoised, alpha=signal).mul_(signal / sigma**2)
@@ -139,8 +148,7 @@ class Multistep:
         self.history.insert(0, Evaluation(sigma, signal, state, denoised, noise, early=self.count < 2))
         self.count += 1
         if self.power is None:
-            self.band_power = state.new_zeros(len(state), self.spectrum.count, dtype=self.spectrum.precision)
-            self.power = self.trust = self.spectrum.spread(self.band_power, state)
+            self.band_power, self.power, self.trust = unknown(state, self.spectrum)
             self.follow = state.new_ones(len(state), 1, 1)
         if len(self.history) > 1:
             change = Change(*self.history[:2], self.window, self.spectrum)
@@ -148,24 +156,14 @@ class Multistep:
             self.measure_gain(change)
         self.residuals = [torch.addcmul(e.denoised, self.power, e.noise, value=-1) for e in self.history]
         self.answers = [None]
-        if len(self.history) > 1:
-            self.correct()
+        gap = self.correct() if len(self.history) > 1 else None
         del self.history[max(self.settings.order, self.settings.corrector, MEMORY) + 1 :]
+        return gap
 
     def fit(self, change):
-        """Measure the power from the change since the last evaluation.
-
-        Every band gets one number, pooled over its modes and channels; where each mode by itself explains all but
-        everything, the data are Gaussian there and the modes get their own.
-        """
-        if self.fitted is None:
-            return
-        (power, band_trust), (own, mode_trust) = change.fit_bands(), change.fit_modes()
-        spread = self.spectrum.spread
-        self.band_power = power * band_trust * self.fitted
-        own = self.spectrum.to_parts(own)
-        self.power = torch.lerp(spread(self.band_power, own), own, spread(mode_trust * self.fitted, own))
-        self.trust = spread(torch.maximum(band_trust, mode_trust) * self.fitted, own)
+        """Measure the power from the change since the last evaluation."""
+        if self.fitted is not None:
+            self.band_power, self.power, self.trust = measured(change, self.fitted)
 
     def measure_gain(self, change):
         """Take the largest |dD| / (r^2 |de|) (B, 1) of any step so far, r = s/a, weighted to the bands where D changes.
@@ -269,7 +267,11 @@ class Multistep:
         return self.window.keep(x, start, shrink, self.path.signal(end) - start.signal * shrink)
 
     def correct(self):
-        """Do the last steps again, oldest first, with the newest evaluation in the interpolation: one order more."""
+        """Do the last steps again, oldest first, with the newest evaluation in the interpolation: one order more.
+
+        Returns:
+            how far that takes the newest state, in full; None without corrections.
+        """
         self.doubt = 1 - self.trust
         self.answers = [self.answer(e) for e in self.history]
         self.learn_response()
@@ -280,16 +282,18 @@ class Multistep:
         blind = first.signal <= BLIND * first.sigma and steps <= len(residuals.changes)  # else the first node is none any more
         if self.settings.corrector == 0 or not blind:
             steps = min(steps, self.settings.corrector)
-        lengths = [old.sigma - new.sigma for new, old in pairwise(self.history)]
+        lengths, gap = [old.sigma - new.sigma for new, old in pairwise(self.history)], None
         while steps > 1 and lengths[steps - 1] > STRETCH * lengths[steps - 2]:
             steps -= 1
         for i in range(steps, 0, -1):
             done = self.history[i - 1]
             x = self.step(self.history[i], done.sigma, residuals, (BETWEEN,))
+            gap = x - done.state
             # what a trusted fit has settled stays: later fits of a large S, from changes of e that vanish, are rounding
             done.moved = self.take(x) if done.settled is None else torch.lerp(x - done.state, done.moved, done.settled)
             done.settled = self.trust
             self.answers[i - 1] = self.answer(done)
+        return gap
 
     def weigh_rules(self, residuals):
         """Return the weights (B, taus, degrees) of the next prediction, by how well each rule foretold the newest m.
@@ -332,10 +336,10 @@ class Multistep:
         return torch.cat([1 - bold, bold], 1)
 
     def predict(self, end):
-        """Return x (modes) at the next sigma. In the step to 0 no m is extrapolated to where no call can be.
+        """Return where the model is to be asked next on the way to the sigma ``end``: (sigma, modes, whether that is the end).
 
-        In stiff steps no more than the slope is taken, in the cautious tau, and of that what the evidence gives to any order
-        above the first.
+        It always is. In the step to 0 no m is extrapolated to where no call can be. In stiff steps no more than the slope is
+        taken, in the cautious tau, and of that what the evidence gives to any order above the first.
         """
         if end == 0:
             residuals = Residuals([], self.foresee(self.lifted(3)), [])
@@ -347,7 +351,7 @@ class Multistep:
             weights = ease[:, :, None] * weights
             weights[:, 0, 0] += (1 - ease[:, 0]) * slope
         self.residuals, self.answers = [], []
-        return self.step(self.history[0], end, residuals, self.taus, weights)
+        return end, self.step(self.history[0], end, residuals, self.taus, weights), True
 
     def foresee(self, residuals):
         """Return the newest m carried on to the smallest sigma of the model, where the picture is what D says.

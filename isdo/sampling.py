@@ -9,16 +9,14 @@ from tqdm.auto import trange
 from .answers import Answers
 from .device import wide
 from .identity import Identity
-from .multistep import Multistep
 from .path import PATHS, detect_path, smallest_sigma
 from .schedules import bent
 from .settings import Settings
+from .solver import SOLVERS
 from .spectrum import Spectrum
 from .window import Masked, Whole
 
-SOLVERS = {"multistep": Multistep}
-
-
+ALL = slice(None)
 # A level that is so small a part of the one before it, and of 1, is 0: of its noise nothing would be seen.
 ALL_BUT_ZERO = 1e-4
 
@@ -70,8 +68,10 @@ def check_mask(mask, x):
 
 
 @torch.no_grad()
-def sample_isdo(model, x, sigmas, extra_args=None, callback=None, disable=None, *, settings=None, mask=None):
-    """Solve the probability-flow ODE from sigmas[0] to sigmas[-1] with one model call per step.
+def sample_isdo(
+    model, x, sigmas, extra_args=None, callback=None, disable=None, *, settings=None, mask=None, report=None
+):
+    """Solve the probability-flow ODE from sigmas[0] to sigmas[-1]; by default with one model call per step.
 
     Args:
         model: ``model(x, sigma (B,), **extra_args) -> denoised``, as k-diffusion's wrappers.
@@ -79,12 +79,14 @@ def sample_isdo(model, x, sigmas, extra_args=None, callback=None, disable=None, 
         sigmas: falling noise levels (N + 1,), usually ending in 0; on any device. The first zero is the end. If there is one,
             calls go ``settings.placement`` of the way from these levels to where pictures bend: `isdo.schedules.bent`.
         extra_args: keyword arguments handed to the model as they are.
-        callback: called once a step with {"x", "i", "sigma", "sigma_hat", "denoised"}: sigma is the schedule's level, sigma_hat
-            that of x, where the model was called.
+        callback: called once a step, after its first call, with {"x", "i", "sigma", "sigma_hat", "denoised"}: sigma is the
+            schedule's level, sigma_hat that of x, where the model was called.
         disable: hide the progress bar.
         settings: a Settings.
         mask: broadcasts to x, 1 where the picture is painted and 0 where the model's wrapper holds it to a known picture,
             or between. Fits and norms look at the painted part only; kept pixels go straight to what the model says there.
+        report: a dict that takes in, while the run goes on, "calls" and "rejected": [B] numbers, how many model calls each
+            picture took, and how many of its steps were done again.
 
     Returns:
         x at the last sigma, in the shape, dtype and on the device of x.
@@ -93,12 +95,12 @@ def sample_isdo(model, x, sigmas, extra_args=None, callback=None, disable=None, 
         ValueError: x, sigmas, settings or a mask that make no sense; the message says what, what was given, what to do.
         RuntimeError: the model returned NaN or infinity; the message names the step and the sigma.
 
-    Exceptions of the model or the callback pass through. Theory page, sections 2 to 5.
+    Exceptions of the model or the callback pass through. Theory page, sections 2 to 5; 11 for the solvers "srk3" to "srk5".
     """
-    return solve_ode(model, x, sigmas, extra_args, callback, disable, settings, mask, smallest_sigma(model))
+    return solve_ode(model, x, sigmas, extra_args, callback, disable, settings, mask, smallest_sigma(model), report)
 
 
-def solve_ode(model, x, sigmas, extra_args, callback, disable, settings, mask, low):
+def solve_ode(model, x, sigmas, extra_args, callback, disable, settings, mask, low, report=None):
     """`sample_isdo`, with the model's smallest noise level ``low``, down to which calls are placed and the last step foresees.
 
     0: no call goes below the schedule's, and the last step ends on what D says.
@@ -108,28 +110,65 @@ def solve_ode(model, x, sigmas, extra_args, callback, disable, settings, mask, l
         raise ValueError(f"settings is a {type(settings).__name__}: give isdo.Settings(...)")
     check_x(x)
     path = detect_path(model) if settings.path == "auto" else PATHS[settings.path]
-    given = _check_sigmas(sigmas, path)
-    levels = bent(given, settings.placement, low, path)
-    extra_args = {} if extra_args is None else extra_args
-    working = x.dtype if x.dtype == torch.float64 else torch.float32
-    spectrum, state = Spectrum(*x.shape[-2:], x.device, settings.basis), x.to(working, copy=True)
-    window = Whole() if mask is None else Masked(spectrum, x.shape, check_mask(mask, x).to(x.device, working))
-    solver = SOLVERS[settings.solver](path, spectrum, settings, x.new_empty(0, dtype=working), window, low)
-    modes, answers, inner = spectrum.forward(state), Answers(x.device, len(levels) - 1), None
-    for i in trange(len(levels) - 1, disable=disable):
-        sigma = torch.full((len(x),), levels[i], dtype=working, device=x.device)
-        asked = state.to(x.dtype)
-        answers.look()
-        denoised = answers.take(model(asked, sigma, **extra_args), asked, levels[i])
-        before, inner = inner, Identity(model)
-        if before is not None and before != inner:
-            solver.reset()  # a refiner took over: what the other model said is no history of this one
-        if callback is not None:
-            scheduled = torch.full_like(sigma[0], given[i])
-            callback({"x": asked, "i": i, "sigma": scheduled, "sigma_hat": sigma[0], "denoised": denoised})
-        if levels[i + 1] < levels[i]:
-            solver.observe(levels[i], modes, spectrum.forward(denoised.to(working)))
-            modes = solver.predict(levels[i + 1])
-            state = spectrum.inverse(modes, x.shape)
-    answers.settle()
-    return state.to(x.dtype)
+    run = Run(model, x, extra_args, settings, path, mask, low, {} if report is None else report)
+    return run.by_schedule(_check_sigmas(sigmas, path), callback, disable)
+
+
+class Run:
+    """One run: the model as it is asked, the solver, and the state in its own dtype."""
+
+    def __init__(self, model, x, extra_args, settings, path, mask, low, report):
+        self.model, self.given, self.extra_args, self.report = model, x, extra_args or {}, report
+        self.settings, self.path, self.low, self.row = settings, path, low, SOLVERS[settings.solver]
+        self.dtype = x.dtype if x.dtype == torch.float64 else torch.float32
+        self.spectrum, self.state = Spectrum(*x.shape[-2:], x.device, settings.basis), x.to(self.dtype, copy=True)
+        self.mask = None if mask is None else check_mask(mask, x).to(x.device, self.dtype)
+        self.calls, self.inner = 0, None
+
+    def window(self, part=ALL):
+        """Return the Whole or Masked of some of the pictures."""
+        mask = self.mask
+        return Whole() if mask is None else Masked(self.spectrum, mask[part].shape, mask[part])
+
+    def solver(self, part=ALL):
+        """Return a solver for some of the pictures."""
+        like = self.given.new_empty(0, dtype=self.dtype)
+        return self.row.make(self.path, self.spectrum, self.settings, like, self.window(part), self.low)
+
+    def ask(self, state, level, sigma):
+        """Return (what the model was asked, denoised, whether another model answers than before) at the levels (B,).
+
+        ``sigma`` is a number for messages.
+        """
+        asked = state.to(self.given.dtype)
+        self.answers.look()
+        denoised = self.answers.take(self.model(asked, level, **self.extra_args), asked, sigma)
+        before, self.inner = self.inner, Identity(self.model)
+        self.calls += 1
+        return asked, denoised, before is not None and before != self.inner
+
+    def by_schedule(self, given, callback, disable):
+        """Go from level to level of a schedule, bent as the settings say; return x at its end."""
+        levels = bent(given, self.settings.placement, self.low, self.path)
+        calls = self.row.calls(len(levels) - 1, levels[-1] == 0)
+        self.answers = Answers(self.given.device, calls, "step" if self.row.calls_a_step == 1 else "call")
+        solver, state, modes, sigma = self.solver(), self.state, self.spectrum.forward(self.state), levels[0]
+        for i in trange(len(levels) - 1, disable=disable):
+            end, first, amid, arrived = levels[i + 1], True, False, False
+            while not arrived:
+                level = torch.full((len(state),), sigma, dtype=self.dtype, device=state.device)
+                asked, denoised, anew = self.ask(state, level, sigma)
+                self.report |= {"calls": [self.calls] * len(state), "rejected": [0] * len(state)}
+                if anew:  # a refiner took over: what the other model said is no history of this one
+                    solver.reset()
+                    amid = False
+                if first and callback is not None:
+                    scheduled = torch.full_like(level[0], given[i])
+                    callback({"x": asked, "i": i, "sigma": scheduled, "sigma_hat": level[0], "denoised": denoised})
+                first, arrived = False, True
+                if amid or end < sigma:  # else a level that is there twice
+                    solver.observe(sigma, modes, self.spectrum.forward(denoised.to(self.dtype)))
+                    sigma, modes, arrived = solver.predict(end)
+                    state, amid = self.spectrum.inverse(modes, self.given.shape), not arrived
+        self.answers.settle()
+        return state.to(self.given.dtype)

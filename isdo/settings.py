@@ -64,8 +64,13 @@ class Field:
         return self.check(int(value) if whole else value)
 
 
+NO_HISTORY = ("solver", lambda solver: solver != "multistep")
 FIELDS = (
-    Field("solver", "multistep", str, "Solver", "ISDO solver", "how the equation is solved", choices=("multistep",), rare=True),
+    Field(
+        "solver", "multistep", str, "Solver", "ISDO solver",
+        "multistep: one model call a step; srk3, srk4, srk5: exponential Runge-Kutta of that order, 3, 4 and 6 calls a step",
+        choices=("multistep", "srk3", "srk4", "srk5"), rare=True,
+    ),
     Field(
         "path", "auto", str, "Path", "ISDO path",
         "how noise is mixed in: ve for eps- and v-models, flow for Flux and SD3; auto asks the model",
@@ -79,12 +84,12 @@ FIELDS = (
     Field(
         "order", 4, int, "Order", "ISDO order",
         "the highest that predictions take if the evidence of the picture is for it; corrections have one more, up to 4",
-        low=1, high=4, rare=True,
+        low=1, high=4, rare=True, idle=(NO_HISTORY,),
     ),
     Field(
         "tau", "auto", str, "Interpolation", "ISDO tau",
         "the variable in which earlier steps are interpolated; auto: sigma and log1p (img2img: log) compete in each picture",
-        choices=("auto", "sigma", "root", "cube root", "log1p", "log"), rare=True,
+        choices=("auto", "sigma", "root", "cube root", "log1p", "log"), rare=True, idle=(NO_HISTORY,),
     ),
     Field(
         "power", "fitted", str, "Power", "ISDO power",
@@ -94,12 +99,12 @@ FIELDS = (
     Field(
         "corrector", 1, int, "Corrections", "ISDO corrections",
         "how many of the last steps are done again with each new model call; 0 is the predictor alone",
-        low=0, high=3, rare=True,
+        low=0, high=3, rare=True, idle=(NO_HISTORY,),
     ),
     Field(
         "response", 0.6, float, "Response", "ISDO response",
         "how much of a correction the model is taken to follow at first, in the lowest band; less in higher ones, more later",
-        low=0.0, high=1.0, rare=True, idle=(("corrector", lambda corrector: corrector == 0),),
+        low=0.0, high=1.0, rare=True, idle=(("corrector", lambda corrector: corrector == 0), NO_HISTORY),
     ),
     Field(
         "basis", "auto", str, "Basis", "ISDO basis",

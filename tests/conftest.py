@@ -1,5 +1,6 @@
 """Denoisers in closed form, of any shape, and the exact solutions they have."""
 
+import functools
 import math
 
 import numpy as np
@@ -134,6 +135,19 @@ def pixel_mixture():
 def solve():
     """solve(model, x, start, end) -> x at ``end``, converged."""
     return by_dop853
+
+
+@pytest.fixture(scope="session")
+def solved():
+    """solved(path, start, end) -> a mixture of pixels, an x at ``start``, the solution at ``end``: once for all who ask."""
+
+    @functools.cache
+    def make(path, start, end):
+        model, generator = PixelMixture(PATHS[path]), torch.Generator().manual_seed(0)
+        x = start * torch.randn(4, 2, 3, 4, generator=generator, dtype=torch.float64)
+        return model, x, by_dop853(model, x, start, end)
+
+    return make
 
 
 @pytest.fixture

@@ -1,0 +1,57 @@
+"""The solvers, as rows: what a run is made of, and how many model calls it takes.
+
+A solver is one run, of one picture or a batch at one sigma. Whoever decides where it goes - a schedule in
+`isdo.sampling`, a tolerance in `isdo.control` - knows three methods of it:
+
+    observe(sigma, state, denoised)   takes in what the model said at ``state`` (modes); at the end of a step it may return
+                                      an estimate of the step's error (modes of x)
+    predict(end)                      returns where the model is to be asked next on the way to the sigma ``end``:
+                                      (sigma, modes, whether that is the end of the step)
+    reset()                           forgets all that was: the model is another one
+
+and that a copy (``copy.copy``) is a run of its own from there on.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from .multistep import Multistep
+from .srk import Srk
+from .tableau import BOGACKI_SHAMPINE, DORMAND_PRINCE, RK4
+
+
+@dataclass(frozen=True)
+class Solver:
+    """A row of SOLVERS.
+
+    Args:
+        make: ``make(path, spectrum, settings, like, window, low)`` -> a run of it.
+        order: of convergence, where steps are short.
+        estimate: the power of a step's length with which its estimate of the step's error falls; 0: it has none.
+        calls_a_step: model calls.
+    """
+
+    make: Callable
+    order: int
+    estimate: int = 0
+    calls_a_step: int = 1
+
+    def calls(self, steps, to_zero=True):
+        """Return how many model calls a run of so many steps of a schedule makes; the step to 0 is one call."""
+        return self.calls_a_step * max(steps - to_zero, 0) + (1 if to_zero and steps > 0 else 0)
+
+
+def _tableau(row):
+    estimate = row.low_order + 1 if row.low else 0
+    return Solver(partial(Srk, row), row.order, estimate, calls_a_step=row.stages - row.fsal)
+
+
+# By the names in `isdo.settings`.
+SOLVERS = {
+    # what a correction changes is what the prediction, one order lower, misses
+    "multistep": Solver(Multistep, order=4, estimate=3),
+    "srk3": _tableau(BOGACKI_SHAMPINE),
+    "srk4": _tableau(RK4),
+    "srk5": _tableau(DORMAND_PRINCE),
+}
