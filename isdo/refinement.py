@@ -11,6 +11,7 @@ from tqdm.auto import trange
 
 from . import group
 from .answers import Checked, check_kind
+from .denoiser import CallCounter
 from .device import beside, full_precision, wide
 from .path import PATHS, detect_path, smallest_sigma
 from .sampling import check_mask, check_x, solve_ode
@@ -316,7 +317,7 @@ def refine(
     actions = plan(settings, clean=mask is not None or settings.tolerance > 0 or settings.floor <= path.noise_to_signal(low))
     _warn_of_clamp(actions, path, low)
     state, active = picture, torch.ones(len(x), dtype=torch.bool, device=x.device)
-    iterations, changes, calls = torch.zeros(len(x), dtype=torch.long, device=x.device), [], 0
+    iterations, changes, model = torch.zeros(len(x), dtype=torch.long, device=x.device), [], CallCounter(model)
 
     def settled(back, leash):
         """Return the state after the way from ``moved`` to ``back``: what has changed is moved back and held."""
@@ -329,7 +330,7 @@ def refine(
     for k in trange(len(actions), disable=disable, desc="refining"):
         action = actions[k]
         moved = _moved(action.name, action.pixels, state)
-        back, sigma, watch = moved, 0.0, Watch(call_callback, calls)
+        back, sigma, watch = moved, 0.0, Watch(call_callback, model.calls)
         if action.ratio > 0:
             levels = descent(path, action.ratio, settings.calls, low, sigmas, action.end)
             sigma, signal = float(levels[0]), path.signal(float(levels[0]))
@@ -337,7 +338,6 @@ def refine(
             noisy = signal * (moved + fresh * noise(moved).to(working))
             held = model if mask is None else Held(model, mask, moved)
             back = solve(held, noisy.to(x.dtype), levels, extra_args, watch).to(working) / path.signal(float(levels[-1]))
-            calls += len(levels) - 1
         # where noise is kept, the picture so far is what the model said last
         clean = settled(back if watch.denoised is None or not action.end else watch.denoised.to(working), leash)
         state = settled(back, None) if action.end else clean
@@ -353,7 +353,7 @@ def refine(
             break
     changes = torch.stack(changes) if changes else picture.new_zeros(0, len(x))
     result = picture.to(x.dtype)
-    return Refined(result.clone() if result is x else result, iterations, ~active, changes, calls)
+    return Refined(result.clone() if result is x else result, iterations, ~active, changes, model.calls)
 
 
 def _moved(name, pixels, picture):

@@ -85,8 +85,8 @@ def sample_isdo(
         settings: a Settings.
         mask: broadcasts to x, 1 where the picture is painted and 0 where the model's wrapper holds it to a known picture,
             or between. Fits and norms look at the painted part only; kept pixels go straight to what the model says there.
-        report: a dict that takes in, while the run goes on, "calls" and "rejected": [B] numbers, how many model calls each
-            picture took, and how many of its steps were done again.
+        report: a dict that takes in, while the run goes on, "step": that of the call that comes; "calls" and "rejected": [B]
+            numbers, how many model calls each picture took, and how many of its steps were done again.
 
     Returns:
         x at the last sigma, in the shape, dtype and on the device of x.
@@ -155,6 +155,7 @@ class Run:
         solver, state, modes, sigma = self.solver(), self.state, self.spectrum.forward(self.state), levels[0]
         for i in trange(len(levels) - 1, disable=disable):
             end, first, amid, arrived = levels[i + 1], True, False, False
+            self.report["step"] = i
             while not arrived:
                 level = torch.full((len(state),), sigma, dtype=self.dtype, device=state.device)
                 asked, denoised, anew = self.ask(state, level, sigma)

@@ -131,3 +131,30 @@ def test_without_a_checkpoint_the_host_s_count_is_taken(host):
     assert "after 20 that draw it" in told({"sampler": "Heun", "steps": "10", "refine": {}})["refine"]
     del host.modules["modules.sd_models"].model_data
     assert "after 20 that draw it" in told({"sampler": "Heun", "steps": "10", "refine": {}})["refine"]
+
+
+@pytest.mark.parametrize(("solver", "a_step"), [("srk3", 3), ("srk4", 4), ("srk5", 6)])
+def test_solvers_of_several_calls_a_step_are_counted_and_keep_the_host_s_steps(host, solver, a_step):
+    values = {"solver": solver}
+    for ask in ({"steps": 6}, {"steps": 5, "enable_hr": True, "hr_second_pass_steps": 3, "denoising_strength": 0.6}):
+        p = asked(sampler_name="ISDO", **ask)
+        got, euler = draw(host, p, sampler=[values]), draw(host, asked(sampler_name="Euler", **ask))
+        passes = [ask["steps"], 3] if "enable_hr" in ask else [ask["steps"]]
+        made = sum(a_step * (steps - 1) + 1 for steps in passes)
+        assert len(got.calls) == made
+        assert told(page_of(p, values=values))["sampler"] == f"{made} model calls a picture, {a_step} a step"
+        # every call of a step sees what Euler's one call saw: its number, its prompts
+        seen, want = ([(c.step, c.total, c.prompts, c.negative) for c in run.calls] for run in (got, euler))
+        assert [part for i, part in enumerate(seen) if i == 0 or part != seen[i - 1]] == want
+        assert got.texts[0]["ISDO solver"] == solver and got.texts[0]["ISDO calls"] == a_step * (passes[-1] - 1) + 1
+        assert got.x.isfinite().all()
+        if "enable_hr" not in ask:
+            assert torch.allclose(got.x, draw(host, asked(sampler_name="ISDO", steps=60)).x, atol=0.3)
+
+
+def test_refinement_by_such_a_solver_keeps_within_its_calls(host):
+    for calls in (3, 4, 9):
+        ask = asked(steps=12, sampler_name="ISDO")
+        got = draw(host, ask, sampler=[{"solver": "srk4"}], refine=[{"same": True, "iterations": 2, "calls": calls}])
+        made = len(got.calls) - (4 * 11 + 1)
+        assert 2 <= made <= 2 * max(calls, 4) and got.texts[0]["ISDO refine"] == f"2 iterations, {made} calls"

@@ -10,7 +10,7 @@ from isdo.settings import FIELDS, RefineSettings, Settings
 
 ROOT = Path(__file__).parents[1]
 DEFAULTS = {field.key: field.default for field in CONTROLS}
-OTHER = {"solver": "multistep", "path": "flow", "modes": 8, "order": 2, "tau": "root", "power": "zero", "corrector": 0,
+OTHER = {"solver": "srk4", "path": "flow", "modes": 8, "order": 2, "tau": "root", "power": "zero", "corrector": 0,
          "response": 0.25, "basis": "cosine", "placement": 1.0, "strength": "noise level"}  # fmt: skip
 
 
@@ -27,7 +27,7 @@ def test_keys_labels_and_infotext_names_are_told_apart():
 
 def test_a_list_is_enabled_and_then_the_settings_in_order():
     assert SAMPLER.read_args([True, *OTHER.values()]) == OTHER
-    assert SAMPLER.read_args([True, "multistep", None, 8]) == {"solver": "multistep", "modes": 8}
+    assert SAMPLER.read_args([True, "srk3", None, 8]) == {"solver": "srk3", "modes": 8}
 
 
 @pytest.mark.parametrize("args", [[], [False], [None], [False, *OTHER.values()], [{"enabled": False, "order": 2}]])

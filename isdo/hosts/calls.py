@@ -10,6 +10,7 @@ from modules import sd_samplers, sd_samplers_common, sd_samplers_kdiffusion, sha
 
 from ..curvature import interpolate
 from ..schedules import karras
+from ..solver import SOLVERS
 from .picture import refusing, stored_defaults, values_of
 from .request import ALIASES, NAME, REFINE, SAMPLER, refine_settings
 
@@ -104,15 +105,18 @@ def loaded_model():
         return None
 
 
-def calls_of(model, name, steps):
+def calls_of(model, name, steps, solver="multistep"):
     """Return how many model calls the sampler of that name makes in so many steps.
 
     Args:
         model: the host's checkpoint; None trusts the host's count.
+        solver: ISDO's.
     """
     config = sd_samplers.find_sampler_config(name)
-    if config is None or config.name == NAME:
+    if config is None:
         return steps
+    if config.name == NAME:
+        return SOLVERS[solver].calls(steps)
     try:
         return counted_calls(sd_samplers.create_sampler(name, model), steps) if model is not None else config.total_steps(steps)
     except Exception:  # Forge has a stand-in until the first picture is asked for
@@ -145,7 +149,7 @@ def read_texts(form, texts):
     return {key: form.by_key[key].read(text) for key, text in texts.items() if key in form.by_key}
 
 
-def one_pass(model, sampler, scheduler, steps, start=None, by_level=False):
+def one_pass(model, sampler, scheduler, steps, start=None, values=None):
     """Return (steps that the host shows, model calls) of one pass of a picture.
 
     Args:
@@ -153,38 +157,38 @@ def one_pass(model, sampler, scheduler, steps, start=None, by_level=False):
         sampler, scheduler: their names.
         steps: of the whole schedule.
         start: img2img: the index from the end at which it begins, ``setup_img2img_steps(p)[1]``.
-        by_level: whether it then begins at a noise level, with as many calls whatever the schedule has.
+        values: ISDO's; where strength is a noise level, a pass has as many steps whatever the schedule has.
     """
-    if by_level and steps and start is not None and sampler == NAME:
-        return start + 1, start + 1
-    whole = steps_of(scheduler, steps)
+    values = values or SAMPLER.defaults
     if start is None:
-        return steps, calls_of(model, sampler, whole)
-    left = range(whole + 1)[steps - start - 1 :]
-    return start + 1, calls_of(model, sampler, max(len(left) - 1, 0))
+        return steps, calls_of(model, sampler, steps_of(scheduler, steps), values["solver"])
+    left = max(len(range(steps_of(scheduler, steps) + 1)[steps - start - 1 :]) - 1, 0)
+    if steps and sampler == NAME and values["strength"] == "noise level":
+        left = start + 1
+    return start + 1, calls_of(model, sampler, left, values["solver"])
 
 
 def passes(p, model):
     """Return (sampler, steps, model calls) of each pass that a picture is drawn in."""
-    scheduler, by_level = getattr(p, "scheduler", None) or "Automatic", begins_at_level(p)
+    scheduler, values = getattr(p, "scheduler", None) or "Automatic", sampler_values(p)
     if hasattr(p, "init_images"):
         way = sd_samplers_common.setup_img2img_steps(p)
-        return [(p.sampler_name, *one_pass(model, p.sampler_name, scheduler, *way, by_level))]
-    first = (p.sampler_name, *one_pass(model, p.sampler_name, scheduler, p.steps))
+        return [(p.sampler_name, *one_pass(model, p.sampler_name, scheduler, *way, values=values))]
+    first = (p.sampler_name, *one_pass(model, p.sampler_name, scheduler, p.steps, values=values))
     if not getattr(p, "enable_hr", False):
         return [first]
     name, given = p.hr_sampler_name or p.sampler_name, p.hr_second_pass_steps or p.steps
     way = sd_samplers_common.setup_img2img_steps(p, given)
-    second = (name, *one_pass(model, name, getattr(p, "hr_scheduler", None) or scheduler, *way, by_level))
+    second = (name, *one_pass(model, name, getattr(p, "hr_scheduler", None) or scheduler, *way, values=values))
     return [first, second] if getattr(p, "firstpass_image", None) is None else [second]
 
 
-def begins_at_level(p):
-    """Say whether denoising strength is a noise level for ISDO's passes."""
+def sampler_values(p):
+    """Return ISDO's values {key: value} for a picture; its defaults where they make no sense."""
     try:
-        return values_of(p)["strength"] == "noise level"
+        return values_of(p)
     except ValueError:  # said when the sampler starts
-        return False
+        return SAMPLER.defaults
 
 
 class Asked:
@@ -227,8 +231,9 @@ def told(page):
             calls = refinement_calls(page["script"], asked.steps)
             return {"sampler": f"not drawn: the script makes {counted(calls)}", "refine": "the script is chosen"}
         more = refinement_calls(page["refine"], drawn) if page.get("refine") is not None else 0
-    ours = sum(calls for name, _, calls in found if name in (NAME, *ALIASES))
-    says = counted(ours) if any(name in (NAME, *ALIASES) for name, *_ in found) else "another sampler is chosen"
+    ours = [calls for name, _, calls in found if name in (NAME, *ALIASES)]
+    a_step = SOLVERS[sampler_values(asked)["solver"]].calls_a_step
+    says = counted(sum(ours)) + (f", {a_step} a step" if a_step > 1 else "") if ours else "another sampler is chosen"
     return {
         "sampler": says + (f", and {more} of ISDO refine" if more else ""),
         "refine": f"on: {counted(more)}, after {drawn} that draw it" if page.get("refine") is not None else "off",

@@ -10,6 +10,7 @@ from modules import devices, errors, images, processing, rng, sd_samplers, sd_sa
 from ..answers import NotFinite
 from ..refinement import SEED_OFFSET, refine
 from ..settings import RefineSettings
+from ..solver import SOLVERS
 from . import forge, request
 from .calls import counted_calls, passes, schedule_sampler
 from .picture import Refused, full_precision, refusing, stored_defaults
@@ -188,7 +189,10 @@ def same_way(run, steps, calls):
         raise ValueError(f'{name} does not run on a schedule of noise levels: switch "Use same sampler" off')
     if host_s.config.name == NAME:
         host_s.begin(run)
-        return {"sampler": host_s.solver_settings, "sigmas": host_s.get_sigmas(run, steps)}, calls
+        solver = SOLVERS[host_s.solver_settings.solver]
+        # a way to the floor, which ends above 0, is the longer one
+        steps_back = max(n for n in range(1, calls + 1) if solver.calls(n, to_zero=False) <= calls or n == 1)
+        return {"sampler": host_s.solver_settings, "sigmas": host_s.get_sigmas(run, steps)}, steps_back
     given = host_s.initialize(run)
     if "noise_sampler" in taken:  # fresh in each iteration, where a Brownian path would be the same again
         given["noise_sampler"] = lambda *_: run.rng.next()

@@ -31,9 +31,9 @@ class Stepped:
     That counter drives prompt editing, NGMS, the refiner and other extensions, by Euler's one call a step.
     """
 
-    def __init__(self, denoiser, callback):
-        self.denoiser, self.host_callback = denoiser, callback
-        self.step, self.calls = 0, 0
+    def __init__(self, denoiser):
+        self.denoiser, self.calls = denoiser, 0
+        self.report = {}  # the run writes into it which step comes
         self.sigma_min = own_sigma_min()
 
     @property
@@ -41,16 +41,11 @@ class Stepped:
         return self.denoiser.inner_model
 
     def __call__(self, x, sigma, **extra_args):
-        self.denoiser.step = self.step
+        self.denoiser.step = self.report.get("step", 0)
         with forge.steady_mask(self.denoiser, x):
             denoised = self.denoiser(x, sigma, **extra_args)
         self.calls += 1
         return denoised
-
-    def callback(self, state):
-        self.step = state["i"] + 1
-        if self.host_callback is not None:
-            self.host_callback(state)
 
 
 def own_sigma_min():
@@ -152,15 +147,16 @@ class IsdoSampler(sd_samplers_kdiffusion.KDiffusionSampler):
 
     def solve(self, model, x, sigmas, extra_args=None, callback=None, disable=None):
         """Run ISDO; called by the host, which reads from these names what to hand over."""
-        stepped = Stepped(model, callback)
+        stepped = Stepped(model)
         try:
             return sample_isdo(
-                stepped, x, sigmas, extra_args, stepped.callback, disable, settings=self.solver_settings, mask=model.nmask
-            )
+                stepped, x, sigmas, extra_args, callback, disable, settings=self.solver_settings, mask=model.nmask,
+                report=stepped.report,
+            )  # fmt: skip
         except NotFinite as error:
             raise NotFinite(error.where, full_precision()) from None
         finally:  # an interrupted picture has an infotext too
-            if stepped.calls > stepped.step:
+            if stepped.calls > stepped.report.get("step", -1) + 1:
                 self.p.extra_generation_params[request.CALLS] = stepped.calls
 
 
