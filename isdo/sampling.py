@@ -4,10 +4,11 @@ import math
 from itertools import pairwise
 
 import torch
-from tqdm.auto import trange
+from tqdm.auto import tqdm, trange
 
 from .answers import Answers
-from .device import wide
+from .control import Controller, Norm, Walk, Way, walk
+from .device import constants, wide
 from .identity import Identity
 from .path import PATHS, detect_path, smallest_sigma
 from .schedules import bent
@@ -17,6 +18,8 @@ from .spectrum import Spectrum
 from .window import Masked, Whole
 
 ALL = slice(None)
+# A tolerance of fewer roundings of x cannot be told from them.
+ROUNDINGS = 10
 # A level that is so small a part of the one before it, and of 1, is 0: of its noise nothing would be seen.
 ALL_BUT_ZERO = 1e-4
 
@@ -111,7 +114,10 @@ def solve_ode(model, x, sigmas, extra_args, callback, disable, settings, mask, l
     check_x(x)
     path = detect_path(model) if settings.path == "auto" else PATHS[settings.path]
     run = Run(model, x, extra_args, settings, path, mask, low, {} if report is None else report)
-    return run.by_schedule(_check_sigmas(sigmas, path), callback, disable)
+    levels = _check_sigmas(sigmas, path)
+    if settings.tolerance and len(levels) > 1:
+        return run.by_tolerance(levels, callback, disable)
+    return run.by_schedule(levels, callback, disable)
 
 
 class Run:
@@ -173,3 +179,45 @@ class Run:
                     state, amid = self.spectrum.inverse(modes, self.given.shape), not arrived
         self.answers.settle()
         return state.to(self.given.dtype)
+
+    def by_tolerance(self, given, callback, disable):
+        """Go from the first to the last level of a schedule in steps that each picture needs; return x at 0."""
+        self.check_tolerance(given)
+        last = min(self.low, given[-2]) or given[-2]
+        way, settings = Way(self.path, given[0], min(last, given[0])), self.settings
+        self.answers = Answers(self.given.device, settings.max_calls, "call")
+        modes, walks = self.spectrum.forward(self.state), []
+        for i in range(len(modes)):
+            norm = Norm(self.spectrum, self.window(slice(i, i + 1)), self.path, settings.tolerance)
+            solver = self.solver(slice(i, i + 1))
+            walks.append(Walk(solver, Controller(self.row.estimate), way, norm, modes[i : i + 1]))
+
+        def ask(modes, sigmas, running):
+            state = self.spectrum.inverse(modes, self.given.shape) if self.calls else self.state
+            largest = max(sigma for sigma, walks in zip(sigmas, running, strict=True) if walks)
+            levels = constants(sigmas, state)
+            asked, denoised, anew = self.ask(state, levels, largest)
+            self.report |= {"calls": [each.calls + on for each, on in zip(walks, running, strict=True)]}
+            if callback is not None:
+                now = torch.full_like(levels[0], largest)
+                callback({"x": asked, "i": self.calls - 1, "sigma": now, "sigma_hat": levels, "denoised": denoised})
+            return self.spectrum.forward(denoised.to(self.dtype)), anew
+
+        self.report["rejected"] = [0] * len(walks)
+        for _ in tqdm(walk(walks, ask, settings.max_calls), disable=disable, unit="call"):
+            self.report["rejected"] = [each.rejected for each in walks]
+        self.answers.settle()
+        return self.spectrum.inverse(torch.cat([each.result for each in walks]), self.given.shape).to(self.given.dtype)
+
+    def check_tolerance(self, given):
+        """Refuse what a tolerance cannot be kept with."""
+        settings, dtype = self.settings, self.given.dtype
+        if given[-1] > 0:
+            raise ValueError(f"with a tolerance the schedule must end in 0, and it ends at {given[-1]:g}: append a 0, or set 0")
+        if not self.row.estimate:
+            able = ", ".join(name for name, row in SOLVERS.items() if row.estimate)
+            raise ValueError(f"the solver {settings.solver} cannot say how far off a step is: with a tolerance take {able}")
+        if settings.solver == "multistep" and settings.corrector == 0:
+            raise ValueError("corrector is 0, and a tolerance is kept by what corrections change: set corrector to 1")
+        if settings.tolerance < (least := ROUNDINGS * torch.finfo(dtype).eps):
+            raise ValueError(f"tolerance is {settings.tolerance:g} and x is {dtype}: give 0, or {least:.1g} or more")

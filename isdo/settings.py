@@ -114,7 +114,17 @@ FIELDS = (
     Field(
         "placement", 0.75, float, "Placement", "ISDO placement",
         "how far model calls go from the schedule's noise levels towards those where pictures bend; 0: exactly as scheduled",
-        low=0.0, high=1.0, rare=True,
+        low=0.0, high=1.0, rare=True, idle=(("tolerance", lambda tolerance: tolerance > 0),),
+    ),
+    Field(
+        "tolerance", 0.0, float, "Accuracy", "ISDO tolerance",
+        "0: the schedule's steps; else as many as each picture needs to come about so near to what endless steps draw (0.01: near)",
+        low=0.0, high=1.0, idle=(("solver", lambda solver: solver == "srk4"),),
+    ),
+    Field(
+        "max_calls", 200, int, "Most calls", "ISDO most calls",
+        "with an accuracy: the most model calls that a picture may take; then it ends on what there is",
+        low=1, high=10_000, rare=True, idle=(("tolerance", lambda tolerance: tolerance == 0),),
     ),
 )  # fmt: skip
 # What the WebUIs' plugin asks besides: choices about the host's part of a run, of which the solver knows nothing.
@@ -275,6 +285,8 @@ class Settings(_Declared):
     response: float = _BY_KEY["response"].default
     basis: str = _BY_KEY["basis"].default
     placement: float = _BY_KEY["placement"].default
+    tolerance: float = _BY_KEY["tolerance"].default
+    max_calls: int = _BY_KEY["max_calls"].default
 
 
 @dataclass(frozen=True)
