@@ -366,7 +366,7 @@ def _solver(model, sampler, mask):
         settings = sampler or Settings()
         path = detect_path(model) if settings.path == "auto" else PATHS[settings.path]
         # a model that is held does not answer for itself, and the levels of a way back are the loop's own
-        settings = replace(settings, path=path.name, placement=0)
+        settings = replace(settings, path=path.name, placement=0, tolerance=0)
         return functools.partial(_by_isdo, settings, mask), path
     return functools.partial(_by_other, sampler), detect_path(model)
 

@@ -195,7 +195,7 @@ class Run:
         def ask(modes, sigmas, running):
             state = self.spectrum.inverse(modes, self.given.shape) if self.calls else self.state
             largest = max(sigma for sigma, walks in zip(sigmas, running, strict=True) if walks)
-            levels = constants(sigmas, state)
+            levels, self.report["step"] = constants(sigmas, state), self.calls
             asked, denoised, anew = self.ask(state, levels, largest)
             self.report |= {"calls": [each.calls + on for each, on in zip(walks, running, strict=True)]}
             if callback is not None:

@@ -158,3 +158,31 @@ def test_refinement_by_such_a_solver_keeps_within_its_calls(host):
         got = draw(host, ask, sampler=[{"solver": "srk4"}], refine=[{"same": True, "iterations": 2, "calls": calls}])
         made = len(got.calls) - (4 * 11 + 1)
         assert 2 <= made <= 2 * max(calls, 4) and got.texts[0]["ISDO refine"] == f"2 iterations, {made} calls"
+
+
+def test_with_an_accuracy_the_steps_are_the_most_calls(host):
+    p, values = asked(sampler_name="ISDO", steps=40, batch_size=2), {"tolerance": 0.01}
+    assert told(page_of(p, values=values))["sampler"] == "at most 40 model calls a picture, as many as it needs"
+    got = draw(host, p, sampler=[values])
+    assert 3 < len(got.calls) < 40 and got.texts[0]["ISDO calls"] == len(got.calls) and got.texts[0]["ISDO tolerance"] == 0.01
+    assert [call.step for call in got.calls] == list(range(len(got.calls)))
+    alone = draw(host, asked(sampler_name="ISDO", steps=40, seed=2), sampler=[values])
+    assert torch.equal(alone.x[0], got.x[1])
+    assert len(draw(host, asked(sampler_name="ISDO", steps=4), sampler=[{"tolerance": 1e-4}]).calls) == 4
+
+
+@pytest.mark.parametrize(
+    ("ask", "values", "says"),
+    [
+        ({"scheduler": "KL Optimal"}, {"tolerance": 0.01}, "must end in 0"),
+        ({}, {"tolerance": 0.01, "solver": "srk4"}, "cannot say how far off"),
+        ({}, {"tolerance": 0.01, "corrector": 0}, "set corrector to 1"),
+        ({}, {"tolerance": 1e-9}, "tolerance is 1e-09"),
+    ],
+)
+def test_an_accuracy_that_cannot_be_kept_is_refused_in_words(host, ask, values, says):
+    host.script.IsdoScript()
+    p = asked(sampler_name="ISDO", **ask)
+    with pytest.raises(HTTPException, match=says) as said:
+        draw(host, p, sampler=[values])
+    assert said.value.status_code == 422 and not host.seen

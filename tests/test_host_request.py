@@ -11,7 +11,7 @@ from isdo.settings import FIELDS, RefineSettings, Settings
 ROOT = Path(__file__).parents[1]
 DEFAULTS = {field.key: field.default for field in CONTROLS}
 OTHER = {"solver": "srk4", "path": "flow", "modes": 8, "order": 2, "tau": "root", "power": "zero", "corrector": 0,
-         "response": 0.25, "basis": "cosine", "placement": 1.0, "strength": "noise level"}  # fmt: skip
+         "response": 0.25, "basis": "cosine", "placement": 1.0, "strength": "noise level", "tolerance": 0.1}  # fmt: skip
 
 
 def test_every_setting_has_another_value_to_try():
@@ -45,7 +45,7 @@ def test_names_need_not_say_enabled():
     [
         ([True, "euler"], "solver is 'euler'"),
         ([False, "euler"], "solver is 'euler'"),
-        ([True, *OTHER.values(), 1], "13 arguments"),
+        ([True, *OTHER.values(), 1], "14 arguments"),
         ([1], "enabled is 1"),
         ([{"ordr": 2}], "no setting ordr"),
         ([{"enabled": "yes"}], "enabled is 'yes'"),
@@ -68,7 +68,7 @@ def test_the_nearer_word_counts():
 
 
 def test_the_solver_gets_its_own_settings():
-    assert request.solver_settings(OTHER) == Settings(**{field.key: OTHER[field.key] for field in FIELDS})
+    assert request.solver_settings(OTHER) == Settings(**{field.key: OTHER[field.key] for field in FIELDS if field.key in OTHER})
 
 
 def test_the_infotext_tells_what_differs_and_nothing_else():

@@ -105,18 +105,19 @@ def loaded_model():
         return None
 
 
-def calls_of(model, name, steps, solver="multistep"):
+def calls_of(model, name, steps, values=None):
     """Return how many model calls the sampler of that name makes in so many steps.
 
     Args:
         model: the host's checkpoint; None trusts the host's count.
-        solver: ISDO's.
+        values: ISDO's; with a tolerance the steps are the most calls.
     """
     config = sd_samplers.find_sampler_config(name)
     if config is None:
         return steps
     if config.name == NAME:
-        return SOLVERS[solver].calls(steps)
+        values = values or SAMPLER.defaults
+        return steps if values["tolerance"] else SOLVERS[values["solver"]].calls(steps)
     try:
         return counted_calls(sd_samplers.create_sampler(name, model), steps) if model is not None else config.total_steps(steps)
     except Exception:  # Forge has a stand-in until the first picture is asked for
@@ -161,11 +162,11 @@ def one_pass(model, sampler, scheduler, steps, start=None, values=None):
     """
     values = values or SAMPLER.defaults
     if start is None:
-        return steps, calls_of(model, sampler, steps_of(scheduler, steps), values["solver"])
+        return steps, calls_of(model, sampler, steps_of(scheduler, steps), values)
     left = max(len(range(steps_of(scheduler, steps) + 1)[steps - start - 1 :]) - 1, 0)
     if steps and sampler == NAME and values["strength"] == "noise level":
         left = start + 1
-    return start + 1, calls_of(model, sampler, left, values["solver"])
+    return start + 1, calls_of(model, sampler, left, values)
 
 
 def passes(p, model):
@@ -232,12 +233,19 @@ def told(page):
             return {"sampler": f"not drawn: the script makes {counted(calls)}", "refine": "the script is chosen"}
         more = refinement_calls(page["refine"], drawn) if page.get("refine") is not None else 0
     ours = [calls for name, _, calls in found if name in (NAME, *ALIASES)]
-    a_step = SOLVERS[sampler_values(asked)["solver"]].calls_a_step
-    says = counted(sum(ours)) + (f", {a_step} a step" if a_step > 1 else "") if ours else "another sampler is chosen"
+    says = in_words(ours, sampler_values(asked)) if ours else "another sampler is chosen"
     return {
         "sampler": says + (f", and {more} of ISDO refine" if more else ""),
         "refine": f"on: {counted(more)}, after {drawn} that draw it" if page.get("refine") is not None else "off",
     }
+
+
+def in_words(calls, values):
+    """Return the model calls of ISDO's passes in words."""
+    a_step = SOLVERS[values["solver"]].calls_a_step
+    if values["tolerance"]:
+        return f"at most {counted(sum(calls))}, as many as it needs"
+    return counted(sum(calls)) + (f", {a_step} a step" if a_step > 1 else "")
 
 
 def counted(calls):

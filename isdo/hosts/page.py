@@ -35,9 +35,12 @@ def panel(script, form):
             button, hidden = buttons(script)
         made = ui.controls(form.fields, values, script.elem_id)
     if chooser is not None:
-        ui.tie_preset(chooser, FIELDS, made[: len(FIELDS)], enabled)
-        for control in made[len(FIELDS) :]:
-            control.input(lambda: True, [], [enabled], show_progress=False, queue=False)
+        solver = {field.key for field in FIELDS}
+        named = [(field, control) for field, control in zip(form.fields, made, strict=True) if field.key in solver]
+        ui.tie_preset(chooser, *map(list, zip(*named, strict=True)), enabled)
+        for field, control in zip(form.fields, made, strict=True):
+            if field.key not in solver:
+                control.input(lambda: True, [], [enabled], show_progress=False, queue=False)
     ui.follow(button, hidden, form.fields, made, functools.partial(stored_defaults, form))
 
     def asked_in(params):

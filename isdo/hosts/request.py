@@ -5,7 +5,12 @@ from dataclasses import dataclass, field, replace
 from ..settings import FIELDS, HOST_FIELDS, PRESETS, REFINE_FIELDS, REFINE_HOST_FIELDS, RefineSettings, Settings
 
 NAME, ALIASES = "ISDO", ("isdo", "k_isdo")
-CONTROLS = (*FIELDS, *HOST_FIELDS)
+# The order of the arguments: what came later stands behind. With a tolerance a WebUI's steps are the most calls.
+LATER, NOT_ASKED = ("tolerance",), ("max_calls",)
+CONTROLS = (
+    *(each for each in FIELDS if each.key not in (*LATER, *NOT_ASKED)), *HOST_FIELDS,
+    *(each for each in FIELDS if each.key in LATER),
+)  # fmt: skip
 CALLS = "ISDO calls"  # infotext key: the model calls of a run that made more than one a step
 REFINE_NAME = "ISDO refine"  # title of script and accordion, and the infotext key that says that it ran
 NOT_REFINED = "ISDO refine problem"  # infotext key: why a picture was not refined
@@ -160,7 +165,7 @@ REFINE = Form(REFINE_NAME, REFINE_CONTROLS, "isdo_refine", (REFINE_NAME, NOT_REF
 
 def solver_settings(values):
     """Return the Settings among the sampler's values."""
-    return Settings(**{each.key: values[each.key] for each in FIELDS})
+    return Settings(**{each.key: values[each.key] for each in FIELDS if each.key in values})
 
 
 def refine_settings(values, drawn):

@@ -1,6 +1,7 @@
 """The sampler and the schedule in the host's lists."""
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 
 import torch
@@ -147,16 +148,19 @@ class IsdoSampler(sd_samplers_kdiffusion.KDiffusionSampler):
 
     def solve(self, model, x, sigmas, extra_args=None, callback=None, disable=None):
         """Run ISDO; called by the host, which reads from these names what to hand over."""
-        stepped = Stepped(model)
+        stepped, settings = Stepped(model), self.solver_settings
+        if settings.tolerance:
+            settings = replace(settings, max_calls=max(len(sigmas) - 1, 1))
         try:
-            return sample_isdo(
-                stepped, x, sigmas, extra_args, callback, disable, settings=self.solver_settings, mask=model.nmask,
-                report=stepped.report,
-            )  # fmt: skip
+            with refusing() if settings.tolerance else nullcontext():  # a schedule or a solver that no tolerance goes with
+                return sample_isdo(
+                    stepped, x, sigmas, extra_args, callback, disable, settings=settings, mask=model.nmask,
+                    report=stepped.report,
+                )  # fmt: skip
         except NotFinite as error:
             raise NotFinite(error.where, full_precision()) from None
         finally:  # an interrupted picture has an infotext too
-            if stepped.calls > stepped.report.get("step", -1) + 1:
+            if stepped.calls and (settings.tolerance or stepped.calls > stepped.report["step"] + 1):
                 self.p.extra_generation_params[request.CALLS] = stepped.calls
 
 
