@@ -64,6 +64,25 @@ def draw(run, model, sigmas, seeds, labels, guidance, device="cpu", callback=Non
     return torch.cat(done)
 
 
+class Made:
+    """How many model calls the pictures of ISDO took, over all batches."""
+
+    def __init__(self):
+        self.calls, self.rejected = [], []
+
+    def run(self, *args, **kwargs):
+        """Draw as `sample_isdo` does."""
+        report = {}
+        x = sample_isdo(*args, report=report, **kwargs)
+        self.calls += report["calls"]
+        self.rejected += report["rejected"]
+        return x
+
+    def told(self):
+        """Return the calls as text: one number, or from which to which."""
+        return " to ".join(map(str, sorted({min(self.calls), max(self.calls)})))
+
+
 def parameters(args, settings):
     """Return what made the pictures as the WebUIs write it: the prompt's line, then "Key: value" pairs."""
     pairs = {
@@ -93,19 +112,24 @@ def sample(args):
         raise ValueError(f"{flag(next(iter(given)))} is a setting of the sampler isdo, not of {args.sampler}")
     settings, size = Settings(**given), gallery.check_page(args.count, SIDE, args.zoom)
     out = gallery.check_target(args.out, room=gallery.room(size))
-    run, recorded = samplers()[args.sampler], {}
+    run, recorded, made = samplers()[args.sampler], {}, Made()
     if args.sampler == "isdo":
-        run = partial(run, settings=settings)
+        run = partial(made.run, settings=settings)
         recorded = {field.infotext: getattr(settings, field.key) for field in FIELDS}
     model = zoo.load(args.model, args.zero_terminal_snr).to(args.device)
     labels = [CLASSES.index(args.label[i % len(args.label)]) if args.label else NULL for i in range(args.count)]
     seeds = range(args.seed, args.seed + args.count)
     args.schedule = args.schedule or SCHEDULE[model.path.name]
     sigmas = schedule(args.schedule, args.steps, model)
-    with progress(args.steps * math.ceil(args.count / BATCH), args.sampler) as callback:
+    total = None if settings.tolerance else args.steps * math.ceil(args.count / BATCH)
+    with progress(total, args.sampler) as callback:
         pictures = draw(run, model, sigmas, seeds, labels, args.guidance, args.device, callback)
+    if made.calls:
+        recorded["ISDO calls"] = made.told()
     gallery.write_png(gallery.grid(pictures, zoom=args.zoom), out, parameters(args, recorded))
     print(out)
+    if made.calls and recorded["ISDO calls"] != str(args.steps):
+        print(f"{recorded['ISDO calls']} model calls a picture, {sum(made.rejected)} steps done again")
 
 
 def opened(path):
@@ -318,9 +342,25 @@ def _refine(args):
     return rows, refinement.page(rows)
 
 
+def _adaptive(args):
+    from tqdm import tqdm
+
+    from .bench import adaptive, report
+
+    kept, bar = _kept(args), partial(tqdm, desc="measuring", unit="problem", leave=False)
+
+    def save(rows):
+        if args.json:
+            report.write_json(adaptive.merged(kept, rows), args.json)
+
+    rows = adaptive.run(bar, seed=args.seed or 0, limit=args.limit, only=args.only, reuse=kept, save=save, device=args.device)
+    rows = adaptive.merged(kept, rows)
+    return rows, adaptive.page(rows)
+
+
 BENCHES = {
     "analytic": _accuracy, "zoo": _accuracy, "img2img": _accuracy, "grids": _grids, "speed": _speed, "sweep": _sweep,
-    "frechet": _frechet, "refine": _refine, "ceiling": _ceiling,
+    "frechet": _frechet, "refine": _refine, "ceiling": _ceiling, "adaptive": _adaptive,
 }  # fmt: skip
 
 
@@ -328,7 +368,7 @@ def bench(args):
     """Measure, print the tables, and write the rows and the plot where asked."""
     from .bench import report
 
-    if args.plot is not None and BENCHES[args.suite] is not _accuracy:
+    if args.plot is not None and BENCHES[args.suite] not in (_accuracy, _adaptive):
         raise ValueError(f"--plot draws error against calls: the suite {args.suite} has none")
     for flag in ("calls", "bend"):
         if getattr(args, flag) and BENCHES[args.suite] is not _accuracy:
@@ -347,7 +387,14 @@ def bench(args):
     if args.doc is not None:
         report.write_page(text, args.doc)
     if args.plot is not None:
-        report.plot(rows, args.plot)
+        plot_of(args.suite)(rows, args.plot)
+
+
+def plot_of(suite):
+    """Return the function that draws a suite's rows into a file."""
+    from .bench import adaptive, report
+
+    return adaptive.plot if suite == "adaptive" else report.plot
 
 
 def _train_zoo(args, out, data):
@@ -493,7 +540,7 @@ def make_parser():
     add("--zero-terminal-snr", action="store_true", help="start the model v at sigma 4518, from pure noise")
     classes = f"of the pictures in turn: {', '.join(CLASSES)}; left out: no class"
     add("--label", choices=CLASSES, nargs="+", metavar="CLASS", help=classes)
-    add("--steps", type=whole(1), default=12, help="steps, with isdo one model call each (%(default)s)")
+    add("--steps", type=whole(1), default=12, help="steps, with isdo one model call each by default (%(default)s)")
     add("--sampler", choices=list(samplers()), default="isdo", help="%(choices)s (%(default)s)", metavar="NAME")
     add("--schedule", choices=list(SCHEDULES), default=None, help="%(choices)s (karras; for the model flow: flow)")
     add("--seed", type=whole(0, SEEDS), default=0, help="of the first picture; the next has the next seed (%(default)s)")
@@ -521,7 +568,7 @@ def make_parser():
 
     add = command(bench, "measure ISDO against its peers")
     add("--suite", choices=list(BENCHES), default="analytic", help="what to measure (%(default)s)")
-    add("--json", metavar="FILE", help="write the rows there; sweep and frechet go on from what it holds")
+    add("--json", metavar="FILE", help="write the rows there; sweep, frechet and adaptive go on from what it holds")
     add("--plot", metavar="FILE", help="draw error against model calls there (png, svg or pdf)")
     add("--doc", metavar="FILE", help="write what is printed there, as markdown; keeps what an older page has by hand")
     add("--calls", type=whole(1), nargs="+", metavar="N", help="of the suites analytic, zoo and img2img (5 to 30)")

@@ -16,6 +16,7 @@ from .path import PATHS, detect_path, smallest_sigma
 from .sampling import check_mask, check_x, solve_ode
 from .schedules import LEAST_ROOM, curvature_sigmas, rest
 from .settings import RefineSettings, Settings
+from .solver import SOLVERS
 from .spectrum import Spectrum
 
 log = logging.getLogger(__name__)
@@ -288,7 +289,7 @@ def refine(
         seeds: of the noise: the first picture's (the next has the next), or one for each.
         noise: ``noise(x) -> normal noise shaped like x``, called once an iteration, in place of the seeds.
         sampler: for the way back, ``sampler(model, x, sigmas, extra_args, callback, disable) -> x``, which calls its callback
-            as k-diffusion's do; or Settings of ISDO.
+            as k-diffusion's do; or Settings of ISDO, whose placement and tolerance do not count: the steps are the loop's own.
         sigmas: a schedule (N + 1,) whose pace the way back keeps; ISDO's own by default.
         call_callback: called at each model call as a sampler's callback, "i" counting all calls.
 
@@ -308,7 +309,7 @@ def refine(
     working = x.dtype if x.dtype == torch.float64 else torch.float32
     mask = None if mask is None else check_mask(mask, x).to(x.device, working)
     noise = _source_of_noise(noise, seeds, x)
-    solve, path = _solver(model, sampler, mask)
+    solve, path, counted = _solver(model, sampler, mask)
     low = smallest_sigma(model)
     picture = x.to(working)
     lock = Lock(settings.lock, mask, picture)
@@ -337,7 +338,7 @@ def refine(
             noisy = signal * (moved + fresh * noise(moved).to(working))
             held = model if mask is None else Held(model, mask, moved)
             back = solve(held, noisy.to(x.dtype), levels, extra_args, watch).to(working) / path.signal(float(levels[-1]))
-            calls += len(levels) - 1
+            calls += counted(len(levels) - 1, not action.end)
         # where noise is kept, the picture so far is what the model said last
         clean = settled(back if watch.denoised is None or not action.end else watch.denoised.to(working), leash)
         state = settled(back, None) if action.end else clean
@@ -361,14 +362,14 @@ def _moved(name, pixels, picture):
 
 
 def _solver(model, sampler, mask):
-    """Return (solve(model, x, sigmas, extra_args, callback) -> x, path)."""
+    """Return (solve(model, x, sigmas, extra_args, callback) -> x, path, (steps, whether to 0) -> model calls)."""
     if sampler is None or isinstance(sampler, Settings):
         settings = sampler or Settings()
         path = detect_path(model) if settings.path == "auto" else PATHS[settings.path]
-        # a model that is held does not answer for itself, and the levels of a way back are the loop's own
-        settings = replace(settings, path=path.name, placement=0)
-        return functools.partial(_by_isdo, settings, mask), path
-    return functools.partial(_by_other, sampler), detect_path(model)
+        # a model that is held does not answer for itself, and the levels of a way back are the loop's own, all of them
+        settings = replace(settings, path=path.name, placement=0, tolerance=0)
+        return functools.partial(_by_isdo, settings, mask), path, SOLVERS[settings.solver].calls
+    return functools.partial(_by_other, sampler), detect_path(model), lambda steps, to_zero: steps
 
 
 def _by_isdo(settings, mask, model, x, sigmas, extra_args, callback):
