@@ -83,6 +83,25 @@ def told(given, suffix=""):
     return {key: infotext.plain(value) for key, value in pairs.items() if value}
 
 
+class Made:
+    """How many model calls the pictures of ISDO took, over all batches."""
+
+    def __init__(self):
+        self.calls, self.rejected = [], []
+
+    def run(self, *args, **kwargs):
+        """Draw as `sample_isdo` does."""
+        report = {}
+        x = sample_isdo(*args, report=report, **kwargs)
+        self.calls += report["calls"]
+        self.rejected += report["rejected"]
+        return x
+
+    def told(self):
+        """Return the calls as text: one number, or from which to which."""
+        return " to ".join(map(str, sorted({min(self.calls), max(self.calls)})))
+
+
 def parameters(args, given, settings):
     """Return what made the pictures as the WebUIs write it: the prompt's line, then "Key: value" pairs."""
     pairs = {
@@ -128,9 +147,9 @@ def sample(args):
     if given and args.sampler != "isdo":
         raise ValueError(f"{flag(next(iter(given)))} is a setting of the sampler isdo, not of {args.sampler}")
     settings, out = Settings(**given), gallery.check_target(args.out)
-    run, recorded = samplers()[args.sampler], {}
+    run, recorded, made = samplers()[args.sampler], {}, Made()
     if args.sampler == "isdo":
-        run = partial(run, settings=settings)
+        run = partial(made.run, settings=settings)
         recorded = {field.infotext: getattr(settings, field.key) for field in FIELDS}
     if not models.is_own(args.model):
         zoom_for(args, models.SHAPE)  # before anything is loaded
@@ -140,10 +159,15 @@ def sample(args):
     seeds = range(args.seed, args.seed + args.count)
     args.schedule = args.schedule or models.usual_schedule(model.model)
     sigmas = schedule(args.schedule, args.steps, model.model)
-    with progress(args.steps * math.ceil(args.count / BATCH), args.sampler) as callback:
+    total = None if settings.tolerance else args.steps * math.ceil(args.count / BATCH)
+    with progress(total, args.sampler) as callback:
         pictures = draw(run, model, sigmas, seeds, callback)
+    if made.calls:
+        recorded["ISDO calls"] = made.told()
     gallery.write_png(gallery.grid(pictures, zoom=zoom), out, parameters(args, model, recorded))
     print(out)
+    if made.calls and recorded["ISDO calls"] != str(args.steps):
+        print(f"{recorded['ISDO calls']} model calls a picture, {sum(made.rejected)} steps done again")
 
 
 ZOO_SIDES = (SIDE, SIDE), zoo.MULTIPLE
@@ -432,9 +456,25 @@ def _refine(args):
     return rows, refinement.page(rows, _flags(args), judge)
 
 
+def _adaptive(args):
+    from tqdm import tqdm
+
+    from .bench import adaptive, report
+
+    kept, bar = _kept(args), partial(tqdm, desc="measuring", unit="problem", leave=False)
+
+    def save(rows):
+        if args.json:
+            report.write_json(adaptive.merged(kept, rows), args.json)
+
+    rows = adaptive.run(bar, seed=args.seed or 0, limit=args.limit, only=args.only, reuse=kept, save=save, device=args.device)
+    rows = adaptive.merged(kept, rows)
+    return rows, adaptive.page(rows)
+
+
 BENCHES = {
     "analytic": _accuracy, "zoo": _accuracy, "img2img": _accuracy, "grids": _grids, "speed": _speed, "sweep": _sweep,
-    "frechet": _frechet, "refine": _refine, "ceiling": _ceiling,
+    "frechet": _frechet, "refine": _refine, "ceiling": _ceiling, "adaptive": _adaptive,
 }  # fmt: skip
 
 
@@ -461,7 +501,7 @@ def bench(args):
     """Measure, print the tables, and write the rows and the plot where asked."""
     from .bench import report
 
-    if args.plot is not None and BENCHES[args.suite] is not _accuracy:
+    if args.plot is not None and BENCHES[args.suite] not in (_accuracy, _adaptive):
         raise ValueError(f"--plot draws error against calls: the suite {args.suite} has none")
     for flag in ("calls", "bend"):
         if getattr(args, flag) and BENCHES[args.suite] is not _accuracy:
@@ -481,7 +521,14 @@ def bench(args):
     if args.doc is not None:
         report.write_page(text, args.doc)
     if args.plot is not None:
-        report.plot(rows, args.plot)
+        plot_of(args.suite)(rows, args.plot)
+
+
+def plot_of(suite):
+    """Return the function that draws a suite's rows into a file."""
+    from .bench import adaptive, report
+
+    return adaptive.plot if suite == "adaptive" else report.plot
 
 
 def _train_zoo(args, out, data):
@@ -628,7 +675,7 @@ def make_parser():
     classes = f"of the pictures in turn: {', '.join(CLASSES)} (of your own model: its own, or numbers); left out: no class"
     label = {"nargs": "+", "metavar": "CLASS"}
     add("--label", **label, help=classes)
-    add("--steps", type=whole(1), default=12, help="steps, with isdo one model call each (%(default)s)")
+    add("--steps", type=whole(1), default=12, help="steps, with isdo one model call each by default (%(default)s)")
     add("--sampler", choices=list(samplers()), default="isdo", help="%(choices)s (%(default)s)", metavar="NAME")
     add("--schedule", choices=list(SCHEDULES), default=None, help="%(choices)s (karras; for flow models: flow)")
     add("--seed", type=whole(0, SEEDS), default=0, help="of the first picture; the next has the next seed (%(default)s)")
@@ -669,7 +716,7 @@ def make_parser():
 
     add = command(bench, "measure ISDO against its peers")
     add("--suite", choices=list(BENCHES), default="analytic", help="what to measure (%(default)s)")
-    add("--json", metavar="FILE", help="write the rows there; sweep and frechet go on from what it holds")
+    add("--json", metavar="FILE", help="write the rows there; sweep, frechet and adaptive go on from what it holds")
     add("--plot", metavar="FILE", help="draw error against model calls there (png, svg or pdf)")
     add("--doc", metavar="FILE", help="write what is printed there, as markdown; keeps what an older page has by hand")
     add("--calls", type=whole(1), nargs="+", metavar="N", help="of the suites analytic, zoo and img2img (5 to 30)")

@@ -6,6 +6,7 @@ import math
 import torch
 
 from .curvature import RATIO_LIMIT
+from .device import wide
 
 # A step in log r that is as short as this counts whatever its estimate is: there is always progress.
 SHORTEST = 1e-3
@@ -18,7 +19,8 @@ HOPELESS = 1e9
 class Controller:
     """A PI controller for the length of steps in log r, r = s/a; it knows nothing of solvers.
 
-    Names and numbers are those of the literature: Hairer and Wanner, Solving Ordinary Differential Equations II, IV.2.
+    Equation 12.3. Names and numbers are those of the literature: Hairer and Wanner, Solving Ordinary Differential Equations
+    II, IV.2.
 
     Args:
         order: the power of a step's length with which its estimated error falls.
@@ -43,7 +45,7 @@ class Controller:
 
 
 class Way:
-    """The way from the first to the last level of a schedule, in the place -log(1/r + 1/RATIO_LIMIT), r = s/a.
+    """The way from the first to the last level of a schedule, in the place -log(1/r + 1/RATIO_LIMIT), r = s/a: equation 12.1.
 
     That is log r, but for levels where next to nothing shows: a step from pure noise (r infinite) has a length, too, and the
     shorter it is the less it does.
@@ -69,7 +71,7 @@ class Way:
 
 
 class Norm:
-    """The size of an error of one picture, in tolerances: equation 12.1.
+    """The size of an error of one picture, in tolerances: equation 12.2.
 
     Args:
         spectrum: a Spectrum.
@@ -178,7 +180,7 @@ def walk(walks, ask, most):
             if running[i] and (error := each.take(denoised[i : i + 1], anew)) is not None:
                 judged.append((each, error))
         if judged:
-            for (each, _), error in zip(judged, torch.stack([error for _, error in judged]).tolist(), strict=True):
+            for (each, _), error in zip(judged, wide(torch.stack([error for _, error in judged])).tolist(), strict=True):
                 each.settle(error)
         yield
     for each in walks:

@@ -289,7 +289,7 @@ def refine(
         seeds: of the noise: the first picture's (the next has the next), or one for each.
         noise: ``noise(x) -> normal noise shaped like x``, called once an iteration, in place of the seeds.
         sampler: for the way back, ``sampler(model, x, sigmas, extra_args, callback, disable) -> x``, which calls its callback
-            as k-diffusion's do; or Settings of ISDO.
+            as k-diffusion's do; or Settings of ISDO, whose placement and tolerance do not count: the steps are the loop's own.
         sigmas: a schedule (N + 1,) whose pace the way back keeps; ISDO's own by default.
         call_callback: called at each model call as a sampler's callback, "i" counting all calls.
 
@@ -361,7 +361,7 @@ def _moved(name, pixels, picture):
 
 
 def _solver(model, sampler, mask):
-    """Return (solve(model, x, sigmas, extra_args, callback) -> x, path)."""
+    """Return (solve(model, x, sigmas, extra_args, callback) -> x, path, (steps, whether to 0) -> model calls)."""
     if sampler is None or isinstance(sampler, Settings):
         settings = sampler or Settings()
         path = detect_path(model) if settings.path == "auto" else PATHS[settings.path]

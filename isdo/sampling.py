@@ -80,15 +80,17 @@ def sample_isdo(
         model: ``model(x, sigma (B,), **extra_args) -> denoised``, as k-diffusion's wrappers.
         x: (B, C, H, W) or (B, C, T, H, W), noise included, at sigmas[0]; any floating dtype. It is not modified.
         sigmas: falling noise levels (N + 1,), usually ending in 0; on any device. The first zero is the end. If there is one,
-            calls go ``settings.placement`` of the way from these levels to where pictures bend: `isdo.schedules.bent`.
+            calls go ``settings.placement`` of the way from these levels to where pictures bend: `isdo.schedules.bent`. With a
+            tolerance they say where to begin and how far down to go: to the last above 0, or the model's smallest.
         extra_args: keyword arguments handed to the model as they are.
-        callback: called once a step, after its first call, with {"x", "i", "sigma", "sigma_hat", "denoised"}: sigma is the
-            schedule's level, sigma_hat that of x, where the model was called.
+        callback: called once a step, after its last call, with {"x", "i", "sigma", "sigma_hat", "denoised"} of its first: sigma
+            is the schedule's level, sigma_hat that of x, where the model was called. With a tolerance once a call: sigma is the
+            largest of the levels (B,) in sigma_hat at which pictures are that are still on their way.
         disable: hide the progress bar.
         settings: a Settings.
         mask: broadcasts to x, 1 where the picture is painted and 0 where the model's wrapper holds it to a known picture,
             or between. Fits and norms look at the painted part only; kept pixels go straight to what the model says there.
-        report: a dict that takes in, while the run goes on, "step": that of the call that comes; "calls" and "rejected": [B]
+        report: a dict that takes in, while the run goes on, "calls" and "rejected": [B]
             numbers, how many model calls each picture took, and how many of its steps were done again.
 
     Returns:
@@ -98,7 +100,8 @@ def sample_isdo(
         ValueError: x, sigmas, settings or a mask that make no sense; the message says what, what was given, what to do.
         RuntimeError: the model returned NaN or infinity; the message names the step and the sigma.
 
-    Exceptions of the model or the callback pass through. Theory page, sections 2 to 5; 11 for the solvers "srk3" to "srk5".
+    Exceptions of the model or the callback pass through. No step waits for the device, but with a tolerance every call does.
+    Theory page, sections 2 to 5; 11 for the solvers "srk3" to "srk5", 12 for tolerances.
     """
     return solve_ode(model, x, sigmas, extra_args, callback, disable, settings, mask, smallest_sigma(model), report)
 
@@ -156,12 +159,11 @@ class Run:
     def by_schedule(self, given, callback, disable):
         """Go from level to level of a schedule, bent as the settings say; return x at its end."""
         levels = bent(given, self.settings.placement, self.low, self.path)
-        calls = self.row.calls(len(levels) - 1, levels[-1] == 0)
-        self.answers = Answers(self.given.device, calls, "step" if self.row.calls_a_step == 1 else "call")
+        calls, whole = self.row.calls(len(levels) - 1, levels[-1] == 0), self.row.calls_a_step == 1
+        self.answers = Answers(self.given.device, calls, "step" if whole else "call")
         solver, state, modes, sigma = self.solver(), self.state, self.spectrum.forward(self.state), levels[0]
         for i in trange(len(levels) - 1, disable=disable):
-            end, first, amid, arrived = levels[i + 1], True, False, False
-            self.report["step"] = i
+            end, told, amid, arrived = levels[i + 1], None, False, False
             while not arrived:
                 level = torch.full((len(state),), sigma, dtype=self.dtype, device=state.device)
                 asked, denoised, anew = self.ask(state, level, sigma)
@@ -169,14 +171,18 @@ class Run:
                 if anew:  # a refiner took over: what the other model said is no history of this one
                     solver.reset()
                     amid = False
-                if first and callback is not None:
+                if told is None and callback is not None:
                     scheduled = torch.full_like(level[0], given[i])
-                    callback({"x": asked, "i": i, "sigma": scheduled, "sigma_hat": level[0], "denoised": denoised})
-                first, arrived = False, True
-                if amid or end < sigma:  # else a level that is there twice
-                    solver.observe(sigma, modes, self.spectrum.forward(denoised.to(self.dtype)))
-                    sigma, modes, arrived = solver.predict(end)
-                    state, amid = self.spectrum.inverse(modes, self.given.shape), not arrived
+                    told = {"x": asked, "i": i, "sigma": scheduled, "sigma_hat": level[0], "denoised": denoised}
+                    if whole:
+                        callback(told)
+                if arrived := not (amid or end < sigma):
+                    continue  # a level that is there twice
+                solver.observe(sigma, modes, self.spectrum.forward(denoised.to(self.dtype)))
+                sigma, modes, arrived = solver.predict(end)
+                state, amid = self.spectrum.inverse(modes, self.given.shape), not arrived
+            if callback is not None and not whole:
+                callback(told)
         self.answers.settle()
         return state.to(self.given.dtype)
 
@@ -195,7 +201,7 @@ class Run:
         def ask(modes, sigmas, running):
             state = self.spectrum.inverse(modes, self.given.shape) if self.calls else self.state
             largest = max(sigma for sigma, walks in zip(sigmas, running, strict=True) if walks)
-            levels, self.report["step"] = constants(sigmas, state), self.calls
+            levels = constants(sigmas, state)
             asked, denoised, anew = self.ask(state, levels, largest)
             self.report |= {"calls": [each.calls + on for each, on in zip(walks, running, strict=True)]}
             if callback is not None:

@@ -118,7 +118,7 @@ FIELDS = (
     ),
     Field(
         "tolerance", 0.0, float, "Accuracy", "ISDO tolerance",
-        "0: the schedule's steps; else as many as each picture needs to come about so near to what endless steps draw (0.01: near)",
+        "0: the schedule's steps; else as many as each picture needs to come about so near to the exact solution (0.01: near)",
         low=0.0, high=1.0, idle=(("solver", lambda solver: solver == "srk4"),),
     ),
     Field(

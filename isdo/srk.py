@@ -102,14 +102,14 @@ class Srk:
         return torch.addcmul(call.denoised, self.power, call.noise, value=-1)
 
     def slope(self, call):
-        """Return the slope psi0 (m - k1) du/dtau of psi0 Y at a stage; equation 11.2, where du/dtau = -s^2/psi^3."""
+        """Return the slope psi0 (m - k1) du/dtau of dY at a stage; equations 11.1 and 11.2."""
         a0, a = self.path.signal(self.start.sigma), self.path.signal(call.sigma)
         square0, square = a0**2 * self.power + self.start.sigma**2, a**2 * self.power + call.sigma**2
         pace = (square0 / square).sqrt_().div_(square).mul_(-(call.sigma**2))
         return (self.residual(call) - self.residual(self.start)).mul_(pace)
 
     def moved(self, weights, slopes):
-        """Return psi0 Y (modes) after the step with these weights of the slopes."""
+        """Return dY (modes) with these weights of the slopes; equation 11.4."""
         h = math.log(self.end / self.start.sigma)
         terms = [(h * float(w), slope) for w, slope in zip(weights, slopes, strict=False) if w and slope is not None]
         return sum(h * slope for h, slope in terms) if terms else 0 * self.start.state
@@ -124,7 +124,7 @@ class Srk:
         return self.window.keep(x, start, shrink, self.path.signal(sigma) - self.path.signal(start.sigma) * shrink)
 
     def error(self, call):
-        """Return the embedded estimate at the end of the step (modes of x), where ``call`` is the last stage of FSAL."""
+        """Return the embedded estimate (modes of x) at the end of a step, where FSAL makes ``call`` a stage: equation 11.5."""
         slopes = (*self.slopes, self.slope(call)) if self.tableau.fsal else self.slopes
         ratio, _ = step_total(self.path, self.start.sigma, call.sigma, self.power)
         return ratio * self.moved(self.tableau.errors, slopes)

@@ -88,6 +88,7 @@ def test_every_setting_has_a_flag_that_reaches_it():
     ("bench --suite speed --plot a.png", "--plot"),
     ("bench --suite grids --bend", "--bend"),
     ("bench --suite sweep --calls 6", "has its own"),
+    ("bench --suite adaptive --bend", "has its own"),
     ("bench --suite speed --all", "has its own samplers"),
     ("bench --calls 0", "at least 1, not 0"),
     ("bench --json nowhere/a.json", "does not exist"),

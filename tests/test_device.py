@@ -21,7 +21,10 @@ FACTORIES = {
     "zeros", "ones", "full", "tensor", "arange", "linspace", "logspace", "empty", "rand", "randn", "randint", "randperm",
     "eye", "as_tensor", "fftfreq", "rfftfreq", "Generator",
 }  # fmt: skip
-SETTINGS = [Settings(), Settings(basis="cosine"), Settings(tau="log", corrector=3), Settings(power="zero", placement=0)]
+SETTINGS = [
+    Settings(), Settings(basis="cosine"), Settings(tau="log", corrector=3), Settings(power="zero", placement=0),
+    Settings(solver="srk4"), Settings(tolerance=0.03), Settings(solver="srk3", tolerance=0.03),
+]  # fmt: skip
 REFINEMENTS = [
     RefineSettings(), RefineSettings(generators="all", iterations=4, calls=1), RefineSettings(lock=3, detail=1.0, iterations=2),
     RefineSettings(tolerance=0.5),

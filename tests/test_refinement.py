@@ -1,6 +1,7 @@
 """The refinement loop: fixed points, limits with exact answers, and what it must never touch."""
 
 import dataclasses
+import itertools
 import logging
 import subprocess
 import sys
@@ -478,3 +479,20 @@ def test_the_public_name_stays_a_function_when_modules_are_imported():
     code = "import isdo.refinement, isdo; from isdo.refinement import refine; print(isdo.refine is refine is isdo.refine)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert out.stdout.split() == ["True"]
+
+
+@pytest.mark.parametrize("solver, calls", [("multistep", 3), ("srk3", 7), ("srk4", 9)])
+def test_the_ways_back_of_any_solver_are_counted_and_take_the_loops_own_steps(solver, calls, rational):
+    count = itertools.count()
+
+    def model(x, sigma):
+        next(count)
+        return rational(x, sigma)
+
+    settings = RefineSettings(iterations=2, calls=3, floor=0.0)
+    found = refine(model, torch.randn(1, 3, 8, 8), disable=True, settings=settings, sampler=Settings(solver=solver))
+    assert found.calls == next(count) == 2 * calls
+    if solver != "srk4":  # a tolerance would choose steps of its own, and refuse an end above 0
+        tight = Settings(solver=solver, tolerance=0.5)
+        again = refine(rational, torch.randn(1, 3, 8, 8), disable=True, settings=RefineSettings(iterations=2), sampler=tight)
+        assert again.x.isfinite().all()

@@ -164,8 +164,9 @@ def test_calls_are_known_in_advance_and_there_is_one_callback_a_step(end, name, 
     calls = SOLVERS[name].calls(steps, to_zero=end == 0)
     assert len(made) == calls and report == {"calls": [calls] * 2, "rejected": [0, 0]}
     assert [seen[i][3] for i in told] == list(range(steps)) and [seen[i][2] for i in told] == pytest.approx(sigmas[:-1])
-    for i in told:  # after the step's first call, which was asked there
-        assert seen[i - 1][0] == "call" and torch.equal(seen[i - 1][1], seen[i][1]) and seen[i - 1][2] == seen[i][2]
+    for n, i in enumerate(told):  # after the last call of a step, of its first, which was asked there
+        first = seen[told[n - 1] + 1 if n else 0]
+        assert first[0] == "call" and torch.equal(first[1], seen[i][1]) and first[2] == seen[i][2]
 
 
 def test_the_message_counts_calls_where_a_step_has_several(rational):

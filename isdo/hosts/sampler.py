@@ -32,9 +32,9 @@ class Stepped:
     That counter drives prompt editing, NGMS, the refiner and other extensions, by Euler's one call a step.
     """
 
-    def __init__(self, denoiser):
-        self.denoiser, self.calls = denoiser, 0
-        self.report = {}  # the run writes into it which step comes
+    def __init__(self, denoiser, callback):
+        self.denoiser, self.host_callback = denoiser, callback
+        self.step, self.calls = 0, 0
         self.sigma_min = own_sigma_min()
 
     @property
@@ -42,11 +42,16 @@ class Stepped:
         return self.denoiser.inner_model
 
     def __call__(self, x, sigma, **extra_args):
-        self.denoiser.step = self.report.get("step", 0)
+        self.denoiser.step = self.step
         with forge.steady_mask(self.denoiser, x):
             denoised = self.denoiser(x, sigma, **extra_args)
         self.calls += 1
         return denoised
+
+    def callback(self, state):
+        self.step = state["i"] + 1
+        if self.host_callback is not None:
+            self.host_callback(state)
 
 
 def own_sigma_min():
@@ -148,19 +153,18 @@ class IsdoSampler(sd_samplers_kdiffusion.KDiffusionSampler):
 
     def solve(self, model, x, sigmas, extra_args=None, callback=None, disable=None):
         """Run ISDO; called by the host, which reads from these names what to hand over."""
-        stepped, settings = Stepped(model), self.solver_settings
+        stepped, settings = Stepped(model, callback), self.solver_settings
         if settings.tolerance:
             settings = replace(settings, max_calls=max(len(sigmas) - 1, 1))
         try:
             with refusing() if settings.tolerance else nullcontext():  # a schedule or a solver that no tolerance goes with
                 return sample_isdo(
-                    stepped, x, sigmas, extra_args, callback, disable, settings=settings, mask=model.nmask,
-                    report=stepped.report,
-                )  # fmt: skip
+                    stepped, x, sigmas, extra_args, stepped.callback, disable, settings=settings, mask=model.nmask
+                )
         except NotFinite as error:
             raise NotFinite(error.where, full_precision()) from None
         finally:  # an interrupted picture has an infotext too
-            if stepped.calls and (settings.tolerance or stepped.calls > stepped.report["step"] + 1):
+            if stepped.calls > (0 if settings.tolerance else stepped.step):
                 self.p.extra_generation_params[request.CALLS] = stepped.calls
 
 
