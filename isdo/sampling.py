@@ -90,8 +90,8 @@ def sample_isdo(
         settings: a Settings.
         mask: broadcasts to x, 1 where the picture is painted and 0 where the model's wrapper holds it to a known picture,
             or between. Fits and norms look at the painted part only; kept pixels go straight to what the model says there.
-        report: a dict that takes in, while the run goes on, "calls" and "rejected": [B]
-            numbers, how many model calls each picture took, and how many of its steps were done again.
+        report: a dict that takes in, while the run goes on, "calls" and "rejected": [B] numbers, how many model calls each
+            picture took, and how many of its steps were done again.
 
     Returns:
         x at the last sigma, in the shape, dtype and on the device of x.

@@ -156,6 +156,33 @@ def test_options_of_the_noise_act_as_with_euler(eps, options):
     assert rms(got.image, eps.picture(**ISDO).image) > 0
 
 
+def once_a_step(calls):
+    """Return what the host's denoiser was asked, the calls of one step as one: its number and its prompts."""
+    seen = [[c[key] for key in ("own step", "cond", "uncond")] for c in calls]
+    return [part for i, part in enumerate(seen) if i == 0 or part != seen[i - 1]]
+
+
+@pytest.mark.parametrize(("solver", "a_step"), [("srk3", 3), ("srk4", 4), ("srk5", 6)])
+def test_solvers_of_several_calls_a_step_keep_the_host_s_steps(eps, solver, a_step):
+    ask = {"prompt": "[cat:dog:.5]", "steps": 6, "scheduler": "Karras"}
+    got, euler = eps.picture(**with_args({"solver": solver, "placement": 0}), **ask), eps.picture(**EULER, **ask)
+    assert len(got.calls) == 5 * a_step + 1 and got.values["ISDO calls"] == str(len(got.calls))
+    assert once_a_step(got.calls) == once_a_step(euler.calls)
+    fine = eps.picture(**with_args({"solver": solver}), **ask | {"prompt": "cat", "steps": 30})
+    assert rms(fine.image, eps.picture(**ISDO, **ask | {"prompt": "cat", "steps": 60}).image) < 3
+
+
+def test_an_accuracy_takes_as_many_calls_as_it_needs_and_no_more_than_steps(eps):
+    ask = {"steps": 80, "scheduler": "Karras"}
+    got = eps.picture(**with_args({"tolerance": 0.03}), **ask, batch_size=2)
+    assert 3 < len(got.calls) < 80 and got.values["ISDO calls"] == str(len(got.calls))
+    assert rms(got.images[-2], eps.picture(**ISDO, **ask | {"steps": 100}, batch_size=2).images[-2]) < 5
+    assert len(eps.picture(**with_args({"tolerance": 0.0001}), **ask | {"steps": 6}).calls) == 6
+    with pytest.raises(Refused, match="cannot say how far off") as refused:
+        eps.picture(**with_args({"tolerance": 0.01, "solver": "srk4"}), **ask)
+    assert refused.value.status == 422
+
+
 def test_refiner_takes_over_when_it_does_with_euler(eps):
     if "tiny-v" not in eps.models:
         pytest.skip("no checkpoint tiny-v to hand over to")
