@@ -190,17 +190,13 @@ class Run:
         """Go from the first to the last level of a schedule in steps that each picture needs; return x at 0."""
         self.check_tolerance(given)
         last = min(self.low, given[-2]) or given[-2]
-        way, settings = Way(self.path, given[0], min(last, given[0])), self.settings
-        self.answers = Answers(self.given.device, settings.max_calls, "call")
-        modes, walks = self.spectrum.forward(self.state), []
-        for i in range(len(modes)):
-            norm = Norm(self.spectrum, self.window(slice(i, i + 1)), self.path, settings.tolerance)
-            solver = self.solver(slice(i, i + 1))
-            walks.append(Walk(solver, Controller(self.row.estimate), way, norm, modes[i : i + 1]))
+        way, most = Way(self.path, given[0], min(last, given[0])), self.settings.max_calls
+        self.answers, modes = Answers(self.given.device, most, "call"), self.spectrum.forward(self.state)
+        walks = [self.walk(way, slice(i, i + 1), modes) for i in range(len(modes))]
 
         def ask(modes, sigmas, running):
             state = self.spectrum.inverse(modes, self.given.shape) if self.calls else self.state
-            largest = max(sigma for sigma, walks in zip(sigmas, running, strict=True) if walks)
+            largest = max(sigma for sigma, on in zip(sigmas, running, strict=True) if on)
             levels = constants(sigmas, state)
             asked, denoised, anew = self.ask(state, levels, largest)
             self.report |= {"calls": [each.calls + on for each, on in zip(walks, running, strict=True)]}
@@ -210,10 +206,15 @@ class Run:
             return self.spectrum.forward(denoised.to(self.dtype)), anew
 
         self.report["rejected"] = [0] * len(walks)
-        for _ in tqdm(walk(walks, ask, settings.max_calls), disable=disable, unit="call"):
+        for _ in tqdm(walk(walks, ask, most), disable=disable, unit="call"):
             self.report["rejected"] = [each.rejected for each in walks]
         self.answers.settle()
         return self.spectrum.inverse(torch.cat([each.result for each in walks]), self.given.shape).to(self.given.dtype)
+
+    def walk(self, way, part, modes):
+        """Return the Walk of one picture, the slice ``part`` of all."""
+        norm = Norm(self.spectrum, self.window(part), self.path, self.settings.tolerance)
+        return Walk(self.solver(part), Controller(self.row.estimate), way, norm, modes[part])
 
     def check_tolerance(self, given):
         """Refuse what a tolerance cannot be kept with."""
