@@ -10,7 +10,7 @@ class Field:
     """One setting: ``kind`` is its Python type; ``choices`` or ``low`` and ``high`` (inclusive) bound it.
 
     What is ``rare`` stands apart on a page. ``idle`` are pairs (key of another setting, function of its value): where any of
-    these says so, this setting has no effect.
+    these says so, this setting has no effect. ``step`` is that of a slider.
     """
 
     key: str
@@ -24,6 +24,7 @@ class Field:
     high: float = math.inf
     rare: bool = False
     idle: tuple = ()
+    step: float = 0.01
 
     def counts(self, values):
         """Say whether the setting has any effect beside ``values`` {key: value} of the others."""
@@ -119,7 +120,7 @@ FIELDS = (
     Field(
         "tolerance", 0.0, float, "Accuracy", "ISDO tolerance",
         "0: the schedule's steps; else as many as each picture needs to come about so near to the exact solution (0.01: near)",
-        low=0.0, high=1.0, idle=(("solver", lambda solver: solver == "srk4"),),
+        low=0.0, high=1.0, step=0.001, idle=(("solver", lambda solver: solver == "srk4"),),
     ),
     Field(
         "max_calls", 200, int, "Most calls", "ISDO most calls",

@@ -16,7 +16,7 @@ def widget(field):
     if field.kind is bool:
         return gr.Checkbox, {}
     if field.high - field.low <= SLIDER_LIMIT:
-        step = 1 if field.kind is int else 0.01
+        step = 1 if field.kind is int else field.step
         return gr.Slider, {"minimum": field.low, "maximum": field.high, "step": step}
     return gr.Number, {"precision": 0} if field.kind is int else {}
 
