@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import logging
 from contextlib import contextmanager
 from importlib import import_module
 
@@ -19,6 +20,7 @@ try:
 except ImportError:  # AUTOMATIC1111 before 1.9 and Forge Classic
     sd_schedulers = None
 
+log = logging.getLogger(__name__)
 SAME = ("Use same sampler", "Use same scheduler", None, "")  # what stands in hires' lists for the first pass's choice
 
 
@@ -77,6 +79,7 @@ def counted_calls(host_s, steps, end=0.0):
         with plain_noise():
             func(counter, x, sigmas=sigmas, extra_args={}, callback=lambda state: None, disable=True, **given)
     except Exception:  # it wants more of a model than there is here: then the host's word has to do
+        log.debug("the calls of %s cannot be counted", host_s.config.name, exc_info=True)
         return trusted
     return counter.calls
 
@@ -121,6 +124,7 @@ def calls_of(model, name, steps, values=None):
     try:
         return counted_calls(sd_samplers.create_sampler(name, model), steps) if model is not None else config.total_steps(steps)
     except Exception:  # Forge has a stand-in until the first picture is asked for
+        log.debug("%s cannot be made yet", name, exc_info=True)
         return config.total_steps(steps)
 
 
@@ -141,6 +145,7 @@ def steps_of(scheduler, steps):
             n=steps + discard, sigma_min=0.0292, sigma_max=14.6, device=torch.device("cpu"), **asked
         ).tolist()
     except Exception:  # one that asks the model for more
+        log.debug("the steps of %s cannot be counted", scheduler, exc_info=True)
         return steps
     return sigmas.index(0) - discard if 0 in sigmas else len(sigmas) - 1 - discard
 
