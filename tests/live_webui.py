@@ -196,6 +196,17 @@ def test_refiner_takes_over_when_it_does_with_euler(eps):
     assert rms(got.image, fine.image) < 1.1 * rms(eulers.image, fine.image)
 
 
+@pytest.mark.parametrize("solver", ["srk3", "srk4", "srk5"])
+def test_the_refiner_takes_over_from_solvers_of_several_calls_as_from_euler(eps, solver):
+    if "tiny-v" not in eps.models:
+        pytest.skip("no checkpoint tiny-v to hand over to")
+    ask = {"refiner_checkpoint": eps.models["tiny-v"], "refiner_switch_at": 0.5, "scheduler": "Karras", "steps": 10}
+    got, eulers = eps.picture(**with_args({"solver": solver, "placement": 0}), **ask), eps.picture(**EULER, **ask)
+    assert got.values["Refiner"].startswith("tiny-v") and once_a_step(got.calls) == once_a_step(eulers.calls)
+    assert all(call["finite"] for call in got.calls) and got.image.std() > 5
+    assert rms(got.image, eps.picture(**with_args({"solver": solver}), steps=10).image) > 0.5  # it did take over
+
+
 @pytest.mark.parametrize("window", [(0.25, 0.75), (0.0, 0.4), (0.6, 1.0)])
 def test_a_control_acts_in_the_steps_it_acts_in_with_euler(eps, window):
     """As ControlNet's: by the step counter of AUTOMATIC1111, by the noise level in Forge's own class."""
