@@ -3,7 +3,7 @@
 import torch
 
 from .refinement import SeededNoise
-from .refinement import _each_seed as each
+from .refinement import each_seed as each
 
 
 def source(seeds, x):

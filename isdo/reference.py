@@ -36,7 +36,7 @@ from .noise import source
 from .path import FLOW, VE, detect_path
 from .process import PROCESSES
 from .process import process as find_process
-from .sampling import _check_sigmas, check_x
+from .sampling import check_sigmas, check_x
 from .tableau import EULER, HEUN, RK4
 
 OWN = {VE: PROCESSES["edm"], FLOW: PROCESSES["flow"]}  # the process whose time is the path's sigma
@@ -57,7 +57,7 @@ class Walk:
             raise ValueError(f"the model is on the path flow and the process {self.process.name!r} is not: give 'flow'")
         self.model, self.extra, self.callback = model, extra_args or {}, callback
         self.given, self.dtype = x, x.dtype if x.dtype == torch.float64 else torch.float32
-        self.levels = _check_sigmas(sigmas, self.process.path)
+        self.levels = check_sigmas(sigmas, self.process.path)
         self.fresh = source(seeds, x) if noise is None else noise
         self.report = None
 

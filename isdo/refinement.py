@@ -14,6 +14,7 @@ from .answers import Checked, check_kind
 from .denoiser import CallCounter
 from .device import beside, full_precision, wide
 from .path import PATHS, detect_path, smallest_sigma
+from .process import per_image
 from .sampling import check_mask, check_x, solve_ode
 from .schedules import LEAST_ROOM, curvature_sigmas, rest
 from .settings import RefineSettings, Settings
@@ -227,10 +228,10 @@ def _source_of_noise(noise, seeds, x):
         if not callable(noise):
             raise ValueError(f"noise is a {type(noise).__name__}: give a function noise(x) -> normal noise shaped like x")
         return noise
-    return SeededNoise(_each_seed(seeds, len(x)))
+    return SeededNoise(each_seed(seeds, len(x)))
 
 
-def _each_seed(seeds, count):
+def each_seed(seeds, count):
     """Return the seed of every picture: those given, or the first picture's and the next ones."""
     try:
         if isinstance(seeds, (bool, str)):
@@ -249,10 +250,6 @@ def _each_seed(seeds, count):
 def _rms(x):
     """Return the root mean square of each picture (B,), with bits that do not depend on the batch."""
     return torch.stack([picture.square().mean().sqrt() for picture in x])
-
-
-def _per_image(value, x):
-    return value.reshape(-1, *[1] * (x.ndim - 1))
 
 
 @torch.no_grad()
@@ -341,7 +338,7 @@ def refine(
         # where noise is kept, the picture so far is what the model said last
         clean = settled(back if watch.denoised is None or not action.end else watch.denoised.to(working), leash)
         state = settled(back, None) if action.end else clean
-        change = torch.where(_per_image(active, clean), clean - picture, 0.0)
+        change = torch.where(per_image(active, clean), clean - picture, 0.0)
         relative = _rms(change) / _rms(picture).clamp(min=torch.finfo(working).tiny)
         picture, iterations = picture + change, iterations + active
         state = state if action.end else picture

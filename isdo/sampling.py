@@ -24,7 +24,7 @@ ROUNDINGS = 10
 ALL_BUT_ZERO = 1e-4
 
 
-def _check_sigmas(sigmas, path):
+def check_sigmas(sigmas, path):
     """Return the sigmas as floats, up to the first zero, or what is all but zero."""
     values = wide(sigmas).flatten().tolist()
     if not values:
@@ -117,7 +117,7 @@ def solve_ode(model, x, sigmas, extra_args, callback, disable, settings, mask, l
     check_x(x)
     path = detect_path(model) if settings.path == "auto" else PATHS[settings.path]
     run = Run(model, x, extra_args, settings, path, mask, low, {} if report is None else report)
-    levels = _check_sigmas(sigmas, path)
+    levels = check_sigmas(sigmas, path)
     if settings.tolerance and len(levels) > 1:
         return run.by_tolerance(levels, callback, disable)
     return run.by_schedule(levels, callback, disable)
