@@ -148,7 +148,7 @@ HOST_FIELDS = (
     ),
 )  # fmt: skip
 # Names for what goes together: {name: {key: value} of what differs from the defaults}.
-PRESETS = {"Fast": {}, "Odyssey": {"draw": 9}, "Exact": {"tolerance": 0.003}}
+PRESETS = {"Fast": {}, "Odyssey": {"draw": 12}, "Exact": {"tolerance": 0.01}}
 NO_PRESET = "Custom"
 
 

@@ -53,6 +53,20 @@ def test_a_seed_is_the_same_picture_in_any_batch(monkeypatch, sampler):
     assert not torch.allclose(many[0], many[1], atol=0.1)
 
 
+@needs_weights
+def test_a_preset_is_its_settings_and_a_flag_beside_it_wins(capsys, tmp_path):
+    def drawn(*arguments):
+        status, printed, error = run(capsys, "sample", "--steps", 9, "--count", 1, "--out", tmp_path / "a.png", *arguments)
+        assert status == 0, error
+        return Image.open(tmp_path / "a.png"), printed
+
+    preset, _ = drawn("--preset", "Odyssey", "--draw", 4)
+    assert preset.tobytes() == drawn("--draw", 4)[0].tobytes() != drawn("--preset", "Fast")[0].tobytes()
+    assert "ISDO draw: 4" in preset.text["parameters"] and "ISDO calls: 9" in preset.text["parameters"]
+    exact, printed = drawn("--preset", "Exact")
+    assert "ISDO tolerance: 0.01" in exact.text["parameters"] and "model calls a picture" in printed
+
+
 def test_every_sampler_can_be_named():
     assert set(cli.samplers()) == {"isdo", *PEERS, *FURTHER, *SAMPLERS}
 
@@ -110,6 +124,7 @@ def test_wrong_arguments_get_one_clear_line(capsys, tmp_path, monkeypatch, argum
     ("--schedule flow", "sigma 1, not 14.6"),
     ("--zero-terminal-snr", "zero_terminal_snr"),
     (f"--sampler heun {cli.flag(FIELDS[0].key)}={FIELDS[0].default}", "setting of the sampler isdo, not of heun"),
+    ("--sampler heun --preset Odyssey", "--preset is a setting of the sampler isdo, not of heun"),
 ])  # fmt: skip
 def test_what_the_library_refuses_is_one_clear_line(capsys, tmp_path, monkeypatch, arguments, says):
     monkeypatch.chdir(tmp_path)

@@ -71,7 +71,7 @@ def test_it_is_a_drawing_and_then_a_refinement(mixture, normal):
     levels = schedules.rest(sigmas, sigmas[0], 4, 0.0, sigmas[0])
     first = solve_ode(mixture, x, levels, None, None, True, settings, None, 0.0)
     ways = refine(
-        mixture, first, disable=True, settings=RefineSettings(noise=settings.repaint),
+        mixture, first, disable=True, settings=RefineSettings(noise=settings.repaint, lock=0),
         seeds=[5 + REPAINT_OFFSET, 6 + REPAINT_OFFSET], sampler=settings, shares=[4, 3],
     )  # fmt: skip
     assert path.noise_to_signal(sigmas[0]) > settings.repaint
