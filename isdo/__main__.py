@@ -422,10 +422,11 @@ def _sets(args):
 
     try:
         rows = sets.run(
-            model, args.calls, args.limit or sets.COUNT, _samplers(args), 1.0 if args.guidance is None else args.guidance,
-            partial(tqdm, unit="call", unit_scale=True, leave=False), suite=args.suite, seed=args.seed or 0, reuse=kept,
-            save=save, cache=cache and files.make_folder(cache), batch=args.batch, device=args.device, judge=judge,
+            model, suite=args.suite, calls=args.calls, count=args.limit or sets.COUNT, samplers=_samplers(args),
+            guidance=1.0 if args.guidance is None else args.guidance, seed=args.seed or 0, judge=judge, device=args.device,
             converged=sets.CONVERGED if not args.samplers or "converged" in args.samplers else 0, autocast=args.autocast,
+            progress=partial(tqdm, unit="call", unit_scale=True, leave=False), batch=args.batch,
+            cache=cache and files.make_folder(cache), reuse=kept, save=save,
         )  # fmt: skip
     except KeyboardInterrupt:
         if cache:

@@ -17,8 +17,15 @@ def resamples(count, draws=DRAWS, seed=0):
     All sets start from the same noise, so that what is common to them cancels in differences between two sets' draws.
     """
     generator = torch.Generator("cpu").manual_seed(seed)
-    chosen = torch.randint(count, (draws, count), generator=generator, device="cpu")
-    return torch.stack([row.bincount(minlength=count) for row in chosen]).double()
+    return torch.stack([_resample(count, generator) for _ in range(draws)])
+
+
+def _resample(count, generator):
+    """Return how often each picture occurs (count,); drawn again where it is one picture alone, which spreads nowhere."""
+    while True:
+        times = torch.randint(count, (count,), generator=generator, device="cpu").bincount(minlength=count)
+        if (times > 0).sum() > 1:
+            return times.double()
 
 
 class Likeness:

@@ -285,10 +285,17 @@ def _stochastic(name):
     @torch.no_grad()
     def sample(model, x, sigmas, extra_args=None, callback=None, disable=None, *, seeds=None):
         path, fresh, extra = detect_path(model), source(seeds, x), extra_args or {}
-        ratios = path.noise_to_signal(wide(sigmas))
+        levels, done = wide(sigmas), 0
 
-        def seen(y, ratio, **_):
-            ratio = torch.as_tensor(ratio, dtype=y.dtype, device=y.device).expand(len(y))
+        def asked(x):
+            """Return D at a level that is none of k-diffusion's business."""
+            sigma = beside(levels[done], x)
+            denoised = model(x, sigma.expand(len(x)), **extra)
+            if callback is not None:
+                callback({"x": x, "i": done, "sigma": sigma, "sigma_hat": sigma, "denoised": denoised})
+            return denoised
+
+        def seen(y, ratio):
             shrink = (1 + path.fade * ratio).reshape(-1, *[1] * (y.ndim - 1))
             return model(y / shrink, path.from_noise_to_signal(ratio), **extra)
 
@@ -296,17 +303,13 @@ def _stochastic(name):
             sigma = path.from_noise_to_signal(call["sigma"])
             callback(call | {"x": path.signal(sigma) * call["x"], "i": call["i"] + done, "sigma": sigma, "sigma_hat": sigma})
 
-        done = int(math.isinf(ratios[0]))
-        if done or (len(ratios) == 2 and not ratios[1]):  # a single step to 0 is more than two of these can do
-            denoised = model(x, x.new_full((len(x),), float(sigmas[0])), **extra)
-            if callback is not None:
-                callback({"x": x, "i": 0, "sigma": sigmas[0], "sigma_hat": sigmas[0], "denoised": denoised})
-            if not ratios[1]:
-                return denoised
-            y, ratios = denoised + ratios[1].item() * fresh(x), ratios[1:]
-        else:
-            y = (1 + path.fade * ratios[0].item()) * x
-        run = getattr(k_diffusion("sampling"), name)
+        if math.isinf(path.noise_to_signal(levels[0])) and levels[1]:
+            later = levels[1].item()
+            x, done = path.signal(later) * asked(x) + later * fresh(x), 1
+        if levels[done + 1 :].tolist() == [0]:  # a single step is too few for two of these
+            return asked(x)
+        ratios = path.noise_to_signal(levels[done:])
+        run, y = getattr(k_diffusion("sampling"), name), (1 + path.fade * ratios[0].item()) * x
         end = run(seen, y, beside(ratios, x), {}, callback and told, disable, noise_sampler=lambda *_: fresh(y))
         return end / (1 + path.fade * ratios[-1].item())
 
@@ -331,8 +334,9 @@ def restarts(run, path, x, sigmas, steps, fresh, times=RESTARTS, low=RESTART_LOW
     bottom, top = float(levels[i]), path.from_noise_to_signal(high)
     leg = torch.linspace(math.log(top), math.log(bottom), steps + 1, dtype=torch.float64, device="cpu").exp()
     leg[0], leg[-1] = top, bottom
-    fade, x = path.signal(top) / path.signal(bottom), run(x, sigmas[: i + 1])
-    for _ in range(times):
+    x = run(x, sigmas[: i + 1])
+    for _ in range(times if bottom < top else 0):
+        fade = path.signal(top) / path.signal(bottom)
         x = run(fade * x + math.sqrt(top**2 - (fade * bottom) ** 2) * fresh(x), leg)
     return run(x, sigmas[i:])
 
