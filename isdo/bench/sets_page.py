@@ -45,8 +45,8 @@ This page is written by the bench; run it again with
 
 which goes on from the rows in the file and the batches in the folder beside it: models and guidance can be added one by one, a
 run can be stopped, and what there is be judged with a smaller --limit. Every sampler makes the model calls that the column
-says, or one less where its steps take two, and draws the same classes from the same noise; noise that it needs besides comes
-from each picture's own seed. {_about(judge)}
+says, or one or two less where they do not come out even, and draws the same classes from the same noise; noise that it needs
+besides comes from each picture's own seed. {_about(judge)}
 
 - **Fréchet** distance to the real pictures, and **KID**, the kernel distance, in thousandths: smaller is better. Fréchet
   distances of sets of different sizes cannot be compared, since small sets have larger ones; KID has no such bias. After ±
