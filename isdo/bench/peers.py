@@ -351,7 +351,7 @@ def restart(model, x, sigmas, extra_args=None, callback=None, disable=None, *, s
     solve = PEERS["dpmpp_2m"].run
 
     def leg(x, levels):
-        return solve(model, x, levels.to(x), extra_args, callback, disable)
+        return solve(model, x, beside(levels, x), extra_args, callback, disable)
 
     steps = (len(sigmas) - 1) // 2
     return restarts(leg, detect_path(model), x, sigmas, steps, source(seeds, x), RESTARTS if steps else 0)

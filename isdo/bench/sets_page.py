@@ -55,7 +55,8 @@ besides comes from each picture's own seed. {_about(judge)}
 - **Accuracy**, in parentheses or a column: the share of pictures that the judge takes for the class asked for.
 - **Detail**: energy above a quarter cycle per pixel over that of {_whose(rows)}.
 - **Moved**: how far pictures are from those that ISDO (preset Fast) draws from the same noise in as many calls, in the features
-  and in bands of frequency; 0 is the same picture, 1 one that has nothing to do with it. In cycles per pixel: {_bands()}.
+  and in bands of frequency; 0 is the same picture, 1 one that has nothing to do with it. The bands, in cycles per pixel:
+  {_bands()}.
 
 Many calls do not bring a distance to zero, since what is drawn then is the model's own distribution.{_restart(rows)}{shown}
 
@@ -92,7 +93,8 @@ def _tasks(rows):
 
 
 def _title(row):
-    guidance = "" if row["guidance"] is None else f", guidance {row['guidance']:g}"
+    told = row["guidance"] is None or "guidance=" in row["model"]
+    guidance = "" if told else f", guidance {row['guidance']:g}"
     return f"{row['model']}{guidance}, {row['grid']} grid, {row['images']} pictures"
 
 
@@ -235,14 +237,14 @@ def plot(rows, path):
     tasks = _tasks([row for row in rows if row["sampler"] != "converged"])
     columns = min(2, len(tasks))
     lines = math.ceil(len(tasks) / columns)
-    figure = Figure(figsize=(6.0 * columns, 4.2 * lines + 0.8), layout="constrained")
+    figure = Figure(figsize=(7.2 * columns, 4.4 * lines + 0.8), layout="constrained")
     axes = figure.subplots(lines, columns, squeeze=False).flatten()
     for axis, task in zip(axes, tasks, strict=False):
         _panel(axis, task)
     for axis in axes[len(tasks) :]:
         axis.axis("off")
     labels = {label: line for axis in axes for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(labels.values(), labels, loc="outside lower center", ncols=5, frameon=False, fontsize=8)
+    figure.legend(labels.values(), labels, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     with replacing(path) as part:
         figure.savefig(part, dpi=110, format=Path(path).suffix[1:].lower() or "png")
 
