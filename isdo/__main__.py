@@ -21,7 +21,7 @@ from .reference import seeded
 from .refinement import refine as run_refine
 from .sampling import sample_isdo
 from .schedules import SCHEDULES, curvature_sigmas, karras, schedule
-from .settings import FIELDS, REFINE_FIELDS, RefineSettings, Settings
+from .settings import FIELDS, PRESETS, REFINE_FIELDS, RefineSettings, Settings
 from .zoo.net import CLASSES, NULL
 
 BATCH, SIDE = 32, 32
@@ -144,9 +144,10 @@ def zoom_for(args, shape):
 def sample(args):
     """Draw pictures and write them as one PNG."""
     given = {field.key: getattr(args, field.key) for field in FIELDS if hasattr(args, field.key)}
-    if given and args.sampler != "isdo":
-        raise ValueError(f"{flag(next(iter(given)))} is a setting of the sampler isdo, not of {args.sampler}")
-    settings, out = Settings(**given), gallery.check_target(args.out)
+    if (given or args.preset) and args.sampler != "isdo":
+        said = flag(next(iter(given), "preset"))
+        raise ValueError(f"{said} is a setting of the sampler isdo, not of {args.sampler}")
+    settings, out = Settings(**{**PRESETS.get(args.preset, {}), **given}), gallery.check_target(args.out)
     run, recorded, made = samplers()[args.sampler], {}, Made()
     if args.sampler == "isdo":
         run = partial(made.run, settings=settings)
@@ -712,6 +713,7 @@ def make_parser():
     label = {"nargs": "+", "metavar": "CLASS"}
     add("--label", **label, help=classes)
     add("--steps", type=whole(1), default=12, help="steps, with isdo one model call each by default (%(default)s)")
+    add("--preset", choices=list(PRESETS), help="%(choices)s: settings of the sampler isdo that go together", metavar="NAME")
     add("--sampler", choices=list(samplers()), default="isdo", help="%(choices)s (%(default)s)", metavar="NAME")
     add("--schedule", choices=list(SCHEDULES), default=None, help="%(choices)s (karras; for flow models: flow)")
     add("--seed", type=whole(0, SEEDS), default=0, help="of the first picture; the next has the next seed (%(default)s)")

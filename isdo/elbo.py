@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 
 from .device import beside, wide
+from .inputs import check_x
 from .noise import each, source
 from .path import detect_path
 from .process import per_image
-from .sampling import check_x
 
 HALF_BIN = 1 / 255  # of the 256 levels in -1 .. 1
 HIDDEN = 100.0  # noise-to-signal ratio from which on levels count as equally far up: nothing of the picture shows

@@ -32,11 +32,11 @@ import torch
 
 from .answers import Checked
 from .device import wide
+from .inputs import check_sigmas, check_x
 from .noise import source
 from .path import FLOW, VE, detect_path
 from .process import PROCESSES
 from .process import process as find_process
-from .sampling import check_sigmas, check_x
 from .tableau import EULER, HEUN, RK4
 
 OWN = {VE: PROCESSES["edm"], FLOW: PROCESSES["flow"]}  # the process whose time is the path's sigma

@@ -13,9 +13,10 @@ from . import group
 from .answers import Checked, check_kind
 from .denoiser import CallCounter
 from .device import beside, full_precision, wide
+from .inputs import check_mask, check_x
 from .path import PATHS, detect_path, smallest_sigma
 from .process import per_image
-from .sampling import check_mask, check_x, solve_ode
+from .run import solve_ode
 from .schedules import LEAST_ROOM, curvature_sigmas, rest
 from .settings import RefineSettings, Settings
 from .spectrum import Spectrum
@@ -51,32 +52,36 @@ class Refined:
 @dataclass(frozen=True)
 class Action:
     """What iteration k does: exp(pixels g) for the generator ``name`` (None: nothing), then noise up to ``ratio`` = s/a,
-    of which ``kept`` is still there, and the way down to ``end``."""
+    of which ``kept`` is still there, and the way down to ``end`` in ``steps``."""
 
     name: str | None
     pixels: float
     ratio: float
     kept: float
     end: float
+    steps: int
 
 
-def plan(settings, clean=True):
+def plan(settings, clean=True, shares=None):
     """Return the Action of every iteration: eps_k = eps_0 / k^alpha and delta_k likewise.
+
+    ``shares`` are the steps of each, where there is a number of them to be shared.
 
     The generators take turns. With antithetic pairs each acts twice in a row, by the same eps and the opposite sign; the
     eps is that of the pair, else the two would not cancel. Unless ``clean``, iterations before the last turn round at the
     floor: going to 0 and back washes out what the model's mean does not have (Restart, Xu et al. 2023, turns there too).
     """
     names, done, kept = group.SETS[settings.generators], [], 0.0
-    ratios = [settings.noise / (k + 1) ** settings.noise_decay for k in range(settings.iterations)]
-    for k in range(settings.iterations):
+    shares = [settings.calls] * settings.iterations if shares is None else shares
+    ratios = [settings.noise / (k + 1) ** settings.noise_decay for k in range(len(shares))]
+    for k, steps in enumerate(shares):
         turn, sign = (k // 2, (-1) ** k) if settings.antithetic else (k, 1)
         pixels = sign * settings.strength / (1 + turn * (2 if settings.antithetic else 1)) ** settings.strength_decay
         name = names[turn % len(names)] if names and pixels else None
         # there must be a way down to the floor, and up again
         turns = not clean and k + 1 < len(ratios) and settings.floor <= min(ratios[k : k + 2]) / 2
         end = settings.floor if turns else 0.0
-        done.append(Action(name, pixels if name else 0.0, ratios[k], kept, end))
+        done.append(Action(name, pixels if name else 0.0, ratios[k], kept, end, steps))
         kept = end
     return done
 
@@ -267,6 +272,7 @@ def refine(
     sampler=None,
     sigmas=None,
     call_callback=None,
+    shares=None,
 ):
     """Refine finished pictures: move a little, add a little noise, solve back, undo the move, again and again.
 
@@ -289,6 +295,7 @@ def refine(
             as k-diffusion's do; or Settings of ISDO, whose placement and tolerance do not count: the steps are the loop's own.
         sigmas: a schedule (N + 1,) whose pace the way back keeps; ISDO's own by default.
         call_callback: called at each model call as a sampler's callback, "i" counting all calls.
+        shares: the steps of each iteration, in place of the settings' iterations and calls.
 
     Returns:
         A Refined.
@@ -311,7 +318,8 @@ def refine(
     picture = x.to(working)
     lock = Lock(settings.lock, mask, picture)
     leash = Leash(settings.detail, picture) if settings.detail < 1 else None
-    actions = plan(settings, clean=mask is not None or settings.tolerance > 0 or settings.floor <= path.noise_to_signal(low))
+    clean = mask is not None or settings.tolerance > 0 or settings.floor <= path.noise_to_signal(low)
+    actions = plan(settings, clean, shares)
     _warn_of_clamp(actions, path, low)
     state, active = picture, torch.ones(len(x), dtype=torch.bool, device=x.device)
     iterations, changes, model = torch.zeros(len(x), dtype=torch.long, device=x.device), [], CallCounter(model)
@@ -329,7 +337,7 @@ def refine(
         moved = _moved(action.name, action.pixels, state)
         back, sigma, watch = moved, 0.0, Watch(call_callback, model.calls)
         if action.ratio > 0:
-            levels = descent(path, action.ratio, settings.calls, low, sigmas, action.end)
+            levels = descent(path, action.ratio, action.steps, low, sigmas, action.end)
             sigma, signal = float(levels[0]), path.signal(float(levels[0]))
             fresh = math.sqrt(max(0.0, path.noise_to_signal(sigma) ** 2 - action.kept**2)) * settings.noise_scale
             noisy = signal * (moved + fresh * noise(moved).to(working))

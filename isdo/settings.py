@@ -127,6 +127,16 @@ FIELDS = (
         "with an accuracy: the most model calls that a picture may take; then it ends on what there is",
         low=1, high=10_000, rare=True, idle=(("tolerance", lambda tolerance: tolerance == 0),),
     ),
+    Field(
+        "draw", 0, int, "Steps that draw", "ISDO draw",
+        "so many steps draw the picture, and those that are left go back and repaint it with fresh noise; 0: all draw",
+        low=0, high=1000, idle=(("tolerance", lambda tolerance: tolerance > 0),),
+    ),
+    Field(
+        "repaint", 4.0, float, "Repainting", "ISDO repainting",
+        "noise-to-signal ratio to which the ways back go: what may become another; little keeps the composition",
+        low=0.0, high=10.0, idle=(("draw", lambda draw: draw == 0), ("tolerance", lambda tolerance: tolerance > 0)),
+    ),
 )  # fmt: skip
 # What the WebUIs' plugin asks besides: choices about the host's part of a run, of which the solver knows nothing.
 HOST_FIELDS = (
@@ -138,8 +148,14 @@ HOST_FIELDS = (
     ),
 )  # fmt: skip
 # Names for what goes together: {name: {key: value} of what differs from the defaults}.
-PRESETS = {"Fast": {}}
+PRESETS = {"Fast": {}, "Odyssey": {"draw": 9}, "Exact": {"tolerance": 0.003}}
 NO_PRESET = "Custom"
+
+
+def preset_values(name):
+    """Return {key: value} of a preset: what it changes, and the defaults of what the others change."""
+    defaults = {field.key: field.default for field in FIELDS}
+    return {key: defaults[key] for changed in PRESETS.values() for key in changed} | PRESETS[name]
 
 
 def preset_of(values):
@@ -288,6 +304,21 @@ class Settings(_Declared):
     placement: float = _BY_KEY["placement"].default
     tolerance: float = _BY_KEY["tolerance"].default
     max_calls: int = _BY_KEY["max_calls"].default
+    draw: int = _BY_KEY["draw"].default
+    repaint: float = _BY_KEY["repaint"].default
+
+    def shares(self, steps):
+        """Return (steps that draw, [steps of each way back]) of a run of so many steps that ends in 0.
+
+        Each way back has at least as many steps as a refinement's. Where none is left, all steps draw.
+        """
+        each, left = RefineSettings.calls, steps - self.draw
+        ways = left // each
+        if not (self.draw and self.repaint) or self.tolerance or ways < 1:
+            return steps, []
+        least, more = divmod(left, ways)
+        return self.draw, [least + (i < more) for i in range(ways)]
+
 
 
 @dataclass(frozen=True)

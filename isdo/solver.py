@@ -1,7 +1,7 @@
 """The solvers, as rows: what a run is made of, and how many model calls it takes.
 
 A solver is one run, of one picture or a batch at one sigma. Whoever decides where it goes - a schedule in
-`isdo.sampling`, a tolerance in `isdo.control` - knows three methods of it:
+`isdo.run`, a tolerance in `isdo.control` - knows three methods of it:
 
     observe(sigma, state, denoised)   takes in what the model said at ``state`` (modes); at the end of a step it may return
                                       an estimate of the step's error (modes of x)
@@ -55,3 +55,14 @@ SOLVERS = {
     "srk4": _tableau(RK4),
     "srk5": _tableau(DORMAND_PRINCE),
 }
+
+
+def model_calls(settings, steps, masked=False):
+    """Return how many model calls a run of so many steps of a schedule that ends in 0 makes, without a tolerance.
+
+    Args:
+        settings: a Settings.
+        masked: whether it runs under a mask: each way back then ends at 0, where the last step is one call.
+    """
+    row, (drawing, ways) = SOLVERS[settings.solver], settings.shares(steps)
+    return row.calls(drawing) + sum(row.calls(each, masked or i + 1 == len(ways)) for i, each in enumerate(ways))

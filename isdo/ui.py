@@ -96,7 +96,7 @@ def preset(values, elem_id):
     return unsaved(
         gr.Dropdown(
             label="Preset", value=preset_of(values), choices=[*PRESETS, NO_PRESET], elem_id=elem_id("preset"),
-            info="sets what stands under More",
+            info="Fast: all steps draw. Odyssey: the last ones repaint. Exact: as many as a picture needs",
         )
     )  # fmt: skip
 

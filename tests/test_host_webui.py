@@ -11,8 +11,9 @@ import torch
 from hostdouble import MEAN, POWER, ROOT, SCRIPT, Host, HTTPException, picture
 
 from isdo import sample_isdo
-from isdo.hosts.request import CONTROLS, REFINE_CONTROLS
-from isdo.settings import FIELDS, Settings
+from isdo.hosts.request import CONTROLS, REFINE_CONTROLS, SAMPLER
+from isdo.settings import FIELDS, PRESETS, Settings
+from isdo.solver import model_calls
 
 KINDS = {
     "a1111": {}, "a1111 1.8": {"schedules": False}, "forge": {"forge": True},
@@ -73,7 +74,7 @@ def test_loading_again_replaces_and_adds_nothing(host):
     host.ui()
     host.ui()
     assert samplers.all_samplers is held and [s.name for s in held] == ["Euler", "ISDO"] and held[1] is not first
-    assert len(plot.axis_options) == len(CONTROLS) + len(REFINE_CONTROLS)
+    assert len(plot.axis_options) == len(CONTROLS) + len(REFINE_CONTROLS) + 1
     schedules = host.modules.get("modules.sd_schedulers")
     if schedules:
         assert [s.name for s in schedules.schedulers].count("isdo_curvature") == 1
@@ -202,6 +203,45 @@ def test_interrupt_passes_through_and_leaves_an_infotext(host):
     p = picture()
     host.generate(p, [{"order": 2}])
     assert len(host.seen) == 4 and told(p) == {"ISDO order": 2}
+
+# ---------------------------------------------------------------------------------------------------------- repainting
+
+
+def test_steps_that_go_back_are_counted_with_the_others(host):
+    def drawn(seeds, **asked):
+        return host.generate(p := picture(steps=11, seeds=seeds), [{"draw": 4, **asked}]), told(p)
+
+    samples, said = drawn([3, 4])
+    assert [call.step for call in host.seen] == list(range(11)) == [done["i"] for done in host.steps_done]
+    assert said == {"ISDO draw": 4}
+    assert torch.equal(samples[1:], drawn([4])[0])  # of whatever batch
+    plain = drawn([3, 4], draw=0)[0]
+    assert (samples - plain).abs().amax((1, 2, 3)).min() > 0.1
+    little = drawn([3, 4], repaint=0.2)[0]
+    assert (little - plain).abs().mean() < (samples - plain).abs().mean() / 2
+
+
+def test_solvers_of_several_calls_hold_the_step_while_they_go_back(host):
+    host.generate(p := picture(steps=10), [{"draw": 4, "solver": "srk3"}])
+    steps = [call.step for call in host.seen]
+    assert steps == sorted(steps) and sorted(set(steps)) == list(range(10)) == [done["i"] for done in host.steps_done]
+    assert told(p)["ISDO calls"] == len(steps) == model_calls(Settings(solver="srk3", draw=4), 10)
+
+
+def test_who_interrupts_gets_the_last_finished_picture(host):
+    def stopped(at):
+        host.interrupt_at = at
+        try:
+            return host.generate(picture(steps=13, seeds=[3, 4]), [{"draw": 4}])
+        finally:
+            host.interrupt_at = None
+
+    drawn, once = stopped(4), stopped(7)
+    assert torch.equal(drawn, stopped(6)) and torch.equal(once, stopped(9))
+    assert (once - drawn).abs().max() > 0.1
+    # half of the noise would still be there
+    for found in (drawn, once):
+        assert found.std() == pytest.approx(float(host.generate(picture(steps=13, seeds=[3, 4])).std()), rel=0.15)
 
 
 def test_discarding_the_next_to_last_sigma_is_the_host_s(host):
@@ -535,7 +575,7 @@ class Elements:
 def test_the_accordion_says_in_a_sentence_what_to_leave_alone(a1111, monkeypatch):
     page = Elements(a1111, monkeypatch)
     assert page["advice"].value == "Leave this closed: the defaults are right." and page["accordion"].given["open"] is False
-    assert page["preset"].value == "Fast" and page["preset"].given["choices"] == ["Fast", "Custom"]
+    assert page["preset"].value == "Fast" and page["preset"].given["choices"] == [*PRESETS, "Custom"]
     more = [field for field in CONTROLS if field.rare]
     assert [field.key for field in more] == [field.key for field in FIELDS][:10]
     assert page["more"].given["open"] is False
@@ -614,7 +654,8 @@ def test_every_setting_has_an_axis(a1111):
     a1111.ui()
     axes = {axis.label: axis for axis in plot.axis_options}
     assert list(axes) == [
-        *(f"[ISDO] {field.label}" for field in CONTROLS), *(f"[ISDO refine] {field.label}" for field in REFINE_CONTROLS)
+        "[ISDO] Preset", *(f"[ISDO] {field.label}" for field in CONTROLS),
+        *(f"[ISDO refine] {field.label}" for field in REFINE_CONTROLS)
     ]  # fmt: skip
     axis = axes["[ISDO] Order"]
     p = picture()
@@ -629,6 +670,22 @@ def test_every_setting_has_an_axis(a1111):
     axes["[ISDO] Path"].confirm(p, axes["[ISDO] Path"].choices())
     with pytest.raises(HTTPException, match="order is 9"):
         axis.confirm(p, [2, 9])
+
+
+def test_the_presets_have_an_axis(a1111):
+    plot = SimpleNamespace(axis_options=[], AxisOption=sys.modules["hostdouble"].AxisOption, Script=Plot)
+    a1111.scripts_data += [SimpleNamespace(module=plot)]
+    a1111.opts.isdo_draw = 3  # a preset means the same whatever the Settings page says
+    a1111.ui()
+    (axis,) = [axis for axis in plot.axis_options if axis.label == "[ISDO] Preset"]
+    assert axis.choices() == list(PRESETS)
+    axis.confirm(p := picture(), axis.choices())
+    for name, changed in PRESETS.items():
+        axis.apply(cell := SimpleNamespace(**vars(p)), axis.type(name), axis.choices())
+        a1111.generate(cell)
+        assert told(p) == {SAMPLER.by_key[key].infotext: value for key, value in changed.items()}
+    with pytest.raises(HTTPException, match="preset is 'Slow': choose one of Fast"):
+        axis.confirm(p, ["Fast", "Slow"])
 
 
 class Plot:
@@ -649,7 +706,7 @@ def test_without_a_page_the_axes_are_there_too(a1111):
         for begin in a1111.callbacks["on_app_started"]:
             begin(None, App(None))
     for axes in (plot.axis_options, made[0].current_axis_options, made[1].current_axis_options):
-        assert len(axes) == len(CONTROLS) + len(REFINE_CONTROLS)
+        assert len(axes) == len(CONTROLS) + len(REFINE_CONTROLS) + 1
 
 
 class App:
@@ -681,7 +738,8 @@ def test_the_api_describes_itself_and_checks_once(a1111):
     other = {"Other": {"args": [1]}}
     assert call(SimpleNamespace(alwayson_scripts=other)) == {"Other": {"args": [1]}}
     assert call(SimpleNamespace(alwayson_scripts=None)) is None
-    for wrong in ({"order": 2}, {"args": 2}, [2], {"args": [True, "euler"]}, {"args": [True] * 14}, {"args": [], "more": 1}):
+    many = [True] * (len(CONTROLS) + 2)
+    for wrong in ({"order": 2}, {"args": 2}, [2], {"args": [True, "euler"]}, {"args": many}, {"args": [], "more": 1}):
         with pytest.raises(HTTPException) as said:
             call(SimpleNamespace(alwayson_scripts={"ISDO": wrong}))
         assert said.value.status_code == 422 and said.value.detail
@@ -697,5 +755,5 @@ def test_the_api_describes_itself_and_checks_once(a1111):
             call(SimpleNamespace(alwayson_scripts=wrong))
         assert said.value.status_code == 422
     got = call(SimpleNamespace(alwayson_scripts={"ISDO": {"args": {"preset": "Fast", "order": 3, "tau": None}}}))
-    assert got == {"ISDO": {"args": [{"enabled": True, "order": 3}]}}
-    assert app.routes[3].endpoint()["presets"] == {"Fast": {}}
+    assert got == {"ISDO": {"args": [{"enabled": True, "draw": 0, "tolerance": 0.0, "order": 3}]}}
+    assert app.routes[3].endpoint()["presets"] == PRESETS

@@ -11,9 +11,9 @@ from modules import sd_samplers, sd_samplers_common, sd_samplers_kdiffusion, sha
 
 from ..curvature import interpolate
 from ..schedules import karras
-from ..solver import SOLVERS
+from ..solver import SOLVERS, model_calls
 from .picture import refusing, stored_defaults, values_of
-from .request import ALIASES, NAME, REFINE, SAMPLER, refine_settings
+from .request import ALIASES, NAME, REFINE, SAMPLER, refine_settings, solver_settings
 
 try:
     from modules import sd_schedulers
@@ -120,7 +120,7 @@ def calls_of(model, name, steps, values=None):
         return steps
     if config.name == NAME:
         values = values or SAMPLER.defaults
-        return steps if values["tolerance"] else SOLVERS[values["solver"]].calls(steps)
+        return steps if values["tolerance"] else model_calls(solver_settings(values), steps)
     try:
         return counted_calls(sd_samplers.create_sampler(name, model), steps) if model is not None else config.total_steps(steps)
     except Exception:  # Forge has a stand-in until the first picture is asked for
@@ -237,7 +237,7 @@ def told(page):
             calls = refinement_calls(page["script"], asked.steps)
             return {"sampler": f"not drawn: the script makes {counted(calls)}", "refine": "the script is chosen"}
         more = refinement_calls(page["refine"], drawn) if page.get("refine") is not None else 0
-    ours = [calls for name, _, calls in found if name in (NAME, *ALIASES)]
+    ours = [each for each in found if each[0] in (NAME, *ALIASES)]
     says = in_words(ours, sampler_values(asked)) if ours else "another sampler is chosen"
     return {
         "sampler": says + (f", and {more} of ISDO refine" if more else ""),
@@ -245,12 +245,16 @@ def told(page):
     }
 
 
-def in_words(calls, values):
-    """Return the model calls of ISDO's passes in words."""
-    a_step = SOLVERS[values["solver"]].calls_a_step
-    if values["tolerance"]:
+def in_words(passes, values):
+    """Return the model calls of ISDO's passes (sampler, steps, model calls) in words."""
+    calls, steps = ([each[i] for each in passes] for i in (2, 1))
+    settings = solver_settings(values)
+    if settings.tolerance:
         return f"at most {counted(sum(calls))}, as many as it needs"
-    return counted(sum(calls)) + (f", {a_step} a step" if a_step > 1 else "")
+    a_step = SOLVERS[settings.solver].calls_a_step
+    back = any(settings.shares(n)[1] for n in steps)
+    drawing = f", {settings.draw} steps draw" if back else ""
+    return counted(sum(calls)) + (f", {a_step} a step" if a_step > 1 else "") + drawing
 
 
 def counted(calls):

@@ -127,8 +127,15 @@ def add_axes():
 
 
 def axes_of(form, axis_option):
-    """Return an axis for each field."""
+    """Return an axis for each field, and one for the presets."""
     made = []
+    if form.presets:
+        made.append(
+            axis_option(
+                f"[{form.name}] Preset", str, preset_setter(form), confirm=preset_checker(form),
+                choices=functools.partial(list, form.presets),
+            )
+        )  # fmt: skip
     for field in form.fields:
         choices = axis_choices(field)
         made.append(
@@ -148,6 +155,26 @@ def axis_choices(field):
 def axis_value(field, value):
     """Return the value of a cell in the field's type."""
     return field.read(value) if field.kind is bool and isinstance(value, str) else value
+
+
+def preset_setter(form):
+    """Return the function by which the X/Y/Z plot sets a preset on its copy of p."""
+
+    def set_values(p, name, values):
+        setattr(p, f"{form.prefix}_axes", {**getattr(p, f"{form.prefix}_axes", {}), **form.expand({"preset": name})})
+
+    return set_values
+
+
+def preset_checker(form):
+    """Return the function by which the X/Y/Z plot looks at names of presets before it starts."""
+
+    def check_names(p, names):
+        with refusing():
+            for name in names:
+                form.expand({"preset": name})
+
+    return check_names
 
 
 def axis_setter(form, field):

@@ -4,7 +4,7 @@ from contextlib import contextmanager
 from importlib import import_module
 
 from fastapi import HTTPException
-from modules import shared
+from modules import rng, shared
 
 from .request import ALIASES, NAME, SAMPLER
 
@@ -50,6 +50,13 @@ def full_precision():
 def stored_defaults(form=SAMPLER):
     """Return {key: value} of a form's page in the Settings."""
     return {field.key: getattr(shared.opts, form.option(field), field.default) for field in form.fields}
+
+
+def fresh_noise(p, x, offset):
+    """Return the host's source of noise for the pictures x of p: their own seeds, moved on by ``offset``."""
+    seeds = [(int(seed) + offset) % 2**63 for seed in p.seeds[: len(x)]]
+    variation = {"subseeds": getattr(p, "subseeds", None) or [], "subseed_strength": getattr(p, "subseed_strength", 0.0)}
+    return rng.ImageRNG(x.shape[1:], seeds, **variation)
 
 
 def runs_in(p):

@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass, field, replace
 
 import torch
-from modules import devices, errors, images, processing, rng, sd_samplers, sd_samplers_common, sd_samplers_kdiffusion, shared
+from modules import devices, errors, images, processing, sd_samplers, sd_samplers_common, sd_samplers_kdiffusion, shared
 
 from ..answers import NotFinite
 from ..refinement import SEED_OFFSET, refine
@@ -13,7 +13,7 @@ from ..settings import RefineSettings
 from ..solver import SOLVERS
 from . import forge, request
 from .calls import counted_calls, passes, schedule_sampler
-from .picture import Refused, full_precision, refusing, stored_defaults
+from .picture import Refused, fresh_noise, full_precision, refusing, stored_defaults
 from .request import NAME, NOT_REFINED, REFINE
 
 
@@ -103,8 +103,7 @@ class RefineSampler(sd_samplers_kdiffusion.KDiffusionSampler):
         self.picture = run = copy.copy(p)
         run.extra_generation_params, run.denoising_strength = {}, 1.0
         run.mask = run.nmask = None  # the host would blend the first picture in at every noise level
-        seeds = [(int(seed) + SEED_OFFSET) % 2**63 for seed in p.seeds[: len(x)]]
-        run.rng = rng.ImageRNG(x.shape[1:], seeds, subseeds=p.subseeds, subseed_strength=p.subseed_strength)
+        run.rng = fresh_noise(p, x, SEED_OFFSET)
         samples = super().sample_img2img(
             run, x, torch.zeros_like(x, dtype=noise.dtype), conditioning, unconditional_conditioning,
             steps=max(self.task.calls, 1), image_conditioning=image_conditioning,

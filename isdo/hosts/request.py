@@ -1,12 +1,12 @@
 """What one picture asks of ISDO - from the page, the API, an XYZ cell, the Settings - and its way to the infotext and back."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
-from ..settings import FIELDS, HOST_FIELDS, PRESETS, REFINE_FIELDS, REFINE_HOST_FIELDS, RefineSettings, Settings
+from ..settings import FIELDS, HOST_FIELDS, PRESETS, REFINE_FIELDS, REFINE_HOST_FIELDS, RefineSettings, Settings, preset_values
 
 NAME, ALIASES = "ISDO", ("isdo", "k_isdo")
 # The order of the arguments: what came later stands behind. With a tolerance a WebUI's steps are the most calls.
-LATER, NOT_ASKED = ("tolerance",), ("max_calls",)
+LATER, NOT_ASKED = ("tolerance", "draw", "repaint"), ("max_calls",)
 CONTROLS = (
     *(each for each in FIELDS if each.key not in (*LATER, *NOT_ASKED)), *HOST_FIELDS,
     *(each for each in FIELDS if each.key in LATER),
@@ -25,7 +25,7 @@ class Form:
         name: its title.
         fields: the Fields, in the order of the arguments.
         prefix: what the names of its options and of its attributes on p begin with.
-        presets: {name: {key: value}} that a mapping may ask for as "preset".
+        presets: names of what a mapping may ask for as "preset".
         said: infotext keys that are its own besides those of the fields.
         traces: infotext keys any of which has one of these values where it had a part in a picture; None: any value.
     """
@@ -35,7 +35,7 @@ class Form:
     prefix: str
     said: tuple
     traces: dict
-    presets: dict = field(default_factory=dict)
+    presets: tuple = ()
 
     def __post_init__(self):
         object.__setattr__(self, "by_key", {each.key: each for each in self.fields})
@@ -71,7 +71,7 @@ class Form:
         name = asked.pop("preset", None) if self.presets else None
         if name is not None and name not in self.presets:
             raise ValueError(f"preset is {name!r}: choose one of {', '.join(self.presets)}")
-        return {**self.presets.get(name, {}), **asked}
+        return {**(preset_values(name) if name is not None else {}), **asked}
 
     def read_args(self, args, switch=True):
         """Return {key: value} of what the script's arguments ask for, None where they are off and leave all to the Settings.
@@ -159,7 +159,7 @@ class Form:
         return {each.key: described(each) for each in self.fields}
 
 
-SAMPLER = Form(NAME, CONTROLS, "isdo", (CALLS,), {"Sampler": NAME, "Hires sampler": NAME}, PRESETS)
+SAMPLER = Form(NAME, CONTROLS, "isdo", (CALLS,), {"Sampler": NAME, "Hires sampler": NAME}, tuple(PRESETS))
 REFINE = Form(REFINE_NAME, REFINE_CONTROLS, "isdo_refine", (REFINE_NAME, NOT_REFINED), {REFINE_NAME: None})
 
 

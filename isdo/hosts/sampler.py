@@ -9,10 +9,10 @@ from modules import sd_samplers, sd_samplers_common, sd_samplers_kdiffusion, sha
 
 from ..answers import NotFinite
 from ..path import FLOW, PATHS, detect_path, noise_levels, smallest_sigma
-from ..sampling import sample_isdo
+from ..sampling import REPAINT_OFFSET, sample_isdo
 from ..schedules import curvature_sigmas, rest, sgm_uniform
 from . import forge, request
-from .picture import Refused, full_precision, refusing, values_of
+from .picture import Refused, fresh_noise, full_precision, refusing, values_of
 from .request import ALIASES, NAME
 
 try:
@@ -153,17 +153,21 @@ class IsdoSampler(sd_samplers_kdiffusion.KDiffusionSampler):
 
     def solve(self, model, x, sigmas, extra_args=None, callback=None, disable=None):
         """Run ISDO; called by the host, which reads from these names what to hand over."""
-        stepped, settings = Stepped(model, callback), self.solver_settings
+        stepped, settings, report = Stepped(model, callback), self.solver_settings, {}
         if settings.tolerance:
             settings = replace(settings, max_calls=max(len(sigmas) - 1, 1))
+        source = fresh_noise(self.p, x, REPAINT_OFFSET) if settings.draw else None
+        noise = None if source is None else lambda like: source.next().to(like)
         try:
             with refusing() if settings.tolerance else nullcontext():  # a schedule or a solver that no tolerance goes with
                 return sample_isdo(
-                    stepped, x, sigmas, extra_args, stepped.callback, disable, settings=settings, mask=model.nmask
-                )
+                    stepped, x, sigmas, extra_args, stepped.callback, disable, settings=settings, mask=model.nmask,
+                    report=report, noise=noise,
+                )  # fmt: skip
         except NotFinite as error:
             raise NotFinite(error.where, full_precision()) from None
         finally:  # an interrupted picture has an infotext too
+            self.last_latent = report.get("picture", self.last_latent)  # what the host gives back when it is interrupted
             if stepped.calls > (0 if settings.tolerance else stepped.step):
                 self.p.extra_generation_params[request.CALLS] = stepped.calls
 

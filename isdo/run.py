@@ -1,0 +1,143 @@
+"""One run of a solver along the probability-flow ODE, by a schedule or by a tolerance."""
+
+import torch
+from tqdm.auto import tqdm, trange
+
+from .answers import Answers
+from .control import Controller, Norm, Walk, Way, walk
+from .device import constants
+from .identity import Identity
+from .inputs import check_mask, check_settings, check_sigmas, check_x
+from .path import PATHS, detect_path
+from .schedules import bent
+from .solver import SOLVERS
+from .spectrum import Spectrum
+from .window import Masked, Whole
+
+ALL = slice(None)
+# A tolerance of fewer roundings of x cannot be told from them.
+ROUNDINGS = 10
+
+
+@torch.no_grad()
+def solve_ode(model, x, sigmas, extra_args, callback, disable, settings, mask, low, report=None):
+    """`isdo.sample_isdo` where all calls draw, with the model's smallest noise level ``low``.
+
+    Down to it calls are placed and the last step foresees; 0: no call goes below the schedule's, and the last step ends on
+    what D says.
+    """
+    settings = check_settings(settings)
+    check_x(x)
+    path = detect_path(model) if settings.path == "auto" else PATHS[settings.path]
+    run = Run(model, x, extra_args, settings, path, mask, low, {} if report is None else report)
+    levels = check_sigmas(sigmas, path)
+    if settings.tolerance and len(levels) > 1:
+        return run.by_tolerance(levels, callback, disable)
+    return run.by_schedule(levels, callback, disable)
+
+
+class Run:
+    """One run: the model as it is asked, the solver, and the state in its own dtype."""
+
+    def __init__(self, model, x, extra_args, settings, path, mask, low, report):
+        self.model, self.given, self.extra_args, self.report = model, x, extra_args or {}, report
+        self.settings, self.path, self.low, self.row = settings, path, low, SOLVERS[settings.solver]
+        self.dtype = x.dtype if x.dtype == torch.float64 else torch.float32
+        self.spectrum, self.state = Spectrum(*x.shape[-2:], x.device, settings.basis), x.to(self.dtype, copy=True)
+        self.mask = None if mask is None else check_mask(mask, x).to(x.device, self.dtype)
+        self.calls, self.inner = 0, None
+
+    def window(self, part=ALL):
+        """Return the Whole or Masked of some of the pictures."""
+        mask = self.mask
+        return Whole() if mask is None else Masked(self.spectrum, mask[part].shape, mask[part])
+
+    def solver(self, part=ALL):
+        """Return a solver for some of the pictures."""
+        like = self.given.new_empty(0, dtype=self.dtype)
+        return self.row.make(self.path, self.spectrum, self.settings, like, self.window(part), self.low)
+
+    def ask(self, state, level, sigma):
+        """Return (what the model was asked, denoised, whether another model answers than before) at the levels (B,).
+
+        ``sigma`` is a number for messages.
+        """
+        asked = state.to(self.given.dtype)
+        self.answers.look()
+        denoised = self.answers.take(self.model(asked, level, **self.extra_args), asked, sigma)
+        before, self.inner = self.inner, Identity(self.model)
+        self.calls += 1
+        return asked, denoised, before is not None and before != self.inner
+
+    def by_schedule(self, given, callback, disable):
+        """Go from level to level of a schedule, bent as the settings say; return x at its end."""
+        levels = bent(given, self.settings.placement, self.low, self.path)
+        calls, whole = self.row.calls(len(levels) - 1, levels[-1] == 0), self.row.calls_a_step == 1
+        self.answers = Answers(self.given.device, calls, "step" if whole else "call")
+        solver, state, modes, sigma = self.solver(), self.state, self.spectrum.forward(self.state), levels[0]
+        for i in trange(len(levels) - 1, disable=disable):
+            end, told, amid, arrived = levels[i + 1], None, False, False
+            while not arrived:
+                level = torch.full((len(state),), sigma, dtype=self.dtype, device=state.device)
+                asked, denoised, anew = self.ask(state, level, sigma)
+                self.report |= {"calls": [self.calls] * len(state), "rejected": [0] * len(state)}
+                if anew:  # a refiner took over: what the other model said is no history of this one
+                    solver.reset()
+                    amid = False
+                if told is None and callback is not None:
+                    scheduled = torch.full_like(level[0], given[i])
+                    told = {"x": asked, "i": i, "sigma": scheduled, "sigma_hat": level[0], "denoised": denoised}
+                    if whole:
+                        callback(told)
+                if arrived := not (amid or end < sigma):
+                    continue  # a level that is there twice
+                solver.observe(sigma, modes, self.spectrum.forward(denoised.to(self.dtype)))
+                sigma, modes, arrived = solver.predict(end)
+                state, amid = self.spectrum.inverse(modes, self.given.shape), not arrived
+            if callback is not None and not whole:
+                callback(told)
+        self.answers.settle()
+        return state.to(self.given.dtype)
+
+    def by_tolerance(self, given, callback, disable):
+        """Go from the first to the last level of a schedule in steps that each picture needs; return x at 0."""
+        self.check_tolerance(given)
+        last = min(self.low, given[-2]) or given[-2]
+        way, most = Way(self.path, given[0], min(last, given[0])), self.settings.max_calls
+        self.answers, modes = Answers(self.given.device, most, "call"), self.spectrum.forward(self.state)
+        walks = [self.walk(way, slice(i, i + 1), modes) for i in range(len(modes))]
+
+        def ask(modes, sigmas, running):
+            state = self.spectrum.inverse(modes, self.given.shape) if self.calls else self.state
+            largest = max(sigma for sigma, on in zip(sigmas, running, strict=True) if on)
+            levels = constants(sigmas, state)
+            asked, denoised, anew = self.ask(state, levels, largest)
+            self.report |= {"calls": [each.calls + on for each, on in zip(walks, running, strict=True)]}
+            if callback is not None:
+                now = torch.full_like(levels[0], largest)
+                callback({"x": asked, "i": self.calls - 1, "sigma": now, "sigma_hat": levels, "denoised": denoised})
+            return self.spectrum.forward(denoised.to(self.dtype)), anew
+
+        self.report["rejected"] = [0] * len(walks)
+        for _ in tqdm(walk(walks, ask, most), disable=disable, unit="call"):
+            self.report["rejected"] = [each.rejected for each in walks]
+        self.answers.settle()
+        return self.spectrum.inverse(torch.cat([each.result for each in walks]), self.given.shape).to(self.given.dtype)
+
+    def walk(self, way, part, modes):
+        """Return the Walk of one picture, the slice ``part`` of all."""
+        norm = Norm(self.spectrum, self.window(part), self.path, self.settings.tolerance)
+        return Walk(self.solver(part), Controller(self.row.estimate), way, norm, modes[part])
+
+    def check_tolerance(self, given):
+        """Refuse what a tolerance cannot be kept with."""
+        settings, dtype = self.settings, self.given.dtype
+        if given[-1] > 0:
+            raise ValueError(f"with a tolerance the schedule must end in 0, and it ends at {given[-1]:g}: append a 0, or set 0")
+        if not self.row.estimate:
+            able = ", ".join(name for name, row in SOLVERS.items() if row.estimate)
+            raise ValueError(f"the solver {settings.solver} cannot say how far off a step is: with a tolerance take {able}")
+        if settings.solver == "multistep" and settings.corrector == 0:
+            raise ValueError("corrector is 0, and a tolerance is kept by what corrections change: set corrector to 1")
+        if settings.tolerance < (least := ROUNDINGS * torch.finfo(dtype).eps):
+            raise ValueError(f"tolerance is {settings.tolerance:g} and x is {dtype}: give 0, or {least:.1g} or more")
