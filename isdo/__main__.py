@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from . import __version__, files, gallery, infotext, models, picture, zoo
-from .bench.peers import FURTHER, PEERS, STOCHASTIC
+from .bench.peers import FURTHER, PEERS
 from .probe import measure_curvature
 from .reference import SAMPLERS as REFERENCE
 from .reference import seeded
@@ -407,27 +407,59 @@ def _sweep(args):
     return rows, sweep.page(rows, _flags(args))
 
 
-def _frechet(args):
+def _sets(args):
     from tqdm import tqdm
 
-    from .bench import frechet, report
+    from .bench import report, sets, sets_page
 
-    kept, count, judge = _kept(args), min(frechet.COUNT, args.limit or frechet.COUNT), _judge(args)
-    every = {"samplers": frechet.SAMPLERS | FURTHER | STOCHASTIC} if args.all else {}
-    every |= {"judge": judge} if judge else {}
+    kept, judge, cache = _kept(args), _judge(args), args.cache
+    if cache is None and args.json:
+        cache = Path(args.json).with_suffix(".batches")
     model = asked(args) if models.is_own(args.model or "eps") else args.model or "eps"
 
     def save(rows):
         if args.json:
-            report.write_json(frechet.merged(kept, rows), args.json)
+            report.write_json(sets.merged(kept, rows), args.json)
 
-    rows = frechet.run(
-        model, count=count, guidance=1.0 if args.guidance is None else args.guidance,
-        progress=partial(tqdm, desc="drawing", leave=False), seed=args.seed or 0, reuse=kept, save=save, device=args.device,
-        **every,
-    )  # fmt: skip
-    rows = frechet.merged(kept, rows)
-    return rows, frechet.page(rows, judge, _flags(args))
+    try:
+        rows = sets.run(
+            model, suite=args.suite, calls=args.calls, count=args.limit or sets.COUNT, samplers=_samplers(args),
+            guidance=1.0 if args.guidance is None else args.guidance, seed=args.seed or 0, judge=judge, device=args.device,
+            converged=sets.CONVERGED if not args.samplers or "converged" in args.samplers else 0, autocast=args.autocast,
+            progress=partial(tqdm, unit="call", unit_scale=True, leave=False), batch=args.batch,
+            cache=cache and files.make_folder(cache), reuse=kept, save=save,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        if cache:
+            logging.warning("what is drawn is kept in %s: run again to go on, or with a smaller --limit to judge that", cache)
+        raise
+    rows = sets.merged(kept, rows)
+    return rows, sets_page.page(rows, judge, _drawn_with(args), args.suite)
+
+
+def _samplers(args):
+    """Return the samplers that the command line asks the suites of sets for, None: theirs.
+
+    Raises:
+        ValueError: a name that none has.
+    """
+    from .bench import sets
+
+    known = sets.every()
+    if not args.samplers:
+        return known if args.all else None
+    names = dict.fromkeys([sets.BASELINE, *args.samplers])  # with whose pictures the others' are compared
+    if unknown := [name for name in names if name not in known and name != "converged"]:
+        raise ValueError(f"--samplers {unknown[0]}: there is no such sampler: choose of {', '.join([*known, 'converged'])}")
+    return {name: known[name] for name in names if name != "converged"}
+
+
+def _drawn_with(args):
+    """Return the flags that say what the suites of sets draw, to run the same again; None: there are none."""
+    words = [word for key in ("calls", "samplers") if (value := getattr(args, key)) for word in (f"--{key}", *map(str, value))]
+    words += [word for key in ("autocast", "limit") if (value := getattr(args, key)) for word in (f"--{key}", str(value))]
+    named = _flags(args) or (words and "--model eps")
+    return " ".join([named, shlex.join(words)]).strip() if named else None
 
 
 def _grids(args):
@@ -475,7 +507,7 @@ def _adaptive(args):
 
 BENCHES = {
     "analytic": _accuracy, "zoo": _accuracy, "img2img": _accuracy, "grids": _grids, "speed": _speed, "sweep": _sweep,
-    "frechet": _frechet, "refine": _refine, "ceiling": _ceiling, "adaptive": _adaptive,
+    "frechet": _sets, "refine": _refine, "ceiling": _ceiling, "adaptive": _adaptive, "sets": _sets,
 }  # fmt: skip
 
 
@@ -485,30 +517,34 @@ def _check_model(args):
     Raises:
         ValueError: it was said.
     """
-    own, sets = args.model is not None and models.is_own(args.model), BENCHES[args.suite] in (_frechet, _refine)
+    own, sets = args.model is not None and models.is_own(args.model), BENCHES[args.suite] in (_sets, _refine)
     if args.model is not None and args.suite == "analytic":
         raise ValueError("the suite analytic has denoisers in closed form: leave out --model, or take the suite zoo")
     if args.judge is not None and not sets:
-        raise ValueError(f"--judge is for the suites frechet and refine: {args.suite} judges no sets of pictures")
+        raise ValueError(f"--judge is for the suites sets, frechet and refine: {args.suite} judges no sets of pictures")
     if not own:
         for flag in ("extra", "shape", "label"):
             if getattr(args, flag):
                 raise ValueError(f"--{flag} is for a model of your own: name it by --model module:callable")
-        if args.guidance is not None and BENCHES[args.suite] is not _frechet:
-            raise ValueError(f"--guidance is for the suite frechet and for a model of your own: {args.suite} has its own")
+        if args.guidance is not None and BENCHES[args.suite] is not _sets:
+            raise ValueError(f"--guidance is for the suites sets and frechet, or a model of your own: {args.suite} has its own")
 
 
 def bench(args):
     """Measure, print the tables, and write the rows and the plot where asked."""
     from .bench import report
 
-    if args.plot is not None and BENCHES[args.suite] not in (_accuracy, _adaptive):
-        raise ValueError(f"--plot draws error against calls: the suite {args.suite} has none")
-    for flag in ("calls", "bend"):
-        if getattr(args, flag) and BENCHES[args.suite] is not _accuracy:
-            raise ValueError(f"--{flag} is for the suites analytic, zoo and img2img: {args.suite} has its own")
-    if args.all and BENCHES[args.suite] not in (_accuracy, _frechet):
-        raise ValueError(f"--all is for the suites analytic, zoo, img2img and frechet: {args.suite} has its own samplers")
+    if args.plot is not None and BENCHES[args.suite] not in (_accuracy, _adaptive, _sets):
+        raise ValueError(f"--plot draws error or distance against calls: the suite {args.suite} has none")
+    if args.bend and BENCHES[args.suite] is not _accuracy:
+        raise ValueError(f"--bend is for the suites analytic, zoo and img2img: {args.suite} has its own")
+    for flag in ("calls", "all"):
+        if getattr(args, flag) and BENCHES[args.suite] not in (_accuracy, _sets):
+            also = "analytic, zoo, img2img, sets and frechet"
+            raise ValueError(f"--{flag} is for the suites {also}: {args.suite} has its own samplers and calls")
+    for flag in ("samplers", "cache", "batch", "autocast"):
+        if getattr(args, flag) and BENCHES[args.suite] is not _sets:
+            raise ValueError(f"--{flag} is for the suites sets and frechet: {args.suite} draws no sets of pictures")
     _check_model(args)
     for file in (args.json, args.plot, args.doc):
         if file is not None:
@@ -527,9 +563,9 @@ def bench(args):
 
 def plot_of(suite):
     """Return the function that draws a suite's rows into a file."""
-    from .bench import adaptive, report
+    from .bench import adaptive, report, sets_page
 
-    return adaptive.plot if suite == "adaptive" else report.plot
+    return {"adaptive": adaptive.plot, "sets": sets_page.plot, "frechet": sets_page.plot}.get(suite, report.plot)
 
 
 def _train_zoo(args, out, data):
@@ -560,7 +596,7 @@ TRAININGS = {name: _train_zoo for name in zoo.NAMES} | {"classifier": _train_cla
 
 
 def train(args):
-    """Train a model of the zoo, or go on from the checkpoint; or the classifier of the suite frechet."""
+    """Train a model of the zoo, or go on from the checkpoint; or the classifier of the suites of sets."""
     out = files.named(f"out/{args.model}.safetensors" if args.out is None else args.out)
     files.make_folder(out.parent)
     files.check_target(out, MODEL_ROOM)
@@ -718,19 +754,24 @@ def make_parser():
 
     add = command(bench, "measure ISDO against its peers")
     add("--suite", choices=list(BENCHES), default="analytic", help="what to measure (%(default)s)")
-    add("--json", metavar="FILE", help="write the rows there; sweep, frechet and adaptive go on from what it holds")
-    add("--plot", metavar="FILE", help="draw error against model calls there (png, svg or pdf)")
+    add("--json", metavar="FILE", help="write the rows there; sets, frechet, sweep and adaptive go on from what it holds")
+    add("--plot", metavar="FILE", help="draw error, or the distance of sets, against model calls there (png, svg or pdf)")
     add("--doc", metavar="FILE", help="write what is printed there, as markdown; keeps what an older page has by hand")
-    add("--calls", type=whole(1), nargs="+", metavar="N", help="of the suites analytic, zoo and img2img (5 to 30)")
-    add("--bend", action="store_true", help="of these, too: give every sampler the levels that ISDO makes of each schedule")
-    add("--all", action="store_true", help="of these and frechet: also the samplers that the pages have not measured yet")
+    made = "of the suites analytic, zoo, img2img (5 to 30), sets (16 to 50) and frechet (6 to 15)"
+    add("--calls", type=whole(1), nargs="+", metavar="N", help=made)
+    add("--bend", action="store_true", help="of the first three: give all samplers the levels that ISDO makes of each schedule")
+    add("--all", action="store_true", help="of these five: also the samplers that the pages have not measured yet")
+    add("--samplers", nargs="+", metavar="NAME", help="of the suites sets and frechet: which (those of the suite's page)")
+    add("--cache", metavar="DIR", help="of these: where drawn batches are kept, to go on from (beside --json)")
+    add("--batch", type=whole(1), help="of these: pictures in a network call (CPU: 50, else 250)")
+    add("--autocast", choices=["bfloat16", "float16"], metavar="DTYPE", help="of these: run the model in bfloat16 or float16")
     add("--seed", type=whole(0), help="of problems and noise (0; of the suite sweep 1)")
     add("--limit", type=whole(1), help="pictures of each problem at most")
     add("--only", default="", help="part of the name of the problems wanted")
-    models.add_flags(add, None, "of every suite but analytic; frechet and refine: eps, others: all of the zoo")
+    models.add_flags(add, None, "of every suite but analytic; sets, frechet and refine: eps, others: all of the zoo")
     add("--label", **label, help="of a model of your own: numbers of classes, or its names, of the pictures in turn")
-    add("--guidance", type=fraction(0), help="of the suite frechet (1: none), or of a model of your own")
-    add("--judge", metavar="JUDGE", help="of the suites frechet and refine: module:callable, which returns your own")
+    add("--guidance", type=fraction(0), help="of the suites sets and frechet (1: none), or of a model of your own")
+    add("--judge", metavar="JUDGE", help="of the suites sets, frechet and refine: module:callable, which returns your own")
     add("--device", **device)
 
     add = command(train, "train an embedded model")

@@ -9,7 +9,7 @@ from commandline import run
 from PIL import Image
 
 from isdo import entry, gallery, infotext, models, zoo
-from isdo.bench import frechet, judge, problems, refinement
+from isdo.bench import judge, problems, refinement, sets, sets_page
 from isdo.bench.classifier import load as embedded
 from isdo.bench.report import read_json
 from isdo.path import FLOW, VE, smallest_sigma
@@ -496,23 +496,25 @@ def test_the_other_suites_measure_on_it(capsys, mine, monkeypatch, suite, key):
 def test_a_judge_of_ones_own_judges_sets(mine):
     found = judge.load("mine:Judge")
     assert found.real.mean.shape == (4,) and found.floor > 0 and found.odds is found.accuracy is found.pictures is None
-    some = {"isdo": frechet.SAMPLERS["isdo"]}
-    rows = frechet.run(models.load("mine:Model"), (3,), 8, some, judge=found, converged=4)
+    some = {"isdo": sets.SAMPLERS["isdo"]}
+    rows = sets.run(models.load("mine:Model"), (3,), 8, some, judge=found, converged=4)
     assert {row["accuracy"] for row in rows} == {None} and rows[0]["guidance"] is None and rows[0]["frechet"] > 0
-    page = frechet.page(rows, found, "--model mine:Model --judge mine:Judge")
+    page = sets_page.page(rows, found, "--model mine:Model --judge mine:Judge")
     assert "## mine:Model, karras grid, 8 pictures" in page and "those of the judge mine:Judge" in page
     assert f"| {rows[0]['frechet']:.3f} |" in page and "one half of the real pictures" in page
 
 
-SETS = [("frechet", "## mine:Model strength=2"), ("refine", "of the model mine:Model strength=2")]
+SETS = [
+    ("frechet", ("--calls", 2), "## mine:Model strength=2"), ("sets", ("--calls", 2), "## mine:Model strength=2"),
+    ("refine", (), "of the model mine:Model strength=2"),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("suite, says", SETS)
-def test_the_suites_of_sets_take_both_from_the_command_line(capsys, mine, monkeypatch, suite, says):
-    monkeypatch.setattr(frechet.run, "__defaults__", ((2,), *frechet.run.__defaults__[1:]))
+@pytest.mark.parametrize("suite, calls, says", SETS)
+def test_the_suites_of_sets_take_both_from_the_command_line(capsys, mine, monkeypatch, suite, calls, says):
     monkeypatch.setattr(refinement, "MIXTURE_COUNT", 4)
     named = ("--model", "mine:Model", "--judge", "mine:Rich", "--extra", "strength=2")
-    options = ("--limit", 4, "--json", "a.json", "--device", "cpu")
+    options = ("--limit", 4, "--json", "a.json", "--device", "cpu", *calls)
     status, printed, error = run(capsys, "bench", "--suite", suite, *named, *options)
     assert status == 0, error
     assert says in printed and f"--suite {suite} {' '.join(named)}" in printed
@@ -521,18 +523,18 @@ def test_the_suites_of_sets_take_both_from_the_command_line(capsys, mine, monkey
 
 def test_classes_are_those_asked_for_else_those_that_the_judge_knows(mine):
     rich, own, deaf = judge.load("mine:Rich"), models.load("mine:Model"), models.load("mine:Deaf")
-    assert torch.bincount(frechet.labels_for(own, rich, 8)).tolist() == [4, 4]
-    assert frechet.labels_for(models.load("mine:Model", labels=["3"]), rich, 2).tolist() == [3, 3]
-    assert frechet.labels_for(deaf, rich, 8) is frechet.labels_for(own, judge.load("mine:Judge"), 8) is None
-    assert frechet.labels_for(own, embedded(), 8) is None  # its classes are the zoo's
-    assert len(frechet.labels_for(models.load("eps"), embedded(), 20).unique()) == len(CLASSES)
-    row = frechet.run(own, (2,), 4, {"isdo": frechet.SAMPLERS["isdo"]}, judge=rich, converged=0)[0]
+    assert torch.bincount(sets.labels_for(own, rich, 8)).tolist() == [4, 4]
+    assert sets.labels_for(models.load("mine:Model", labels=["3"]), rich, 2).tolist() == [3, 3]
+    assert sets.labels_for(deaf, rich, 8) is sets.labels_for(own, judge.load("mine:Judge"), 8) is None
+    assert sets.labels_for(own, embedded(), 8) is None  # its classes are the zoo's
+    assert len(sets.labels_for(models.load("eps"), embedded(), 20).unique()) == len(CLASSES)
+    row = sets.run(own, (2,), 4, {"isdo": sets.SAMPLERS["isdo"]}, judge=rich, converged=0)[0]
     assert row["accuracy"] == 0.25
 
 
 def test_a_judge_that_answers_something_else_is_told_with_its_name(mine):
     with pytest.raises(RuntimeError, match=r"mine:Narrow: features are \(1, 3\), and must be \(1, 4\)"):
-        frechet.run(models.load("mine:Model"), (2,), 4, judge=judge.load("mine:Narrow"))
+        sets.run(models.load("mine:Model"), (2,), 4, judge=judge.load("mine:Narrow"))
 
 
 @pytest.mark.parametrize("name", ["mine:Judge", "mine:Rich"])
@@ -540,10 +542,10 @@ def test_refinement_is_measured_on_it(mine, monkeypatch, name):
     monkeypatch.setattr(refinement, "MIXTURE_COUNT", 4)
     found, given = judge.load(name), models.load("mine:Model")
     rows = refinement.run(given, 4, levels=(1.0,), judge=found)
-    sets = [row for row in rows if row["part"] == "sets"]
+    measured = [row for row in rows if row["part"] == "sets"]
     rich = name == "mine:Rich"
-    assert {row["method"] for row in sets} == set(refinement.METHODS)
-    assert all((row["detail"] is not None) == (row["loss"][0] is not None) == rich for row in sets)
+    assert {row["method"] for row in measured} == set(refinement.METHODS)
+    assert all((row["detail"] is not None) == (row["loss"][0] is not None) == rich for row in measured)
     assert any(row["part"] == "recovery" for row in rows) == rich
     page = refinement.page(rows, "--model mine:Model", found)
     assert ("## Recovery" in page) == rich and f"the judge {name}" in page and "--suite refine --model mine:Model" in page

@@ -7,7 +7,7 @@ from .moments import Moments, frechet, moments
 
 
 class Judge:
-    """What the suites frechet and refine ask; made of a judge of somebody's own.
+    """What the suites sets, frechet and refine ask; made of a judge of somebody's own.
 
     Args:
         name: for messages.
@@ -20,6 +20,7 @@ class Judge:
 
             accuracy(pictures, labels): the share of pictures that it takes for their class; left out, none is told;
             odds: how often each class occurs (K,): what a model that takes labels is asked for when no --label is given;
+            labels: the class of each real picture (N,), from which the odds are counted where they are left out;
             floor: the Fréchet distance of one half of the real pictures from the other; of features it is computed;
             pictures(count, seed): (real pictures (count, C, H, W) in [-1, 1] that the model was not trained on, their labels
                 or None): the suite refine then measures losses, detail, saturation and recovery, too;
@@ -33,19 +34,34 @@ class Judge:
         self.name, self.judge = name, judge
         if not callable(getattr(judge, "features", None)):
             raise ValueError(f"{name} returned a {type(judge).__name__} without features(pictures): a judge has that, and real")
-        real = getattr(judge, "real", None)
+        real, self.examples = getattr(judge, "real", None), None
         if isinstance(real, Moments):
             self.real, self.floor = real, getattr(judge, "floor", None)
         elif torch.is_tensor(real) and real.ndim == 2 and len(real) > 3 and real.is_floating_point():
-            real = real.detach().cpu().double()
+            self.examples = real = real.detach().cpu().double()
             self.real, self.floor = moments(real), frechet(moments(real[::2]), moments(real[1::2]))
         else:
             what = tuple(real.shape) if torch.is_tensor(real) else type(real).__name__
             raise ValueError(f"{name}: real is {what}: give features (N, D) of real pictures, or isdo.bench.moments.Moments")
-        self.odds = getattr(judge, "odds", None)
-        if self.odds is not None:
-            self.odds = torch.as_tensor(self.odds, device="cpu")
+        self.odds = self._odds(getattr(judge, "odds", None), getattr(judge, "labels", None))
         self.accuracy, self.pictures = (getattr(judge, part, None) for part in ("accuracy", "pictures"))
+
+    def _odds(self, odds, labels):
+        """Return how often each class occurs (K,), or None where nobody knows.
+
+        Raises:
+            ValueError: labels that are not one class for each real picture.
+        """
+        if odds is not None or labels is None:
+            return odds if odds is None else torch.as_tensor(odds, device="cpu")
+        labels = torch.as_tensor(labels, device="cpu")
+        known = labels.ndim == 1 and not labels.is_floating_point() and len(labels) and int(labels.min()) >= 0
+        if not known or (self.examples is not None and len(labels) != len(self.examples)):
+            raise ValueError(
+                f"{self.name}: labels are {tuple(labels.shape)} of {labels.dtype}: give the class of each real picture as a "
+                "whole number, or odds"
+            )
+        return labels.bincount().double() / len(labels)
 
     def features(self, pictures):
         """Return the features (B, D) of pictures.

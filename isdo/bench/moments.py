@@ -55,12 +55,21 @@ def frechet(one, other):
     The root is taken of the symmetric form, by eigenvalues: C1 C2, whose root has the same trace, is not symmetric, and
     a general matrix root turns complex where a covariance is singular, as it is for fewer pictures than features.
     """
+    return frechet_from(one)(other)
+
+
+def frechet_from(one):
+    """Return the function of other Moments that is their Fréchet distance from ``one``, whose root is taken once."""
     values, vectors = torch.linalg.eigh(one.covariance)
     root = vectors * values.clamp(min=0).sqrt() @ vectors.T
-    middle = root @ other.covariance @ root
-    cross = torch.linalg.eigvalsh((middle + middle.T) / 2).clamp(min=0).sqrt().sum()
-    means = (one.mean - other.mean).square().sum()
-    return max(0.0, float(means + one.covariance.trace() + other.covariance.trace() - 2 * cross))
+
+    def distance(other):
+        middle = root @ other.covariance @ root
+        cross = torch.linalg.eigvalsh((middle + middle.T) / 2).clamp(min=0).sqrt().sum()
+        means = (one.mean - other.mean).square().sum()
+        return max(0.0, float(means + one.covariance.trace() + other.covariance.trace() - 2 * cross))
+
+    return distance
 
 
 def sampling_bias(truth, count, draws=4, seed=0):
@@ -68,6 +77,6 @@ def sampling_bias(truth, count, draws=4, seed=0):
 
     A perfect sampler would still show this much; it falls as 1/count.
     """
-    generator = torch.Generator("cpu").manual_seed(seed)
-    found = [frechet(truth, moments(truth.sample(count, generator))) for _ in range(draws)]
+    generator, distance = torch.Generator("cpu").manual_seed(seed), frechet_from(truth)
+    found = [distance(moments(truth.sample(count, generator))) for _ in range(draws)]
     return sum(found) / draws

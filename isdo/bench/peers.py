@@ -21,6 +21,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from ..device import beside, wide
+from ..noise import source
 from ..path import VE, Path, detect_path
 from ..reference import SAMPLERS as REFERENCE
 
@@ -271,6 +273,90 @@ def _theirs(name):
     return sample
 
 
+def _stochastic(name):
+    """Return k-diffusion's sampler of that name with fresh noise from each picture's own seed, on both paths.
+
+    Its step asks for one normal number a pixel and never for the same interval twice, so that independent draws are the
+    increments of a Brownian path, which BrownianTree gives at a hundred times the price. The formulas are for x = x0 + sigma n.
+    `flow` is seen as that: x/a has the noise-to-signal ratio s/a, exactly. At its pure-noise end that is infinite, where all of
+    these steps have one limit, D with fresh noise, and weigh what they know from there with 0.
+    """
+
+    @torch.no_grad()
+    def sample(model, x, sigmas, extra_args=None, callback=None, disable=None, *, seeds=None):
+        path, fresh, extra = detect_path(model), source(seeds, x), extra_args or {}
+        levels, done = wide(sigmas), 0
+
+        def asked(x):
+            """Return D at a level that is none of k-diffusion's business."""
+            sigma = beside(levels[done], x)
+            denoised = model(x, sigma.expand(len(x)), **extra)
+            if callback is not None:
+                callback({"x": x, "i": done, "sigma": sigma, "sigma_hat": sigma, "denoised": denoised})
+            return denoised
+
+        def seen(y, ratio):
+            shrink = (1 + path.fade * ratio).reshape(-1, *[1] * (y.ndim - 1))
+            return model(y / shrink, path.from_noise_to_signal(ratio), **extra)
+
+        def told(call):
+            sigma = path.from_noise_to_signal(call["sigma"])
+            callback(call | {"x": path.signal(sigma) * call["x"], "i": call["i"] + done, "sigma": sigma, "sigma_hat": sigma})
+
+        if math.isinf(path.noise_to_signal(levels[0])) and levels[1]:
+            later = levels[1].item()
+            x, done = path.signal(later) * asked(x) + later * fresh(x), 1
+        if levels[done + 1 :].tolist() == [0]:  # a single step is too few for two of these
+            return asked(x)
+        ratios = path.noise_to_signal(levels[done:])
+        run, y = getattr(k_diffusion("sampling"), name), (1 + path.fade * ratios[0].item()) * x
+        end = run(seen, y, beside(ratios, x), {}, callback and told, disable, noise_sampler=lambda *_: fresh(y))
+        return end / (1 + path.fade * ratios[-1].item())
+
+    return sample
+
+
+RESTART_LOW, RESTART_HIGH, RESTARTS = 0.1, 2.0, 2  # of the WebUIs' "Restart" from 36 steps on; noise-to-signal ratios
+
+
+def restarts(run, path, x, sigmas, steps, fresh, times=RESTARTS, low=RESTART_LOW, high=RESTART_HIGH):
+    """Draw with Restart (Xu et al. 2023, algorithm 1): on reaching ``low`` go back up to ``high`` with fresh noise, ``times``.
+
+    Args:
+        run: ``run(x, sigmas) -> x`` solves a leg.
+        path: of x; the noise is what takes the one level to the other on it.
+        sigmas: falling levels, 0 at the end; the one nearest to ``low`` is where it turns.
+        steps: of each leg from ``high`` down, geometric.
+        fresh: ``fresh(x)``, noise like x.
+    """
+    levels = wide(sigmas)
+    i = int((path.noise_to_signal(levels[:-1]) - low).abs().argmin())
+    bottom, top = float(levels[i]), path.from_noise_to_signal(high)
+    leg = torch.linspace(math.log(top), math.log(bottom), steps + 1, dtype=torch.float64, device="cpu").exp()
+    leg[0], leg[-1] = top, bottom
+    x = run(x, sigmas[: i + 1])
+    for _ in range(times if bottom < top else 0):
+        fade = path.signal(top) / path.signal(bottom)
+        x = run(fade * x + math.sqrt(top**2 - (fade * bottom) ** 2) * fresh(x), leg)
+    return run(x, sigmas[i:])
+
+
+@torch.no_grad()
+def restart(model, x, sigmas, extra_args=None, callback=None, disable=None, *, seeds=None):
+    """Restart with DPM++ 2M on every leg: half of the calls go down once, the others are two legs from 2 to 0.1.
+
+    These are the proportions of the WebUIs' "Restart", which solves with Heun: two calls a step, so that 24 of them would
+    leave it 12 steps, and it begins to restart at 20. One call a step is the stronger choice at equal calls.
+    """
+    solve = PEERS["dpmpp_2m"].run
+
+    def leg(x, levels):
+        return solve(model, x, beside(levels, x), extra_args, callback, disable)
+
+    steps = (len(sigmas) - 1) // 2
+    return restarts(leg, detect_path(model), x, sigmas, steps, source(seeds, x), RESTARTS if steps else 0)
+
+
 def _one_call_a_step(calls):
     return calls
 
@@ -316,4 +402,8 @@ STOCHASTIC = {
     "edm": Peer("EDM, stochastic", REFERENCE["edm"], "Karras et al. 2022", PEERS["heun"].steps),
     "reverse_sde": Peer("Reverse SDE", REFERENCE["reverse_sde"], "Song et al. 2021"),
     "langevin": Peer("Langevin", REFERENCE["langevin"], "Karras et al. 2022"),
+    "euler_a": Peer("Euler a", _stochastic("sample_euler_ancestral"), "k-diffusion"),
+    "dpmpp_2m_sde": Peer("DPM++ 2M SDE", _stochastic("sample_dpmpp_2m_sde"), "Lu et al. 2022; k-diffusion"),
+    "dpmpp_3m_sde": Peer("DPM++ 3M SDE", _stochastic("sample_dpmpp_3m_sde"), "Lu et al. 2022; k-diffusion"),
+    "restart": Peer("Restart (DPM++ 2M)", restart, "Xu et al. 2023", lambda calls: max(1, calls // 2)),
 }

@@ -18,11 +18,12 @@ from ..settings import RefineSettings
 from ..zoo import data
 from ..zoo.net import CLASSES
 from . import classifier
-from .frechet import labels_for
 from .judge import check, judged
 from .moments import frechet, moments, sampling_bias
+from .peers import restarts
 from .problems import Mixture, hartley, rms
 from .report import markdown
+from .sets import labels_for
 from .work_precision import SCHEDULED
 
 COUNT, BATCH = 256, 32
@@ -31,7 +32,7 @@ BASE, EXTRA = 12, 12  # model calls that drew a picture, and that each method ma
 LEVELS = {"sets": (1.0, 2.0, 4.0), "mixture": (1.0, 2.0), "recovery": (0.25, 0.5, 1.0)}
 LOSS_AT = (0.1, 0.25, 0.6)
 MIXTURE_BASE, MIXTURE_COUNT = 5, 300
-RESTARTS, RESTART_LOW = 3, 0.1
+RESTARTS = 3
 DAMAGED = ("faces", "people")  # they show hands
 FREE = {"lock": 0, "detail": 1.0}
 
@@ -78,25 +79,16 @@ def _more_steps(job, level, calls):
     return _solve(job.model, job.x, job.sigmas(BASE + calls), job.extra_args)
 
 
-def restart(job, level, calls, low=RESTART_LOW, times=RESTARTS):
-    """Draw anew with Restart (Xu et al. 2023): on reaching ``low`` go back up to ``level`` with fresh noise, ``times``.
-
-    ISDO solves every leg; the noise is what takes the one level to the other on the model's path.
-    """
-    sigmas, path = job.sigmas(BASE), job.model.path
-    i = int((path.noise_to_signal(sigmas[:-1].double()) - low).abs().argmin())
-    bottom, top = float(sigmas[i]), path.from_noise_to_signal(level)
-    leg = torch.linspace(math.log(top), math.log(bottom), calls // times + 1, dtype=torch.float64, device="cpu").exp()
-    leg[0], leg[-1] = top, bottom
+def restart(job, level, calls):
+    """Draw anew with Restart from ``level`` down again, RESTARTS times; ISDO solves every leg."""
     generators = [torch.Generator("cpu").manual_seed(10**6 + seed) for seed in job.seeds]
-    run = partial(_solve, extra_args=job.extra_args)
-    x = run(job.model, job.x, sigmas[: i + 1])
-    for _ in range(times):
+
+    def fresh(x):
         drawn = [torch.randn(x.shape[1:], generator=g, dtype=torch.float64, device="cpu") for g in generators]
-        noise = torch.stack(drawn).to(x)
-        fade = path.signal(top) / path.signal(bottom)
-        x = run(job.model, fade * x + math.sqrt(top**2 - (fade * bottom) ** 2) * noise, leg)
-    return run(job.model, x, sigmas[i:])
+        return torch.stack(drawn).to(x)
+
+    solve = partial(_solve, job.model, extra_args=job.extra_args)
+    return restarts(solve, job.model.path, job.x, job.sigmas(BASE), calls // RESTARTS, fresh, RESTARTS, high=level)
 
 
 def by_refine(job, level, calls, once=False, **chosen):
