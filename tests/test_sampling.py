@@ -226,6 +226,12 @@ def test_a_picture_is_bit_equal_whatever_the_batch_holds(settings, shape, basis,
     assert torch.equal(run(rational, batch.roll(2, 0), grid(8), settings)[4:5], alone)
 
 
+def test_a_picture_of_one_channel_is_bit_equal_by_itself_too(rational, normal):
+    batch = 3 * normal(7, 1, 8, 8).float()
+    for i, picture in enumerate(run(rational, batch, grid(8), Settings())):
+        assert torch.equal(run(rational, batch[i : i + 1], grid(8), Settings())[0], picture)
+
+
 @pytest.mark.parametrize("basis", ["fourier", "cosine"])
 def test_autocast_round_the_sampler_changes_nothing(basis, rational, normal):
     x, settings = 3 * normal(1, 4, 8, 12).float(), Settings(basis=basis)
