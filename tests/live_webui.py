@@ -532,7 +532,9 @@ class SimpleGrid:
 def test_every_setting_has_one_axis(webui):
     for tab in ("txt2img", "img2img"):
         labels = axes(webui, tab)
-        assert [label for label in labels if "[ISDO]" in label] == [f"[ISDO] {field.label}" for field in CONTROLS]
+        assert [label for label in labels if "[ISDO]" in label] == [
+            "[ISDO] Preset", *(f"[ISDO] {field.label}" for field in CONTROLS)
+        ]
 
 
 def test_grid_over_our_settings(eps):
