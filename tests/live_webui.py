@@ -10,11 +10,10 @@ import torch
 from livehost import Refused, encode, meanwhile, ours, rms, steps_of
 
 import isdo
-from isdo.settings import FIELDS, HOST_FIELDS
+from isdo.hosts.request import CONTROLS
 
 pytestmark = [pytest.mark.live, pytest.mark.skipif(livehost.missing() is not None, reason=str(livehost.missing()))]
 
-CONTROLS = (*FIELDS, *HOST_FIELDS)
 ISDO = {"sampler_name": "ISDO"}
 EULER = {"sampler_name": "Euler"}
 SCHEDULE = "ISDO curvature"
