@@ -6,7 +6,7 @@ import pytest
 
 from isdo.hosts import request
 from isdo.hosts.request import CONTROLS, REFINE, REFINE_CONTROLS, SAMPLER, refine_settings
-from isdo.settings import FIELDS, RefineSettings, Settings
+from isdo.settings import FIELDS, PRESETS, RefineSettings, Settings
 
 ROOT = Path(__file__).parents[1]
 DEFAULTS = {field.key: field.default for field in CONTROLS}
@@ -106,14 +106,22 @@ def test_the_schema_describes_every_setting():
         assert value in what["choices"] if "choices" in what else what["minimum"] <= value <= what["maximum"]
 
 
+def test_the_documentation_lists_every_preset():
+    text = (ROOT / "docs" / "webui.md").read_text(encoding="utf-8")
+    for name, changed in PRESETS.items():
+        (row,) = [line for line in text.splitlines() if line.startswith(f"| {name} |")]
+        assert all(str(value) in row for value in changed.values())
+
+
 def test_the_documentation_lists_every_setting():
-    rows = [line for line in (ROOT / "docs" / "webui.md").read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
+    lines = (ROOT / "docs" / "webui.md").read_text(encoding="utf-8").splitlines()
+    rows = [line for line in lines if line.startswith("| ") and " | `" in line]
     for field in (*CONTROLS, *REFINE_CONTROLS):
         allowed = ", ".join(field.choices) if field.choices else f"{field.low} to {field.high}".replace(".0", "")
         allowed = "true, false" if field.kind is bool else allowed
         default = str(field.default).lower() if field.kind is bool else field.default
         assert f"| {field.label} | `{field.key}` | {default} | {allowed} | {field.help} |" in rows
-    assert len(rows) == len(CONTROLS) + len(REFINE_CONTROLS) + 2
+    assert len(rows) == len(CONTROLS) + len(REFINE_CONTROLS)
 
 
 @pytest.mark.parametrize("drawn", range(0, 40))
