@@ -127,6 +127,12 @@ FIELDS = (
         "with an accuracy: the most model calls that a picture may take; then it ends on what there is",
         low=1, high=10_000, rare=True, idle=(("tolerance", lambda tolerance: tolerance == 0),),
     ),
+    Field(
+        "curvature_penalty", 0.0, float, "Curvature penalty", "ISDO curvature penalty",
+        "0: none; else how strongly pictures are kept away from where the model is undecided (1: a little, 10: much); takes "
+        "three model calls for each one",
+        low=0.0, high=10.0, rare=True, step=0.1,
+    ),
 )  # fmt: skip
 # What the WebUIs' plugin asks besides: choices about the host's part of a run, of which the solver knows nothing.
 HOST_FIELDS = (
@@ -288,6 +294,7 @@ class Settings(_Declared):
     placement: float = _BY_KEY["placement"].default
     tolerance: float = _BY_KEY["tolerance"].default
     max_calls: int = _BY_KEY["max_calls"].default
+    curvature_penalty: float = _BY_KEY["curvature_penalty"].default
 
 
 @dataclass(frozen=True)

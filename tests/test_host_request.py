@@ -11,7 +11,8 @@ from isdo.settings import FIELDS, RefineSettings, Settings
 ROOT = Path(__file__).parents[1]
 DEFAULTS = {field.key: field.default for field in CONTROLS}
 OTHER = {"solver": "srk4", "path": "flow", "modes": 8, "order": 2, "tau": "root", "power": "zero", "corrector": 0,
-         "response": 0.25, "basis": "cosine", "placement": 1.0, "strength": "noise level", "tolerance": 0.1}  # fmt: skip
+         "response": 0.25, "basis": "cosine", "placement": 1.0, "strength": "noise level", "tolerance": 0.1,
+         "curvature_penalty": 0.5}  # fmt: skip
 
 
 def test_every_setting_has_another_value_to_try():
@@ -45,7 +46,7 @@ def test_names_need_not_say_enabled():
     [
         ([True, "euler"], "solver is 'euler'"),
         ([False, "euler"], "solver is 'euler'"),
-        ([True, *OTHER.values(), 1], "14 arguments"),
+        ([True, *OTHER.values(), 1], "15 arguments"),
         ([1], "enabled is 1"),
         ([{"ordr": 2}], "no setting ordr"),
         ([{"enabled": "yes"}], "enabled is 'yes'"),

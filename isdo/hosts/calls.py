@@ -10,6 +10,7 @@ import torch
 from modules import sd_samplers, sd_samplers_common, sd_samplers_kdiffusion, shared
 
 from ..curvature import interpolate
+from ..penalty import calls_each
 from ..schedules import karras
 from ..solver import SOLVERS
 from .picture import refusing, stored_defaults, values_of
@@ -120,7 +121,8 @@ def calls_of(model, name, steps, values=None):
         return steps
     if config.name == NAME:
         values = values or SAMPLER.defaults
-        return steps if values["tolerance"] else SOLVERS[values["solver"]].calls(steps)
+        each = calls_each(values["curvature_penalty"])
+        return max(steps // each, 1) * each if values["tolerance"] else each * SOLVERS[values["solver"]].calls(steps)
     try:
         return counted_calls(sd_samplers.create_sampler(name, model), steps) if model is not None else config.total_steps(steps)
     except Exception:  # Forge has a stand-in until the first picture is asked for
@@ -247,7 +249,7 @@ def told(page):
 
 def in_words(calls, values):
     """Return the model calls of ISDO's passes in words."""
-    a_step = SOLVERS[values["solver"]].calls_a_step
+    a_step = calls_each(values["curvature_penalty"]) * SOLVERS[values["solver"]].calls_a_step
     if values["tolerance"]:
         return f"at most {counted(sum(calls))}, as many as it needs"
     return counted(sum(calls)) + (f", {a_step} a step" if a_step > 1 else "")
