@@ -472,9 +472,29 @@ def _adaptive(args):
     return rows, adaptive.page(rows)
 
 
+def _penalty(args):
+    from tqdm import tqdm
+
+    from .bench import penalty, report
+
+    kept, bar = _kept(args), partial(tqdm, desc="drawing", leave=False)
+    model = None if args.model is None else asked(args)
+
+    def save(rows):
+        if args.json:
+            report.write_json(penalty.merged(kept, rows), args.json)
+
+    rows = penalty.run(
+        bar, model=model, judge=_judge(args), seed=args.seed or 0, limit=args.limit, only=args.only, reuse=kept, save=save,
+        device=args.device,
+    )  # fmt: skip
+    rows = penalty.merged(kept, rows)
+    return rows, penalty.page(rows, _flags(args))
+
+
 BENCHES = {
     "analytic": _accuracy, "zoo": _accuracy, "img2img": _accuracy, "grids": _grids, "speed": _speed, "sweep": _sweep,
-    "frechet": _frechet, "refine": _refine, "ceiling": _ceiling, "adaptive": _adaptive,
+    "frechet": _frechet, "refine": _refine, "ceiling": _ceiling, "adaptive": _adaptive, "penalty": _penalty,
 }  # fmt: skip
 
 
@@ -484,15 +504,17 @@ def _check_model(args):
     Raises:
         ValueError: it was said.
     """
-    own, sets = args.model is not None and models.is_own(args.model), BENCHES[args.suite] in (_frechet, _refine)
+    own, sets = args.model is not None and models.is_own(args.model), BENCHES[args.suite] in (_frechet, _refine, _penalty)
     if args.model is not None and args.suite == "analytic":
         raise ValueError("the suite analytic has denoisers in closed form: leave out --model, or take the suite zoo")
     if args.judge is not None and not sets:
-        raise ValueError(f"--judge is for the suites frechet and refine: {args.suite} judges no sets of pictures")
+        raise ValueError(f"--judge is for the suites frechet, refine and penalty: {args.suite} judges no sets of pictures")
     if not own:
         for flag in ("extra", "shape", "label"):
             if getattr(args, flag):
                 raise ValueError(f"--{flag} is for a model of your own: name it by --model module:callable")
+        if args.suite == "penalty" and args.model is not None:
+            raise ValueError("the suite penalty has its own models: leave out --model, or name one of your own")
         if args.guidance is not None and BENCHES[args.suite] is not _frechet:
             raise ValueError(f"--guidance is for the suite frechet and for a model of your own: {args.suite} has its own")
 
@@ -501,7 +523,7 @@ def bench(args):
     """Measure, print the tables, and write the rows and the plot where asked."""
     from .bench import report
 
-    if args.plot is not None and BENCHES[args.suite] not in (_accuracy, _adaptive):
+    if args.plot is not None and BENCHES[args.suite] not in (_accuracy, _adaptive, _penalty):
         raise ValueError(f"--plot draws error against calls: the suite {args.suite} has none")
     for flag in ("calls", "bend"):
         if getattr(args, flag) and BENCHES[args.suite] is not _accuracy:
@@ -526,9 +548,9 @@ def bench(args):
 
 def plot_of(suite):
     """Return the function that draws a suite's rows into a file."""
-    from .bench import adaptive, report
+    from .bench import adaptive, penalty, report
 
-    return adaptive.plot if suite == "adaptive" else report.plot
+    return {"adaptive": adaptive.plot, "penalty": penalty.plot}.get(suite, report.plot)
 
 
 def _train_zoo(args, out, data):
@@ -716,7 +738,7 @@ def make_parser():
 
     add = command(bench, "measure ISDO against its peers")
     add("--suite", choices=list(BENCHES), default="analytic", help="what to measure (%(default)s)")
-    add("--json", metavar="FILE", help="write the rows there; sweep, frechet and adaptive go on from what it holds")
+    add("--json", metavar="FILE", help="write the rows there; sweep, frechet, adaptive and penalty go on from what it holds")
     add("--plot", metavar="FILE", help="draw error against model calls there (png, svg or pdf)")
     add("--doc", metavar="FILE", help="write what is printed there, as markdown; keeps what an older page has by hand")
     add("--calls", type=whole(1), nargs="+", metavar="N", help="of the suites analytic, zoo and img2img (5 to 30)")
@@ -728,7 +750,7 @@ def make_parser():
     models.add_flags(add, None, "of every suite but analytic; frechet and refine: eps, others: all of the zoo")
     add("--label", **label, help="of a model of your own: numbers of classes, or its names, of the pictures in turn")
     add("--guidance", type=fraction(0), help="of the suite frechet (1: none), or of a model of your own")
-    add("--judge", metavar="JUDGE", help="of the suites frechet and refine: module:callable, which returns your own")
+    add("--judge", metavar="JUDGE", help="of the suites frechet, refine, penalty: module:callable, which returns your own")
     add("--device", **device)
 
     add = command(train, "train an embedded model")
