@@ -5,6 +5,7 @@ import math
 import torch
 
 from .answers import check_kind
+from .device import wide
 from .path import detect_path
 from .sampling import check_sigmas, check_x
 from .settings import Settings
@@ -100,10 +101,9 @@ def _check_number(name, value, low):
 
 def _check_states(states, sigmas, path):
     """Return (list of states, list of levels above 0) of a trajectory."""
-    if not torch.is_tensor(states) and not isinstance(states, (list, tuple)):
+    if not isinstance(states, (list, tuple)) and not (torch.is_tensor(states) and states.ndim):
         raise ValueError(f"states is a {type(states).__name__}: give a list of x, one at each sigma, or a tensor of all")
-    states = list(states)
-    count = torch.as_tensor(sigmas, device="cpu").numel() if not torch.is_tensor(sigmas) else sigmas.numel()
+    states, count = list(states), wide(sigmas).numel()
     if len(states) != count:
         raise ValueError(f"there are {len(states)} states and {count} sigmas: give one x at each, the result at the last")
     levels = check_sigmas(sigmas, path)
