@@ -15,8 +15,8 @@ MODES = 64
 # The two further calls lie so many sigma from x. A second difference errs by about (h/l)^2/12 in truncation, l being the
 # length over which D turns (sigma/sqrt(lambda) on a mixture), and by eps |D|/h^2 in rounding. Their sum is least where h goes
 # as the fourth root of eps, and the networks of the hosts compute in half precision, whatever the dtype of x: 2^-11 to the
-# power of 1/4 is 0.15. In float64 it is 2^-13, which leaves 7 digits.
-APART, APART_IN_FLOAT64 = 0.15, 2.0**-13
+# power of 1/4 is 0.15. In float64 2^-14 leaves 6 digits or 7.
+APART, APART_IN_FLOAT64 = 0.15, 2.0**-14
 # The correction is no larger than that share of what the step goes anyway in these modes, |D - x/a|.
 SHARE = 0.5
 

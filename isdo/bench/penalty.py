@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .. import gallery, zoo
+from .. import gallery
 from ..denoiser import CallCounter
 from ..files import replacing
 from ..models import of_zoo, usual_schedule
@@ -387,10 +387,9 @@ def of_emoji(seed, limit, known, progress, device, emoji):
     except (FileNotFoundError, ImportError):
         return []
     real, count = data.to_unit(train.pictures[:, 0]), min(PICTURES, limit or PICTURES)
-    labels = torch.arange(count, device="cpu") % zoo.net.NULL
     others = nearest(data.to_unit(held_out.pictures[:, 0]), real).median().item()
-    judge = classifier.load().to(device)
-    made = on_set(of_zoo("eps", device), labels, count, seed, known, progress, judge, real, "zoo, eps")
+    judge, given = classifier.load().to(device), of_zoo("eps", device)
+    made = on_set(given, labels_for(given, judge, count, seed), count, seed, known, progress, judge, real, "zoo, eps")
     return [(row | {"held_out": others} for row in made)]
 
 
