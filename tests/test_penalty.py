@@ -1,4 +1,4 @@
-"""The curvature penalty: what is felt, which way it pushes, how far, how many calls it takes, and that it keeps to the rules."""
+"""The curvature penalty: what is felt, which way it pushes and how far, how many calls it takes, and that it keeps to rules."""
 
 import math
 
@@ -201,8 +201,7 @@ def test_it_pushes_away_from_where_the_denoiser_is_undecided(path, side, normal)
 
 @both_paths
 def test_it_is_the_same_on_both_paths_and_in_other_units(path, blobs):
-    (model, x, sigma), (other, y, level) = blobs("ve"), blobs(path, size=1.0)
-    assert not torch.equal(model.means, other.means)
+    model, x, sigma = blobs("ve")
     twin = Blobs(PATHS[path], 7 * model.means, 49 * model.variances)
     there = PATHS[path].from_noise_to_signal(7 * RATIO)
     found, denoised = bent(penalty_of(model, share=SHARE), model, x, sigma, 3)
@@ -272,17 +271,23 @@ def test_where_nothing_comes_apart_it_changes_nothing_but_the_calls(settings, pa
 
 @every_kind
 @both_paths
-def test_samples_come_to_lie_at_the_modes(settings, path, normal):
-    """Few steps leave some between two modes; with the penalty the same steps leave fewer."""
-    model, way = pair(path)
-    start = LEVELS[path][0]
-    x, sides = start * normal(16 if settings.tolerance else 128, 2, 1, 2), []
+def test_of_a_network_that_smooths_fewer_samples_lie_between_two_modes(settings, path, normal):
+    """D goes from one mode to the other over a stretch that no noise level makes shorter: the ODE itself ends amid it."""
+    way = torch.full((2, 1, 2), 0.5, dtype=torch.float64)
+
+    def model(x, sigma):
+        signal = model.path.signal(sigma.to(x.dtype))[:, None].clamp(min=1e-9)
+        along = (x * way).flatten(1).sum(1, keepdim=True) / signal
+        return torch.erf(1.3 * along).view(-1, 1, 1, 1) * way
+
+    model.path, shares = PATHS[path], []
+    levels = LEVELS[path][2:]  # from a noise-to-signal ratio of 1 on
+    x = levels[0] * normal(40 if settings.tolerance else 400, 2, 1, 2)
     for weight in (0.0, 1.0):
-        out = run(model, x, LEVELS[path], with_penalty(settings, weight))
-        along = (out * way).flatten(1).sum(1) / way.square().sum()
-        sides.append(((along.abs() - 1).abs() > 4 * 0.05 / way.norm()).double().mean().item())
-        assert 0.3 < (along > 0).double().mean() < 0.7
-    assert sides[1] < sides[0] or sides[0] == 0 == sides[1]
+        along = (run(model, x, levels, with_penalty(settings, weight)) * way).flatten(1).sum(1)
+        shares.append((along.abs() < 0.6).double().mean().item())
+        assert 0.25 < (along > 0).double().mean() < 0.75
+    assert shares[1] < 0.6 * shares[0], shares
 
 
 @every_kind

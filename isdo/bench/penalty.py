@@ -238,7 +238,7 @@ def between(truth, x):
     far, undecided = ~(distance.amin(1) <= reach), ~(largest >= DECIDED)
     inside = ~(far | undecided)
     own = distance[inside].gather(1, chosen[inside][:, None])
-    found = torch.bincount(chosen[inside], minlength=len(truth.shares)) / max(int(inside.sum()), 1)
+    found = torch.bincount(chosen[inside], minlength=len(truth.shares)).double() / max(int(inside.sum()), 1)
     return {
         "far": 100 * far.double().mean().item(),
         "undecided": 100 * undecided.double().mean().item(),
