@@ -4,16 +4,15 @@ import argparse
 import logging
 import math
 import platform
-import shlex
 import sys
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import torch
 
 from . import __version__, files, gallery, infotext, models, picture, zoo
+from .bench import suites
 from .bench.peers import FURTHER, PEERS
 from .probe import measure_curvature
 from .reference import SAMPLERS as REFERENCE
@@ -63,11 +62,6 @@ def draw(run, given, sigmas, seeds, callback=None):
         sampler = seeded(run, seeds[part])
         done.append(sampler(given.model, x, sigmas.to(given.device), extra_args=extra, callback=callback, disable=True).cpu())
     return torch.cat(done)
-
-
-def asked(args, **options):
-    """Return the model that the command line names and how it asks for it, as models.Given."""
-    return models.load(args.model, args.device, args.label, args.guidance, args.extra, args.shape, **options)
 
 
 def unlabelled(given):
@@ -155,7 +149,7 @@ def sample(args):
     if not models.is_own(args.model):
         zoom_for(args, models.SHAPE)  # before anything is loaded
         args.guidance = models.GUIDED if args.guidance is None else args.guidance
-    model = unlabelled(asked(args, zero_terminal_snr=args.zero_terminal_snr))
+    model = unlabelled(models.asked(args, zero_terminal_snr=args.zero_terminal_snr))
     zoom = zoom_for(args, model.shape)
     seeds = range(args.seed, args.seed + args.count)
     args.schedule = args.schedule or models.usual_schedule(model.model)
@@ -249,7 +243,7 @@ def refine(args):
         animation = gallery.check_target(animation, ".gif")
     takes, given, own = ZOO_SIDES, None, models.is_own(args.model)
     if own:  # it says what pictures it takes
-        given = asked(args)
+        given = models.asked(args)
         gallery.check_channels(given.shape[0])
         takes = given.shape[1:], getattr(given.model, "multiple", None)
     pictures, zoom, said = opened(args.picture, takes)
@@ -268,7 +262,7 @@ def refine(args):
         if args.guidance is None:
             remedy = "give one with --guidance"
             args.guidance = number_in(said, "CFG scale", fraction(0), remedy) if "CFG scale" in said else 1.0
-        given = unlabelled(asked(args))
+        given = unlabelled(models.asked(args))
 
     def shown(batch):
         return gallery.grid(batch, zoom=zoom) if zoom else gallery.picture(batch[0])
@@ -321,7 +315,7 @@ def probe(args):
     from .bench.report import markdown, write_json
 
     out = args.json if args.json is None else files.check_target(args.json)
-    given = unlabelled(asked(args))
+    given = unlabelled(models.asked(args))
     model, seeds = given.model, range(args.seed, args.seed + args.count)
     sigmas = karras(args.steps, model.sigma_min, model.sigma_max)
     x = (sigmas[0] * gallery.noise(seeds, given.shape)).to(given.device)
@@ -347,225 +341,6 @@ def demo(args):
 
     for file in demo(args.out, progress=partial(tqdm, desc="drawing", leave=False)):
         print(file)
-
-
-def _named(args):
-    """Return the models that the command line names, as `problems.learned` takes them; None: it names none."""
-    if args.model is None:
-        return None
-    return (asked(args),) if models.is_own(args.model) else (args.model,)
-
-
-def _flags(args):
-    """Return the flags that name the model and the judge, to run the same again; None: there are none."""
-    words = [word for key in ("model", "judge") if (value := getattr(args, key)) for word in (f"--{key}", value)]
-    words += [word for key, value in args.extra for word in ("--extra", f"{key}={value}")]
-    words += ["--shape", ",".join(map(str, args.shape))] if args.shape else []
-    words += ["--label", *args.label] if args.label else []
-    words += ["--guidance", f"{args.guidance:g}"] if args.guidance is not None else []
-    return shlex.join(words) or None
-
-
-def _judge(args):
-    from .bench import judge
-
-    return None if args.judge is None else judge.load(args.judge)
-
-
-def _accuracy(args):
-    from .bench import report, work_precision
-
-    rows = work_precision.run(
-        args.suite, calls=args.calls or work_precision.CALLS, seed=args.seed or 0, limit=args.limit, only=args.only,
-        device=args.device, bend=args.bend, further=args.all, models=_named(args),
-    )  # fmt: skip
-    return rows, f"{report.page(rows, _flags(args))}\n\n{report.table(rows)}"
-
-
-def _speed(args):
-    from .bench import speed
-
-    return speed.run() if args.model is None else speed.run_with(asked(args))
-
-
-def _kept(args):
-    """Return the rows that an earlier run of the suite left in the file --json names, to go on from."""
-    from .bench import report
-
-    rows = report.read_json(args.json) if args.json and Path(args.json).exists() else []
-    return [row for row in rows if row.get("bench") == args.suite]
-
-
-def _sweep(args):
-    from tqdm import tqdm
-
-    from .bench import sweep
-
-    limit, bar = args.limit or sweep.LIMIT, partial(tqdm, unit="problem", leave=False)
-    seed = sweep.SEED if args.seed is None else args.seed
-    rows = sweep.run(bar, seed=seed, limit=limit, only=args.only, reuse=_kept(args), models=_named(args))
-    return rows, sweep.page(rows, _flags(args))
-
-
-def _sets(args):
-    from tqdm import tqdm
-
-    from .bench import report, sets, sets_page
-
-    kept, judge, cache = _kept(args), _judge(args), args.cache
-    if cache is None and args.json:
-        cache = Path(args.json).with_suffix(".batches")
-    model = asked(args) if models.is_own(args.model or "eps") else args.model or "eps"
-
-    def save(rows):
-        if args.json:
-            report.write_json(sets.merged(kept, rows), args.json)
-
-    try:
-        rows = sets.run(
-            model, suite=args.suite, calls=args.calls, count=args.limit or sets.COUNT, samplers=_samplers(args),
-            guidance=1.0 if args.guidance is None else args.guidance, seed=args.seed or 0, judge=judge, device=args.device,
-            converged=sets.CONVERGED if not args.samplers or "converged" in args.samplers else 0, autocast=args.autocast,
-            progress=partial(tqdm, unit="call", unit_scale=True, leave=False), batch=args.batch,
-            cache=cache and files.make_folder(cache), reuse=kept, save=save,
-        )  # fmt: skip
-    except KeyboardInterrupt:
-        if cache:
-            logging.warning("what is drawn is kept in %s: run again to go on, or with a smaller --limit to judge that", cache)
-        raise
-    rows = sets.merged(kept, rows)
-    return rows, sets_page.page(rows, judge, _drawn_with(args), args.suite)
-
-
-def _samplers(args):
-    """Return the samplers that the command line asks the suites of sets for, None: theirs.
-
-    Raises:
-        ValueError: a name that none has.
-    """
-    from .bench import sets
-
-    known = sets.every()
-    if not args.samplers:
-        return known if args.all else None
-    names = dict.fromkeys([sets.BASELINE, *args.samplers])  # with whose pictures the others' are compared
-    if unknown := [name for name in names if name not in known and name != "converged"]:
-        raise ValueError(f"--samplers {unknown[0]}: there is no such sampler: choose of {', '.join([*known, 'converged'])}")
-    return {name: known[name] for name in names if name != "converged"}
-
-
-def _drawn_with(args):
-    """Return the flags that say what the suites of sets draw, to run the same again; None: there are none."""
-    words = [word for key in ("calls", "samplers") if (value := getattr(args, key)) for word in (f"--{key}", *map(str, value))]
-    words += [word for key in ("autocast", "limit") if (value := getattr(args, key)) for word in (f"--{key}", str(value))]
-    named = _flags(args) or (words and "--model eps")
-    return " ".join([named, shlex.join(words)]).strip() if named else None
-
-
-def _grids(args):
-    from .bench import grids
-
-    named = {"device": args.device, "models": _named(args)}
-    return grids.run(args.seed or 0, args.limit, args.only or "", **named)
-
-
-def _ceiling(args):
-    from tqdm import tqdm
-
-    from .bench import ceiling
-
-    bar = partial(tqdm, desc="fitting", unit="problem", leave=False)
-    return ceiling.run(args.seed or 0, args.limit, args.only, args.device, progress=bar, models=_named(args))
-
-
-def _refine(args):
-    from tqdm import tqdm
-
-    from .bench import refinement
-
-    bar, judge = partial(tqdm, desc="refining", leave=False), _judge(args)
-    model = asked(args) if models.is_own(args.model or "eps") else args.model or "eps"
-    rows = refinement.run(model, args.limit or refinement.COUNT, args.seed or 0, bar, judge=judge, device=args.device)
-    return rows, refinement.page(rows, _flags(args), judge)
-
-
-def _adaptive(args):
-    from tqdm import tqdm
-
-    from .bench import adaptive, report
-
-    kept, bar = _kept(args), partial(tqdm, desc="measuring", unit="problem", leave=False)
-
-    def save(rows):
-        if args.json:
-            report.write_json(adaptive.merged(kept, rows), args.json)
-
-    rows = adaptive.run(bar, seed=args.seed or 0, limit=args.limit, only=args.only, reuse=kept, save=save, device=args.device)
-    rows = adaptive.merged(kept, rows)
-    return rows, adaptive.page(rows)
-
-
-BENCHES = {
-    "analytic": _accuracy, "zoo": _accuracy, "img2img": _accuracy, "grids": _grids, "speed": _speed, "sweep": _sweep,
-    "frechet": _sets, "refine": _refine, "ceiling": _ceiling, "adaptive": _adaptive, "sets": _sets,
-}  # fmt: skip
-
-
-def _check_model(args):
-    """Refuse what is said of a model to a suite that has no use for it.
-
-    Raises:
-        ValueError: it was said.
-    """
-    own, sets = args.model is not None and models.is_own(args.model), BENCHES[args.suite] in (_sets, _refine)
-    if args.model is not None and args.suite == "analytic":
-        raise ValueError("the suite analytic has denoisers in closed form: leave out --model, or take the suite zoo")
-    if args.judge is not None and not sets:
-        raise ValueError(f"--judge is for the suites sets, frechet and refine: {args.suite} judges no sets of pictures")
-    if not own:
-        for flag in ("extra", "shape", "label"):
-            if getattr(args, flag):
-                raise ValueError(f"--{flag} is for a model of your own: name it by --model module:callable")
-        if args.guidance is not None and BENCHES[args.suite] is not _sets:
-            raise ValueError(f"--guidance is for the suites sets and frechet, or a model of your own: {args.suite} has its own")
-
-
-def bench(args):
-    """Measure, print the tables, and write the rows and the plot where asked."""
-    from .bench import report
-
-    if args.plot is not None and BENCHES[args.suite] not in (_accuracy, _adaptive, _sets):
-        raise ValueError(f"--plot draws error or distance against calls: the suite {args.suite} has none")
-    if args.bend and BENCHES[args.suite] is not _accuracy:
-        raise ValueError(f"--bend is for the suites analytic, zoo and img2img: {args.suite} has its own")
-    for flag in ("calls", "all"):
-        if getattr(args, flag) and BENCHES[args.suite] not in (_accuracy, _sets):
-            also = "analytic, zoo, img2img, sets and frechet"
-            raise ValueError(f"--{flag} is for the suites {also}: {args.suite} has its own samplers and calls")
-    for flag in ("samplers", "cache", "batch", "autocast"):
-        if getattr(args, flag) and BENCHES[args.suite] is not _sets:
-            raise ValueError(f"--{flag} is for the suites sets and frechet: {args.suite} draws no sets of pictures")
-    _check_model(args)
-    for file in (args.json, args.plot, args.doc):
-        if file is not None:
-            files.check_target(file)
-    if args.plot is not None:
-        report.check_plot(args.plot)
-    rows, text = BENCHES[args.suite](args)
-    print(text)
-    if args.json is not None:
-        report.write_json(rows, args.json)
-    if args.doc is not None:
-        report.write_page(text, args.doc)
-    if args.plot is not None:
-        plot_of(args.suite)(rows, args.plot)
-
-
-def plot_of(suite):
-    """Return the function that draws a suite's rows into a file."""
-    from .bench import adaptive, report, sets_page
-
-    return {"adaptive": adaptive.plot, "sets": sets_page.plot, "frechet": sets_page.plot}.get(suite, report.plot)
 
 
 def _train_zoo(args, out, data):
@@ -752,8 +527,8 @@ def make_parser():
     add = command(demo, "the same pictures with ISDO and its peers, and a work-precision plot")
     add("--out", default="out", help="folder for the pictures (%(default)s)")
 
-    add = command(bench, "measure ISDO against its peers")
-    add("--suite", choices=list(BENCHES), default="analytic", help="what to measure (%(default)s)")
+    add = command(suites.bench, "measure ISDO against its peers")
+    add("--suite", choices=list(suites.SUITES), default="analytic", help="what to measure (%(default)s)")
     add("--json", metavar="FILE", help="write the rows there; sets, frechet, sweep and adaptive go on from what it holds")
     add("--plot", metavar="FILE", help="draw error, or the distance of sets, against model calls there (png, svg or pdf)")
     add("--doc", metavar="FILE", help="write what is printed there, as markdown; keeps what an older page has by hand")
@@ -771,7 +546,7 @@ def make_parser():
     models.add_flags(add, None, "of every suite but analytic; sets, frechet and refine: eps, others: all of the zoo")
     add("--label", **label, help="of a model of your own: numbers of classes, or its names, of the pictures in turn")
     add("--guidance", type=fraction(0), help="of the suites sets and frechet (1: none), or of a model of your own")
-    add("--judge", metavar="JUDGE", help="of the suites sets, frechet and refine: module:callable, which returns your own")
+    add("--judge", metavar="JUDGE", help=f"of the {suites.those_with('judge')}: module:callable, which returns your own")
     add("--device", **device)
 
     add = command(train, "train an embedded model")

@@ -257,6 +257,11 @@ def usual_schedule(model):
     return "flow" if model.path is FLOW and model.sigma_max == FLOW.sigma_limit else "karras"
 
 
+def asked(args, **options):
+    """Return the model that a command line (what `add_flags` adds, device and guidance) names, as Given."""
+    return load(args.model, args.device, args.label, args.guidance, args.extra, args.shape, **options)
+
+
 def load(name, device="cpu", labels=(), guidance=None, extra=(), shape=None, zero_terminal_snr=False):
     """Return the model that a command line names, as Given: the zoo's by `of_zoo`, ``module:callable`` by `of_own`.
 

@@ -9,6 +9,7 @@ from .device import constants
 from .identity import Identity
 from .inputs import check_mask, check_settings, check_sigmas, check_x
 from .path import PATHS, detect_path
+from .penalty import Penalty, calls_each
 from .schedules import bent
 from .solver import SOLVERS
 from .spectrum import Spectrum
@@ -45,7 +46,9 @@ class Run:
         self.dtype = x.dtype if x.dtype == torch.float64 else torch.float32
         self.spectrum, self.state = Spectrum(*x.shape[-2:], x.device, settings.basis), x.to(self.dtype, copy=True)
         self.mask = None if mask is None else check_mask(mask, x).to(x.device, self.dtype)
-        self.calls, self.inner = 0, None
+        self.calls, self.inner, weight = 0, None, settings.curvature_penalty
+        self.penalty = Penalty(weight, path, self.spectrum, self.window(), self.dtype) if weight else None
+        self.each = calls_each(weight)  # model calls of one of the solver's
 
     def window(self, part=ALL):
         """Return the Whole or Masked of some of the pictures."""
@@ -62,18 +65,29 @@ class Run:
 
         ``sigma`` is a number for messages.
         """
+        if self.penalty is None:
+            asked, denoised = self.call(state, level, sigma)
+        else:  # at x last: what a host shows of a step is what it was told last
+            probe = self.penalty.probe(state, level)
+            beside = [self.call(state + side * probe, level, sigma)[1].to(self.dtype) for side in (1, -1)]
+            asked, denoised = self.call(state, level, sigma)
+            denoised = self.penalty.bend(state, level, denoised.to(self.dtype), *beside).to(denoised.dtype)
+        before, self.inner = self.inner, Identity(self.model)
+        return asked, denoised, before is not None and before != self.inner
+
+    def call(self, state, level, sigma):
+        """Call the model once and return (what it was asked, what it said)."""
         asked = state.to(self.given.dtype)
         self.answers.look()
-        denoised = self.answers.take(self.model(asked, level, **self.extra_args), asked, sigma)
-        before, self.inner = self.inner, Identity(self.model)
+        said = self.answers.take(self.model(asked, level, **self.extra_args), asked, sigma)
         self.calls += 1
-        return asked, denoised, before is not None and before != self.inner
+        return asked, said
 
     def by_schedule(self, given, callback, disable):
         """Go from level to level of a schedule, bent as the settings say; return x at its end."""
         levels = bent(given, self.settings.placement, self.low, self.path)
-        calls, whole = self.row.calls(len(levels) - 1, levels[-1] == 0), self.row.calls_a_step == 1
-        self.answers = Answers(self.given.device, calls, "step" if whole else "call")
+        calls, whole = self.each * self.row.calls(len(levels) - 1, levels[-1] == 0), self.row.calls_a_step == 1
+        self.answers = Answers(self.given.device, calls, "step" if whole and self.each == 1 else "call")
         solver, state, modes, sigma = self.solver(), self.state, self.spectrum.forward(self.state), levels[0]
         for i in trange(len(levels) - 1, disable=disable):
             end, told, amid, arrived = levels[i + 1], None, False, False
@@ -103,8 +117,8 @@ class Run:
         """Go from the first to the last level of a schedule in steps that each picture needs; return x at 0."""
         self.check_tolerance(given)
         last = min(self.low, given[-2]) or given[-2]
-        way, most = Way(self.path, given[0], min(last, given[0])), self.settings.max_calls
-        self.answers, modes = Answers(self.given.device, most, "call"), self.spectrum.forward(self.state)
+        way, most = Way(self.path, given[0], min(last, given[0])), self.settings.max_calls // self.each
+        self.answers, modes = Answers(self.given.device, self.each * most, "call"), self.spectrum.forward(self.state)
         walks = [self.walk(way, slice(i, i + 1), modes) for i in range(len(modes))]
 
         def ask(modes, sigmas, running):
@@ -112,15 +126,17 @@ class Run:
             largest = max(sigma for sigma, on in zip(sigmas, running, strict=True) if on)
             levels = constants(sigmas, state)
             asked, denoised, anew = self.ask(state, levels, largest)
-            self.report |= {"calls": [each.calls + on for each, on in zip(walks, running, strict=True)]}
+            self.report |= {"calls": [self.each * (each.calls + on) for each, on in zip(walks, running, strict=True)]}
             if callback is not None:
                 now = torch.full_like(levels[0], largest)
                 callback({"x": asked, "i": self.calls - 1, "sigma": now, "sigma_hat": levels, "denoised": denoised})
             return self.spectrum.forward(denoised.to(self.dtype)), anew
 
         self.report["rejected"] = [0] * len(walks)
-        for _ in tqdm(walk(walks, ask, most), disable=disable, unit="call"):
-            self.report["rejected"] = [each.rejected for each in walks]
+        with tqdm(disable=disable, unit="call") as bar:
+            for _ in walk(walks, ask, most):
+                self.report["rejected"] = [each.rejected for each in walks]
+                bar.update(self.each)
         self.answers.settle()
         return self.spectrum.inverse(torch.cat([each.result for each in walks]), self.given.shape).to(self.given.dtype)
 
@@ -139,5 +155,10 @@ class Run:
             raise ValueError(f"the solver {settings.solver} cannot say how far off a step is: with a tolerance take {able}")
         if settings.solver == "multistep" and settings.corrector == 0:
             raise ValueError("corrector is 0, and a tolerance is kept by what corrections change: set corrector to 1")
+        if settings.max_calls < self.each:
+            raise ValueError(
+                f"max_calls is {settings.max_calls}, and with a curvature penalty a step makes {self.each} model calls: "
+                f"give {self.each} or more (in a WebUI: steps), or the penalty 0"
+            )
         if settings.tolerance < (least := ROUNDINGS * torch.finfo(dtype).eps):
             raise ValueError(f"tolerance is {settings.tolerance:g} and x is {dtype}: give 0, or {least:.1g} or more")

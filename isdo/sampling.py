@@ -36,6 +36,8 @@ def sample_isdo(
 ):
     """Solve the probability-flow ODE from sigmas[0] to sigmas[-1]; by default with one model call per step.
 
+    With a curvature penalty it is another ODE, and each of the solver's calls makes three of the model.
+
     Args:
         model: ``model(x, sigma (B,), **extra_args) -> denoised``, as k-diffusion's wrappers.
         x: (B, C, H, W) or (B, C, T, H, W), noise included, at sigmas[0]; any floating dtype. It is not modified.
@@ -45,7 +47,8 @@ def sample_isdo(
         extra_args: keyword arguments handed to the model as they are.
         callback: called once a step, after its last call, with {"x", "i", "sigma", "sigma_hat", "denoised"} of its first: sigma
             is the schedule's level, sigma_hat that of x, where the model was called. With a tolerance once a call: sigma is the
-            largest of the levels (B,) in sigma_hat at which pictures are that are still on their way.
+            largest of the levels (B,) in sigma_hat at which pictures are that are still on their way. Calls are here the
+            solver's: with a curvature penalty denoised is what comes of three of the model.
         disable: hide the progress bar.
         settings: a Settings.
         mask: broadcasts to x, 1 where the picture is painted and 0 where the model's wrapper holds it to a known picture,
@@ -65,7 +68,8 @@ def sample_isdo(
         RuntimeError: the model returned NaN or infinity; the message names the step and the sigma.
 
     Exceptions of the model or the callback pass through. No step waits for the device, but with a tolerance every call does.
-    Theory page, sections 2 to 5; 11 for the solvers "srk3" to "srk5", 12 for tolerances, 16 for steps that go back.
+    Theory page, sections 2 to 5; 11 for the solvers "srk3" to "srk5", 12 for tolerances, 13 for the
+    curvature penalty, 16 for steps that go back.
     """
     settings, report, low = check_settings(settings), {} if report is None else report, smallest_sigma(model)
     solve = partial(solve_ode, extra_args=extra_args, mask=mask, low=low, report=report)

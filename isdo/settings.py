@@ -137,6 +137,12 @@ FIELDS = (
         "noise-to-signal ratio to which the ways back go: what may become another; little keeps the composition",
         low=0.0, high=10.0, idle=(("draw", lambda draw: draw == 0), ("tolerance", lambda tolerance: tolerance > 0)),
     ),
+    Field(
+        "curvature_penalty", 0.0, float, "Curvature penalty", "ISDO curvature penalty",
+        "0: none; else how strongly pictures are kept away from where the model is undecided (1: a little, 10: much); takes "
+        "three model calls for each one",
+        low=0.0, high=10.0, rare=True, step=0.1,
+    ),
 )  # fmt: skip
 # What the WebUIs' plugin asks besides: choices about the host's part of a run, of which the solver knows nothing.
 HOST_FIELDS = (
@@ -306,6 +312,7 @@ class Settings(_Declared):
     max_calls: int = _BY_KEY["max_calls"].default
     draw: int = _BY_KEY["draw"].default
     repaint: float = _BY_KEY["repaint"].default
+    curvature_penalty: float = _BY_KEY["curvature_penalty"].default
 
     def shares(self, steps):
         """Return (steps that draw, [steps of each way back]) of a run of so many steps that ends in 0.

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from .multistep import Multistep
+from .penalty import calls_each
 from .srk import Srk
 from .tableau import BOGACKI_SHAMPINE, DORMAND_PRINCE, RK4
 
@@ -65,4 +66,5 @@ def model_calls(settings, steps, masked=False):
         masked: whether it runs under a mask: each way back then ends at 0, where the last step is one call.
     """
     row, (drawing, ways) = SOLVERS[settings.solver], settings.shares(steps)
-    return row.calls(drawing) + sum(row.calls(each, masked or i + 1 == len(ways)) for i, each in enumerate(ways))
+    back = sum(row.calls(each, masked or i + 1 == len(ways)) for i, each in enumerate(ways))
+    return calls_each(settings.curvature_penalty) * (row.calls(drawing) + back)

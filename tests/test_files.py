@@ -4,6 +4,7 @@ import os
 import shutil
 import sys
 from collections import namedtuple
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,8 @@ import torch
 from commandline import run
 from PIL import Image
 
-from isdo import __main__ as cli
 from isdo import files, gallery, zoo
-from isdo.bench import demo, report
+from isdo.bench import demo, report, suites
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -72,8 +72,7 @@ def idle(monkeypatch):
     """No command gets further than to its work."""
     monkeypatch.setattr(zoo, "load", work)
     monkeypatch.setattr(demo, "make_problem", work)
-    monkeypatch.setattr(cli, "BENCHES", dict.fromkeys(cli.BENCHES, work))
-    monkeypatch.setattr(cli, "_accuracy", work)
+    monkeypatch.setattr(suites, "SUITES", {name: replace(row, run=work) for name, row in suites.SUITES.items()})
     monkeypatch.setattr("isdo.zoo.train.train", work)
     monkeypatch.setattr("isdo.bench.classifier.train", work)
 

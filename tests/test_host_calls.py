@@ -152,6 +152,43 @@ def test_solvers_of_several_calls_a_step_are_counted_and_keep_the_host_s_steps(h
             assert torch.allclose(got.x, draw(host, asked(sampler_name="ISDO", steps=60)).x, atol=0.3)
 
 
+@pytest.mark.parametrize("solver", ["multistep", "srk4"])
+def test_a_curvature_penalty_makes_three_calls_of_each_and_keeps_the_host_s_steps(host, solver):
+    values, a_step = {"solver": solver, "curvature_penalty": 1.0}, 3 * (4 if solver == "srk4" else 1)
+    for ask in ({"steps": 6}, {"steps": 5, "enable_hr": True, "hr_second_pass_steps": 3, "denoising_strength": 0.6}):
+        p = asked(sampler_name="ISDO", **ask)
+        got, euler = draw(host, p, sampler=[values]), draw(host, asked(sampler_name="Euler", **ask))
+        passes = [ask["steps"], 3] if "enable_hr" in ask else [ask["steps"]]
+        made = sum(a_step * (steps - 1) + 3 for steps in passes)
+        assert len(got.calls) == made
+        assert told(page_of(p, values=values))["sampler"] == f"{made} model calls a picture, {a_step} a step"
+        seen, want = ([(c.step, c.total, c.prompts, c.negative) for c in run.calls] for run in (got, euler))
+        assert [part for i, part in enumerate(seen) if i == 0 or part != seen[i - 1]] == want
+        assert got.texts[0]["ISDO curvature penalty"] == 1.0
+        assert got.texts[0]["ISDO calls"] == a_step * (passes[-1] - 1) + 3
+        # the double's model comes nowhere apart
+        assert torch.equal(got.x, draw(host, asked(sampler_name="ISDO", **ask), sampler=[{"solver": solver}]).x)
+
+
+def test_a_curvature_penalty_with_an_accuracy_keeps_within_the_steps(host):
+    values = {"tolerance": 0.01, "curvature_penalty": 1.0}
+    p = asked(sampler_name="ISDO", steps=40, batch_size=2)
+    assert told(page_of(p, values=values))["sampler"] == "at most 39 model calls a picture, as many as it needs"
+    got = draw(host, p, sampler=[values])
+    plain = draw(host, asked(sampler_name="ISDO", steps=40, batch_size=2), sampler=[{"tolerance": 0.01}])
+    assert len(got.calls) == got.texts[0]["ISDO calls"] == 3 * len(plain.calls) and torch.equal(got.x, plain.x)
+    assert [call.step for call in got.calls] == [3 * (i // 3) for i in range(len(got.calls))]
+    assert len(draw(host, asked(sampler_name="ISDO", steps=8), sampler=[{**values, "tolerance": 1e-4}]).calls) == 6
+
+
+def test_refinement_with_a_curvature_penalty_keeps_within_its_calls(host):
+    for calls in (3, 6, 7):
+        p = asked(steps=12, sampler_name="ISDO")
+        got = draw(host, p, sampler=[{"curvature_penalty": 1.0}], refine=[{"same": True, "iterations": 2, "calls": calls}])
+        made = len(got.calls) - 3 * 12
+        assert 6 <= made <= 2 * calls and got.texts[0]["ISDO refine"] == f"2 iterations, {made} calls"
+
+
 def test_refinement_by_such_a_solver_keeps_within_its_calls(host):
     for calls in (3, 4, 9):
         ask = asked(steps=12, sampler_name="ISDO")
@@ -178,6 +215,7 @@ def test_with_an_accuracy_the_steps_are_the_most_calls(host):
         ({}, {"tolerance": 0.01, "solver": "srk4"}, "cannot say how far off"),
         ({}, {"tolerance": 0.01, "corrector": 0}, "set corrector to 1"),
         ({}, {"tolerance": 1e-9}, "tolerance is 1e-09"),
+        ({"steps": 2}, {"tolerance": 0.01, "curvature_penalty": 1.0}, "max_calls is 2, and with a curvature penalty"),
     ],
 )
 def test_an_accuracy_that_cannot_be_kept_is_refused_in_words(host, ask, values, says):

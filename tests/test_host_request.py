@@ -12,7 +12,8 @@ ROOT = Path(__file__).parents[1]
 DEFAULTS = {field.key: field.default for field in CONTROLS}
 OTHER = {"solver": "srk4", "path": "flow", "modes": 8, "order": 2, "tau": "root", "power": "zero", "corrector": 0,
          "response": 0.25, "basis": "cosine", "placement": 1.0, "strength": "noise level", "tolerance": 0.1,
-         "draw": 9, "repaint": 2.0}  # fmt: skip
+         "draw": 9, "repaint": 2.0,
+         "curvature_penalty": 0.5}  # fmt: skip
 
 
 def test_every_setting_has_another_value_to_try():
@@ -46,7 +47,7 @@ def test_names_need_not_say_enabled():
     [
         ([True, "euler"], "solver is 'euler'"),
         ([False, "euler"], "solver is 'euler'"),
-        ([True, *OTHER.values(), 1], "16 arguments"),
+        ([True, *OTHER.values(), 1], "17 arguments"),
         ([1], "enabled is 1"),
         ([{"ordr": 2}], "no setting ordr"),
         ([{"enabled": "yes"}], "enabled is 'yes'"),

@@ -561,7 +561,7 @@ def test_the_patches_bite(waiting):
         waiting.allow()
 
 
-@all_variants
+@pytest.mark.parametrize("settings", [*VARIANTS, *SRK, Settings(curvature_penalty=1.0)], ids=lambda v: str(v.changed()))
 @both_paths
 def test_no_step_waits_for_the_device(settings, path, waiting, rational, normal):
     settings = Settings(**settings.changed(), path=path)

@@ -18,7 +18,8 @@ VALUES = {  # what a setting is tried at; one with choices that is not named her
     "placement": (0.0, 0.25, 0.5, 0.75, 1.0),
     "basis": ("cosine",),  # auto is fourier wherever there is a complex FFT
 }
-FIXED = ("solver", "path", "tolerance", "max_calls", "draw", "repaint")  # what is solved and how it is asked for, not how well
+# What is solved and how it is asked for, not how well.
+FIXED = ("solver", "path", "tolerance", "max_calls", "draw", "repaint", "curvature_penalty")
 NEVER_BEST = ("euler", "heun")  # left out of the peers: they cost time and change no ratio
 ANALYTIC = ("stationary", "stationary, guidance 7.5", "anisotropic, guidance 5", "data set")
 GUIDANCE = ("no class", "guidance 3")

@@ -10,6 +10,7 @@ import torch
 from modules import sd_samplers, sd_samplers_common, sd_samplers_kdiffusion, shared
 
 from ..curvature import interpolate
+from ..penalty import calls_each
 from ..schedules import karras
 from ..solver import SOLVERS, model_calls
 from .picture import refusing, stored_defaults, values_of
@@ -120,7 +121,9 @@ def calls_of(model, name, steps, values=None):
         return steps
     if config.name == NAME:
         values = values or SAMPLER.defaults
-        return steps if values["tolerance"] else model_calls(solver_settings(values), steps)
+        settings = solver_settings(values)
+        each = calls_each(settings.curvature_penalty)
+        return max(steps // each, 1) * each if settings.tolerance else model_calls(settings, steps)
     try:
         return counted_calls(sd_samplers.create_sampler(name, model), steps) if model is not None else config.total_steps(steps)
     except Exception:  # Forge has a stand-in until the first picture is asked for
@@ -251,7 +254,7 @@ def in_words(passes, values):
     settings = solver_settings(values)
     if settings.tolerance:
         return f"at most {counted(sum(calls))}, as many as it needs"
-    a_step = SOLVERS[settings.solver].calls_a_step
+    a_step = calls_each(settings.curvature_penalty) * SOLVERS[settings.solver].calls_a_step
     back = any(settings.shares(n)[1] for n in steps)
     drawing = f", {settings.draw} steps draw" if back else ""
     return counted(sum(calls)) + (f", {a_step} a step" if a_step > 1 else "") + drawing

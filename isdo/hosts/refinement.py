@@ -8,6 +8,7 @@ import torch
 from modules import devices, errors, images, processing, sd_samplers, sd_samplers_common, sd_samplers_kdiffusion, shared
 
 from ..answers import NotFinite
+from ..penalty import calls_each
 from ..refinement import SEED_OFFSET, refine
 from ..settings import RefineSettings
 from ..solver import SOLVERS
@@ -188,9 +189,9 @@ def same_way(run, steps, calls):
         raise ValueError(f'{name} does not run on a schedule of noise levels: switch "Use same sampler" off')
     if host_s.config.name == NAME:
         host_s.begin(run)
-        solver = SOLVERS[host_s.solver_settings.solver]
+        solver, each = SOLVERS[host_s.solver_settings.solver], calls_each(host_s.solver_settings.curvature_penalty)
         # a way to the floor, which ends above 0, is the longer one
-        steps_back = max(n for n in range(1, calls + 1) if solver.calls(n, to_zero=False) <= calls or n == 1)
+        steps_back = max(n for n in range(1, calls + 1) if each * solver.calls(n, to_zero=False) <= calls or n == 1)
         return {"sampler": host_s.solver_settings, "sigmas": host_s.get_sigmas(run, steps)}, steps_back
     given = host_s.initialize(run)
     if "noise_sampler" in taken:  # fresh in each iteration, where a Brownian path would be the same again
