@@ -81,7 +81,7 @@ def step_total(path, start, end, power):
 
     Args:
         path: a Path.
-        start, end: sigma0 > sigma1 >= 0, floats.
+        start, end: sigma0 > 0 and sigma1 >= 0, floats; the step may fall or rise.
         power: S >= 0, a tensor of any shape; units of x squared.
 
     Returns:
@@ -104,13 +104,15 @@ def step_rises(path, start, end, nodes, power, taus):
 
     Args:
         path, start, power: as in `step_total`.
-        end: sigma1 > 0, a float.
+        end: sigma1 > 0, a float. The mean is that of the interval, whichever way it is gone through: all is measured from
+            its lower end, so that a rising step may end where the picture is gone, r infinite, as a falling one may start there.
         nodes: n distinct sigmas, floats, newest first.
         taus: of class Tau.
 
     Returns:
         rises (len(taus), n - 1, n - 1, *power's shape), by tau, degree k and change j.
     """
+    start, end = max(start, end), min(start, end)
     a1 = path.signal(end)
     node, co_node, weight = _rule(power.device, power.dtype)
     psi1 = (a1**2 * power + end**2).sqrt()[..., None]

@@ -30,12 +30,14 @@ class Solver:
         order: of convergence, where steps are short.
         estimate: the power of a step's length with which its estimate of the step's error falls; 0: it has none.
         calls_a_step: model calls.
+        redoes: it does a step again once the model has answered at its end.
     """
 
     make: Callable
     order: int
     estimate: int = 0
     calls_a_step: int = 1
+    redoes: bool = False
 
     def calls(self, steps, to_zero=True):
         """Return how many model calls a run of so many steps of a schedule makes; the step to 0 is one call."""
@@ -50,7 +52,7 @@ def _tableau(row):
 # By the names in `isdo.settings`.
 SOLVERS = {
     # what a correction changes is what the prediction, one order lower, misses
-    "multistep": Solver(Multistep, order=4, estimate=3),
+    "multistep": Solver(Multistep, order=4, estimate=3, redoes=True),
     "srk3": _tableau(BOGACKI_SHAMPINE),
     "srk4": _tableau(RK4),
     "srk5": _tableau(DORMAND_PRINCE),

@@ -1,0 +1,172 @@
+"""invert: from a picture to the noise that a sampler draws it from."""
+
+import torch
+from tqdm.auto import trange
+
+from .answers import Answers
+from .multistep import BLIND
+from .path import PATHS, detect_path, smallest_sigma
+from .sampling import Run, check_sigmas, check_x
+from .schedules import bent
+from .settings import Settings
+from .solver import SOLVERS
+
+# The bottom - where is x, if the last step leads to the picture? - is asked for in two calls, and in one more for every so many
+# steps, up to MOST: it has to be as exact as the way up is, and no more.
+LEAST, STEPS_A_CALL, MOST = 2, 20, 5
+# Of the noise-to-signal ratio; a last level above it has too little of the picture to be solved for. Then the way up begins at
+# the model's smallest level.
+DEEPEST = 0.5
+
+
+@torch.no_grad()
+def invert(model, x, sigmas, extra_args=None, callback=None, disable=None, *, settings=None, report=None):
+    """Return the x at sigmas[0] from which `sample_isdo` draws the picture x: the same solver runs up the same levels.
+
+    At the bottom the picture is taken for what the last step of sampling ends on, the model's own answer at the last level above
+    0: x there solves D(x) = picture. From there on the probability-flow ODE is solved with rising sigmas, at the levels that
+    sampling goes down by, moved as ``settings.placement`` says. A schedule that ends above 0 has the picture, with that much
+    noise in it, at its end.
+
+    Args:
+        model: ``model(x, sigma (B,), **extra_args) -> denoised``, as for `sample_isdo`.
+        x: the picture, (B, C, H, W) or (B, C, T, H, W), in the model's own units; any floating dtype. It is not modified.
+        sigmas: falling noise levels (N + 1,), as they will be sampled with, usually ending in 0; they are walked upwards.
+        extra_args: keyword arguments handed to the model as they are; guidance belongs to them. Above 1 a round trip is less
+            exact, and at 7 another picture comes back.
+        callback: called once a model call with {"x", "i", "sigma", "sigma_hat", "denoised"}.
+        disable: hide the progress bar.
+        settings: a Settings; its solver goes up as it goes down.
+        report: a dict that takes in "calls": [B] numbers, how many model calls the run has made so far. That is about N, up to
+            4 more, with one call a step.
+
+    Returns:
+        x at sigmas[0], noise included, in the sampler's units and the shape, dtype and on the device of x: to be handed to
+        `sample_isdo` with the same sigmas. On the path ve that is picture + sigmas[0] noise, so (result - x) / sigmas[0] is
+        noise of about unit variance; on the flow path from sigma 1 on the result is the noise.
+
+    Raises:
+        ValueError: x, sigmas or settings that make no sense, a tolerance among them; the message says what to do.
+        RuntimeError: the model returned NaN or infinity; the message names the call and the sigma.
+
+    Exceptions of the model or the callback pass through. Theory page, section 15. The idea: DDIM inversion (Song et al. 2021,
+    section 4.3; Dhariwal & Nichol 2021, appendix F).
+    """
+    settings = Settings() if settings is None else settings
+    if not isinstance(settings, Settings):
+        raise ValueError(f"settings is a {type(settings).__name__}: give isdo.Settings(...)")
+    if settings.tolerance:
+        raise ValueError(f"tolerance is {settings.tolerance:g}, and the way up goes by a schedule: set tolerance to 0")
+    check_x(x)
+    path, low = detect_path(model) if settings.path == "auto" else PATHS[settings.path], smallest_sigma(model)
+    run = Ascent(model, x, extra_args, settings, path, None, low, {} if report is None else report)
+    return run.rise(bent(check_sigmas(sigmas, path), settings.placement, low, path), callback, disable)
+
+
+def rising(levels, path, low):
+    """Return (the levels of a falling schedule upwards without the 0, whether the bottom has to be solved for)."""
+    *above, last = levels
+    if last > 0 or not above:
+        return levels[::-1], False
+    deep = above[-1] > DEEPEST * path.signal(above[-1])
+    return ([low] if deep and 0 < low < above[-1] else []) + above[::-1], True
+
+
+def calls_at_bottom(steps):
+    """Return how many calls the bottom of a schedule with so many steps is asked for in."""
+    return min(LEAST + steps // STEPS_A_CALL, MOST)
+
+
+class Ascent(Run):
+    """One run upwards."""
+
+    def rise(self, given, callback, disable):
+        """Go up a falling schedule; return x at its first level."""
+        levels, bottom = rising(given, self.path, self.low)
+        steps, row = len(levels) - 1, self.row
+        # Where noise covers all, what D says is news; the step down from there is done again with it, and so is the one up to it
+        top = levels[-1]
+        blind = row.redoes and self.settings.corrector > 0 and self.path.signal(top) <= BLIND * top
+        asked = (calls_at_bottom(steps + 1) if bottom else 0) + row.calls_a_step * steps - (bottom and steps > 0)
+        self.answers = Answers(self.given.device, asked + (blind and steps > 0), "call")
+        self.callback, self.bar = callback, trange(self.answers.steps, disable=disable, unit="call")
+        with self.bar:
+            state = self.climb(levels, self.solve_bottom(levels[0], calls_at_bottom(steps + 1)) if bottom else None, blind)
+        self.answers.settle()
+        return state.to(self.given.dtype)
+
+    def call(self, state, sigma):
+        """Return (D at the level ``sigma`` in modes, whether another model answers than before)."""
+        level = torch.full((len(state),), sigma, dtype=self.dtype, device=state.device)
+        asked, denoised, anew = self.ask(state, level, sigma)
+        self.report["calls"] = [self.calls] * len(state)
+        self.bar.update()
+        if self.callback is not None:
+            told = {"x": asked, "i": self.calls - 1, "sigma": level[0], "sigma_hat": level, "denoised": denoised}
+            self.callback(told)
+        return self.spectrum.forward(denoised.to(self.dtype)), anew
+
+    def solve_bottom(self, sigma, calls):
+        """Return x (modes) at the level ``sigma`` where the model's answer is the picture: a D(x) = a picture.
+
+        x + a (picture - D(x)) comes nearer where D follows x, which is where the picture has anything to say, and with the last two
+        of its changes mixed in (Anderson 1965) it is there in a few calls.
+        """
+        signal, goal = self.path.signal(sigma), self.spectrum.forward(self.state)
+        modes, before = goal, []
+        for _ in range(calls):
+            denoised, _ = self.call(self.spectrum.inverse(modes, self.given.shape), sigma)
+            miss = (goal - denoised).mul_(signal)
+            before = [(modes, miss), *before[:2]]
+            modes = self.mixed(before)
+        self.state = self.spectrum.inverse(modes, self.given.shape)
+        return goal
+
+    def mixed(self, before):
+        """Return the next x (modes) out of the last (x, miss), newest first: Anderson's mixing, per picture."""
+        (modes, miss), *older = before
+        changes = [(modes - x, miss - r) for x, r in older]
+        products = [[self.product(p, q) for _, q in changes] for _, p in changes]
+        wanted = [self.product(p, miss) for _, p in changes]
+        new = modes + miss
+        for part, (x, r) in zip(_solve(products, wanted), changes, strict=True):
+            new = torch.addcmul(new, part[:, None, None].to(new.dtype), x + r, value=-1)
+        return new
+
+    def product(self, p, q):
+        """Return the inner product (B,) of modes."""
+        return self.spectrum.inner(p, q).sum(1)
+
+    def climb(self, levels, known, blind):
+        """Go up the levels from the state; ``known`` is D at the first (modes) if nobody has to be asked."""
+        solver, sigma, modes = self.solver(), levels[0], self.spectrum.forward(self.state)
+        for end in levels[1:]:
+            amid, arrived = False, end == sigma
+            while not arrived:
+                denoised, anew = (known, False) if known is not None else self.call(self.state, sigma)
+                known = None
+                if anew:  # a refiner took over: what the other model said is no history of this one
+                    solver.reset()
+                    if amid and sigma == end:
+                        break
+                solver.observe(sigma, modes, denoised)
+                sigma, modes, arrived = solver.predict(end)
+                self.state, amid = self.spectrum.inverse(modes, self.given.shape), True
+        if blind and len(levels) > 1:
+            denoised, anew = self.call(self.state, sigma)
+            if not anew:
+                solver.observe(sigma, modes, denoised)
+                self.state = self.spectrum.inverse(solver.corrected, self.given.shape)
+        return self.state
+
+
+def _solve(matrix, wanted):
+    """Return the solution (list of (B,)) of a symmetric system of none, one or two equations; 0 where they say nothing."""
+    if not wanted:
+        return []
+    eps, tiny = torch.finfo(wanted[0].dtype).eps, torch.finfo(wanted[0].dtype).tiny ** 0.5
+    if len(wanted) == 1:
+        return [wanted[0] / (matrix[0][0] + tiny)]
+    (a, b), (_, c) = matrix
+    determinant = (a * c - b * b).clamp(min=0) + 8 * eps * a * c + tiny
+    return [(c * wanted[0] - b * wanted[1]) / determinant, (a * wanted[1] - b * wanted[0]) / determinant]
