@@ -4,12 +4,15 @@ import torch
 from tqdm.auto import trange
 
 from .answers import Answers
+from .fit import Change, measured, unknown
+from .fit import trust as trusted
 from .multistep import BLIND
 from .path import PATHS, detect_path, smallest_sigma
+from .quadrature import step_total
 from .sampling import Run, check_sigmas, check_x
 from .schedules import bent
 from .settings import Settings
-from .solver import SOLVERS
+from .srk import Call
 
 # The bottom - where is x, if the last step leads to the picture? - is asked for in two calls, and in one more for every so many
 # steps, up to MOST: it has to be as exact as the way up is, and no more.
@@ -17,16 +20,19 @@ LEAST, STEPS_A_CALL, MOST = 2, 20, 5
 # Of the noise-to-signal ratio; a last level above it has too little of the picture to be solved for. Then the way up begins at
 # the model's smallest level.
 DEEPEST = 0.5
+# The Gaussian solution divides by what the last step leaves of x, and is believed from that trust in the fit on.
+FAINTEST, SURE = 0.01, 0.9
+HALF = 1e-5  # roundings of numbers of 16 bits are larger
 
 
 @torch.no_grad()
 def invert(model, x, sigmas, extra_args=None, callback=None, disable=None, *, settings=None, report=None):
     """Return the x at sigmas[0] from which `sample_isdo` draws the picture x: the same solver runs up the same levels.
 
-    At the bottom the picture is taken for what the last step of sampling ends on, the model's own answer at the last level above
-    0: x there solves D(x) = picture. From there on the probability-flow ODE is solved with rising sigmas, at the levels that
-    sampling goes down by, moved as ``settings.placement`` says. A schedule that ends above 0 has the picture, with that much
-    noise in it, at its end.
+    At the bottom the picture is taken for what the last step of sampling ends on, the model's own answer at the last level
+    above 0: x there solves D(x) = picture. From there on the probability-flow ODE is solved with rising sigmas, at the levels
+    that sampling goes down by, moved as ``settings.placement`` says. A schedule that ends above 0 has the picture, with that
+    much noise in it, at its end.
 
     Args:
         model: ``model(x, sigma (B,), **extra_args) -> denoised``, as for `sample_isdo`.
@@ -84,7 +90,7 @@ class Ascent(Run):
         """Go up a falling schedule; return x at its first level."""
         levels, bottom = rising(given, self.path, self.low)
         steps, row = len(levels) - 1, self.row
-        # Where noise covers all, what D says is news; the step down from there is done again with it, and so is the one up to it
+        # Where noise covers all, what D says is news: the step from there is done again with it, and so is the one up to it.
         top = levels[-1]
         blind = row.redoes and self.settings.corrector > 0 and self.path.signal(top) <= BLIND * top
         asked = (calls_at_bottom(steps + 1) if bottom else 0) + row.calls_a_step * steps - (bottom and steps > 0)
@@ -102,25 +108,45 @@ class Ascent(Run):
         self.report["calls"] = [self.calls] * len(state)
         self.bar.update()
         if self.callback is not None:
-            told = {"x": asked, "i": self.calls - 1, "sigma": level[0], "sigma_hat": level, "denoised": denoised}
+            told = {"x": asked, "i": self.calls - 1, "sigma": level[0], "sigma_hat": level[0], "denoised": denoised}
             self.callback(told)
         return self.spectrum.forward(denoised.to(self.dtype)), anew
 
     def solve_bottom(self, sigma, calls):
-        """Return x (modes) at the level ``sigma`` where the model's answer is the picture: a D(x) = a picture.
+        """Move the state to where sampling's last step, from ``sigma``, leads to the picture; return D there (modes).
 
-        x + a (picture - D(x)) comes nearer where D follows x, which is where the picture has anything to say, and with the last two
-        of its changes mixed in (Anderson 1965) it is there in a few calls.
+        Where that step ends on D, x + a (picture - D(x)) comes nearer as far as D follows x, which is where the picture has
+        anything to say, and with the last two changes mixed in it is there in a few calls. Where the calls show a Gaussian of
+        power S, the step is linear in x and is solved.
         """
         signal, goal = self.path.signal(sigma), self.spectrum.forward(self.state)
-        modes, before = goal, []
+        modes, before, asked = goal, [], []
         for _ in range(calls):
             denoised, _ = self.call(self.spectrum.inverse(modes, self.given.shape), sigma)
-            miss = (goal - denoised).mul_(signal)
-            before = [(modes, miss), *before[:2]]
+            noise = torch.sub(modes, denoised, alpha=signal).mul_(signal / sigma**2)
+            asked.append(Call(sigma, modes, denoised, noise))
+            before = [(modes, (goal - denoised).mul_(signal)), *before[:2]]
             modes = self.mixed(before)
+        power, trust = self.power_of(asked)
+        ratio, total = step_total(self.path, sigma, 0.0, power)
+        residual = torch.addcmul(asked[-1].denoised, power, asked[-1].noise, value=-1)
+        solved = torch.addcmul(goal, total, residual, value=-1).div_(ratio.clamp(min=FAINTEST))
+        modes = torch.lerp(modes, solved, trust * (ratio > FAINTEST))
         self.state = self.spectrum.inverse(modes, self.given.shape)
-        return goal
+        residual = torch.addcmul(goal, ratio, modes, value=-1).div_(total)
+        return (residual * sigma**2).addcmul_(power, modes, value=signal).div_(power * signal**2 + sigma**2)
+
+    def power_of(self, asked):
+        """Return the power that the first two calls show, and the trust in it (modes): as far as they prove a Gaussian.
+
+        In half precision what changed between them is rounding.
+        """
+        known = unknown(asked[0].state, self.spectrum)
+        if self.settings.power == "fitted" and torch.finfo(self.given.dtype).eps < HALF:
+            fitted = self.spectrum.lowest(self.settings.modes)
+            known = measured(Change(asked[1], asked[0], self.window(), self.spectrum), fitted)
+        sure = trusted(known.trust, SURE)
+        return known.modes * sure, sure
 
     def mixed(self, before):
         """Return the next x (modes) out of the last (x, miss), newest first: Anderson's mixing, per picture."""

@@ -105,7 +105,7 @@ def step_rises(path, start, end, nodes, power, taus):
     Args:
         path, start, power: as in `step_total`.
         end: sigma1 > 0, a float. The mean is that of the interval, whichever way it is gone through: all is measured from
-            its lower end, so that a rising step may end where the picture is gone, r infinite, as a falling one may start there.
+            its lower end, so that a rising step may end where the picture is gone, as a falling one may start there.
         nodes: n distinct sigmas, floats, newest first.
         taus: of class Tau.
 
