@@ -12,6 +12,7 @@ from .quadrature import step_total
 from .sampling import Run, check_sigmas, check_x
 from .schedules import bent
 from .settings import Settings
+from .solver import SOLVERS
 from .srk import Call
 
 # The bottom - where is x, if the last step leads to the picture? - is asked for in two calls, and in one more for every so many
@@ -66,7 +67,7 @@ def invert(model, x, sigmas, extra_args=None, callback=None, disable=None, *, se
     check_x(x)
     path, low = detect_path(model) if settings.path == "auto" else PATHS[settings.path], smallest_sigma(model)
     run = Ascent(model, x, extra_args, settings, path, None, low, {} if report is None else report)
-    return run.rise(bent(check_sigmas(sigmas, path), settings.placement, low, path), callback, disable)
+    return run.rise(check_sigmas(sigmas, path), callback, disable)
 
 
 def rising(levels, path, low):
@@ -83,21 +84,41 @@ def calls_at_bottom(steps):
     return min(LEAST + steps // STEPS_A_CALL, MOST)
 
 
+def calls_of(settings, sigmas, path, low):
+    """Return how many model calls `invert` makes with these settings and sigmas."""
+    return Plan(settings, check_sigmas(sigmas, path), path, low).calls
+
+
+class Plan:
+    """The way up a falling schedule.
+
+    Attributes:
+        levels: rising, without the 0.
+        bottom: calls at the first of them; 0: x stands there.
+        blind: whether the top is asked for: where noise covers all, what D says is news, and the step from there is done again
+            with it, and so is the one up to it.
+        calls: model calls.
+    """
+
+    def __init__(self, settings, sigmas, path, low):
+        row = SOLVERS[settings.solver]
+        self.levels, solved = rising(bent(sigmas, settings.placement, low, path), path, low)
+        steps, top = len(self.levels) - 1, self.levels[-1]
+        self.bottom = calls_at_bottom(len(self.levels)) if solved else 0
+        self.blind = row.redoes and settings.corrector > 0 and steps > 0 and path.signal(top) <= BLIND * top
+        self.calls = self.bottom + row.calls_a_step * steps - (solved and steps > 0) + self.blind
+
+
 class Ascent(Run):
     """One run upwards."""
 
-    def rise(self, given, callback, disable):
+    def rise(self, sigmas, callback, disable):
         """Go up a falling schedule; return x at its first level."""
-        levels, bottom = rising(given, self.path, self.low)
-        steps, row = len(levels) - 1, self.row
-        # Where noise covers all, what D says is news: the step from there is done again with it, and so is the one up to it.
-        top = levels[-1]
-        blind = row.redoes and self.settings.corrector > 0 and self.path.signal(top) <= BLIND * top
-        asked = (calls_at_bottom(steps + 1) if bottom else 0) + row.calls_a_step * steps - (bottom and steps > 0)
-        self.answers = Answers(self.given.device, asked + (blind and steps > 0), "call")
-        self.callback, self.bar = callback, trange(self.answers.steps, disable=disable, unit="call")
-        with self.bar:
-            state = self.climb(levels, self.solve_bottom(levels[0], calls_at_bottom(steps + 1)) if bottom else None, blind)
+        plan = Plan(self.settings, sigmas, self.path, self.low)
+        self.answers, self.callback = Answers(self.given.device, plan.calls, "call"), callback
+        with trange(plan.calls, disable=disable, unit="call") as self.bar:
+            known = self.solve_bottom(plan.levels[0], plan.bottom) if plan.bottom else None
+            state = self.climb(plan.levels, known, plan.blind)
         self.answers.settle()
         return state.to(self.given.dtype)
 
@@ -178,7 +199,7 @@ class Ascent(Run):
                 solver.observe(sigma, modes, denoised)
                 sigma, modes, arrived = solver.predict(end)
                 self.state, amid = self.spectrum.inverse(modes, self.given.shape), True
-        if blind and len(levels) > 1:
+        if blind:
             denoised, anew = self.call(self.state, sigma)
             if not anew:
                 solver.observe(sigma, modes, denoised)

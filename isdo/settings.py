@@ -30,6 +30,11 @@ class Field:
         """Say whether the setting has any effect beside ``values`` {key: value} of the others."""
         return not any(key in values and says(values[key]) for key, says in self.idle)
 
+    @property
+    def is_text(self):
+        """Whether any text is a value."""
+        return self.kind is str and not self.choices
+
     def check(self, value):
         """Return the value in the field's own type.
 
@@ -38,6 +43,10 @@ class Field:
         """
         if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
             value = value.item()  # a number of numpy's is a number
+        if self.is_text:
+            if not isinstance(value, str):
+                raise ValueError(f"{self.key} is {value!r}: give a text")
+            return value
         if self.choices:
             if value not in self.choices:
                 raise ValueError(f"{self.key} is {value!r}: choose one of {', '.join(map(str, self.choices))}")
@@ -55,7 +64,7 @@ class Field:
         Raises:
             ValueError: as ``check``.
         """
-        if self.choices:
+        if self.choices or self.is_text:
             return self.check(text)
         try:
             value = {"True": True, "False": False}[text] if self.kind is bool else float(text)
@@ -231,6 +240,31 @@ REFINE_HOST_FIELDS = (
     Field(
         "save", False, bool, "Save intermediate pictures", "ISDO refine save",
         "save the picture after each iteration, where finished pictures are saved", rare=True,
+    ),
+)  # fmt: skip
+
+# What the WebUIs' script asks that draws from the picture's own noise.
+INVERT_HOST_FIELDS = (
+    Field(
+        "prompt", "", str, "Original prompt", "ISDO invert prompt",
+        "what the picture shows, or the prompt that drew it; empty: no words",
+    ),
+    Field(
+        "negative_prompt", "", str, "Original negative prompt", "ISDO invert negative prompt",
+        "the negative prompt that drew the picture; without effect at CFG scale 1", idle=(("cfg", lambda cfg: cfg == 1),),
+    ),
+    Field(
+        "cfg", 1.0, float, "Original CFG scale", "ISDO invert CFG scale",
+        "of the way to the noise; 1 is the most exact, above 3 another picture may come back",
+        low=1.0, high=30.0, step=0.5,
+    ),
+    Field(
+        "steps", 0, int, "Inversion steps", "ISDO invert steps",
+        "of the way to the noise; 0: as many as the picture is drawn in", low=0, high=150,
+    ),
+    Field(
+        "full", True, bool, "Override Denoising strength to 1", "ISDO invert from pure noise",
+        "go all the way to pure noise; else as far as the denoising strength says, and less of the picture changes",
     ),
 )  # fmt: skip
 
