@@ -17,7 +17,7 @@ from .srk import Call
 
 # The bottom - where is x, if the last step leads to the picture? - is asked for in two calls, and in one more for every so many
 # steps, up to MOST: it has to be as exact as the way up is, and no more.
-LEAST, STEPS_A_CALL, MOST = 2, 20, 5
+LEAST, STEPS_A_CALL, MOST = 2, 16, 4
 # Of the noise-to-signal ratio; a last level above it has too little of the picture to be solved for. Then the way up begins at
 # the model's smallest level.
 DEEPEST = 0.5
@@ -60,14 +60,18 @@ def invert(model, x, sigmas, extra_args=None, callback=None, disable=None, *, se
     section 4.3; Dhariwal & Nichol 2021, appendix F).
     """
     settings = Settings() if settings is None else settings
-    if not isinstance(settings, Settings):
-        raise ValueError(f"settings is a {type(settings).__name__}: give isdo.Settings(...)")
-    if settings.tolerance:
-        raise ValueError(f"tolerance is {settings.tolerance:g}, and the way up goes by a schedule: set tolerance to 0")
+    check_settings(settings)
     check_x(x)
     path, low = detect_path(model) if settings.path == "auto" else PATHS[settings.path], smallest_sigma(model)
     run = Ascent(model, x, extra_args, settings, path, None, low, {} if report is None else report)
     return run.rise(check_sigmas(sigmas, path), callback, disable)
+
+
+def check_settings(settings):
+    if not isinstance(settings, Settings):
+        raise ValueError(f"settings is a {type(settings).__name__}: give isdo.Settings(...)")
+    if settings.tolerance:
+        raise ValueError(f"tolerance is {settings.tolerance:g}, and the way up goes by a schedule: set tolerance to 0")
 
 
 def rising(levels, path, low):
@@ -85,7 +89,12 @@ def calls_at_bottom(steps):
 
 
 def calls_of(settings, sigmas, path, low):
-    """Return how many model calls `invert` makes with these settings and sigmas."""
+    """Return how many model calls `invert` makes with these settings and sigmas.
+
+    Raises:
+        ValueError: as for `invert`.
+    """
+    check_settings(settings)
     return Plan(settings, check_sigmas(sigmas, path), path, low).calls
 
 

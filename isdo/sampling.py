@@ -71,9 +71,7 @@ def check_mask(mask, x):
 
 
 @torch.no_grad()
-def sample_isdo(
-    model, x, sigmas, extra_args=None, callback=None, disable=None, *, settings=None, mask=None, report=None
-):
+def sample_isdo(model, x, sigmas, extra_args=None, callback=None, disable=None, *, settings=None, mask=None, report=None):
     """Solve the probability-flow ODE from sigmas[0] to sigmas[-1]; by default with one model call per step.
 
     Args:

@@ -184,7 +184,7 @@ def page(rows, judge=None, flags=None):
 
 This page is written by the bench; run it again with
 
-    python -m isdo bench --suite frechet {flags or '--model eps'} --json out/frechet.json --doc docs/frechet.md
+    python -m isdo bench --suite frechet {flags or "--model eps"} --json out/frechet.json --doc docs/frechet.md
 
 which goes on from the rows in the file, so that models and guidance can be added one by one. A cell is the Fréchet
 distance between the pictures drawn and the real ones, smaller is better, and in parentheses the share of pictures that
