@@ -211,17 +211,22 @@ class Trajectory:
         fitted: (bands,) ones where the power of each interval is measured from the change over it; None: it is 0.
         acceleration: an Acceleration.
         guess: modes of x at all nodes, to begin with; None: m is held.
+        most: model calls; when one more sweep would take more, it is left as it is.
 
     Attributes:
         asked: indices of the nodes where the model is to be asked next; empty once it is done.
         low: the last node that is final, -1 at first.
         final: Finals that were not fetched yet, in order.
         calls: how often the model was asked.
+        first: the largest residual that the first sweep found, in tolerances.
+        spent: whether it was left as it is for want of calls.
     """
 
-    def __init__(self, equations, state, norm, window, reach, *, power=None, fitted=None, acceleration=None, guess=None):
+    def __init__(
+        self, equations, state, norm, window, reach, *, power=None, fitted=None, acceleration=None, guess=None, most=math.inf
+    ):
         self.equations, self.norm, self.window, self.reach = equations, norm, window, max(reach, 2)
-        self.power, self.fitted = power, fitted
+        self.power, self.fitted, self.most, self.first, self.spent = power, fitted, most, None, False
         self.acceleration = Acceleration() if acceleration is None else acceleration
         self.states, self.denoised, self.raw, self.secants, self.calls = {0: state}, {}, {}, {}, 0
         self.low, self.known, self.final, self.intervals = -1, 1, [], {}
@@ -369,6 +374,7 @@ class Trajectory:
             sizes: the residuals that ``take`` returned, floats.
         """
         worst = max((size if math.isfinite(size) else math.inf) for size in sizes)
+        self.first = worst if self.first is None else self.first
         count = self.leading(size <= 1 for size in sizes)
         self.patience = PATIENCE if count or worst < FALLING * self.best else self.patience - 1
         self.best = math.inf if count else min(self.best, worst)
@@ -423,7 +429,7 @@ class Trajectory:
             if self.low + 1 == self.known:
                 self.enter()
             self.finish(self.low + 1)
-        self.asked = []
+        self.asked, self.spent = [], True
 
 
 class Answers:
@@ -467,7 +473,7 @@ class Answers:
         return answer
 
 
-def sweep(trajectories, ask, most):
+def sweep(trajectories, ask):
     """Let trajectories sweep side by side until all are done; yields after each round of model calls.
 
     Every picture goes its own way, so that a batch changes nothing; one that is a whole window ahead waits for the others, so
@@ -477,11 +483,10 @@ def sweep(trajectories, ask, most):
     Args:
         trajectories: a Trajectory for each picture.
         ask: ``ask(asked) -> answers``: lists, by picture, of nodes and of D there (modes).
-        most: model calls a picture; one that would need more is left as it is.
     """
     while True:
         for each in trajectories:
-            if not each.done and each.calls + len(each.asked) > most:
+            if not each.done and each.calls + len(each.asked) > each.most:
                 each.give_up()
         running = [each for each in trajectories if not each.done]
         if not running:
@@ -498,3 +503,29 @@ def sweep(trajectories, ask, most):
                 each.settle(every[: len(sizes)])
                 del every[: len(sizes)]
         yield
+
+
+def resampled(found, coarse, fine):
+    """Return x (modes of one picture) at the nodes of ``fine``, by D interpolated between those of ``coarse``.
+
+    Args:
+        found: Finals at all nodes of ``coarse``.
+        coarse, fine: Equations between the same ends.
+    """
+    knots, at = ([place(fine.path, sigma) for sigma in each.sigmas] for each in (coarse, fine))
+    denoised, states = [], [found[0].state]
+    for here in at:
+        j = min(max(0, sum((here < knot) == (knots[0] > knots[-1]) for knot in knots) - 1), coarse.last - 1)
+        first, end = coarse.stencils[j]
+        weights = lagrange(knots[first:end], here)
+        denoised.append(sum(weight * each.denoised for weight, each in zip(weights, found[first:end], strict=True)))
+    for j in range(fine.last):
+        ratio, total, shares, first, _ = fine.interval(j, len(at))
+        mean = sum(share * each for share, each in zip(shares, denoised[first : first + len(shares)], strict=True))
+        states.append(ratio * states[-1] + total * mean)
+    return states
+
+
+def lagrange(knots, at):
+    """Return the values of Lagrange's polynomials over the knots at one point."""
+    return [math.prod((at - other) / (knot - other) for other in knots if other != knot) for knot in knots]
