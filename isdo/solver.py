@@ -48,6 +48,10 @@ class Solver:
             return self.sweeps * max(steps - to_zero, 0) + (1 if steps > 0 else 0)
         return self.calls_a_step * max(steps - to_zero, 0) + (1 if to_zero and steps > 0 else 0)
 
+    def most_calls(self, steps, tolerance):
+        """Return how many model calls a host lets so many steps take: with a tolerance as many, or so many in each sweep."""
+        return steps if tolerance and not self.sweeps else self.calls(steps)
+
 
 def _tableau(row):
     estimate = row.low_order + 1 if row.low else 0
@@ -61,5 +65,5 @@ SOLVERS = {
     "srk3": _tableau(BOGACKI_SHAMPINE),
     "srk4": _tableau(RK4),
     "srk5": _tableau(DORMAND_PRINCE),
-    "trajectory": Solver(Multistep, order=WIDEST - 1, sweeps=50),
+    "trajectory": Solver(Multistep, order=WIDEST - 1, sweeps=30),
 }

@@ -83,7 +83,7 @@ class Sweeps:
         run = self.run
         return Equations(run.path, run.spectrum, nodes, self.modes.new_zeros(0), run.settings.window)
 
-    def begin(self, equations, tolerance, most, pictures=None, guesses=None):
+    def begin(self, equations, tolerance, most, pictures=None, guesses=None, **options):
         """Return {picture: Trajectory}, of all or some of the pictures.
 
         Args:
@@ -92,13 +92,14 @@ class Sweeps:
             most: model calls a picture, those of earlier trajectories included.
             pictures: indices.
             guesses: {picture: modes at all nodes}.
+            **options: further ones of Trajectory.
         """
         run, made = self.run, {}
         for b in range(len(self.modes)) if pictures is None else pictures:
             part = slice(b, b + 1)
             made[b] = Trajectory(
                 equations, self.modes[part], run.norm(part, tolerance), run.window(part), run.settings.window,
-                most=most - self.spent[b], fitted=self.fitted, guess=(guesses or {}).get(b),
+                most=most - self.spent[b], fitted=self.fitted, guess=(guesses or {}).get(b), **options,
             )  # fmt: skip
         return made
 
@@ -192,6 +193,10 @@ class Sweeps:
         sigma, scheduled = (torch.full((), value, **number) for value in (sigma, scheduled))
         return {"x": x, "i": i, "sigma": scheduled, "sigma_hat": sigma, "denoised": denoised}
 
+    def now(self):
+        """Return the pictures at 0 as far as they are known: by the last step from the nodes in flight."""
+        return self.state_of(torch.cat([self.last_step(b) for b in range(len(self.found))])).to(self.run.given.dtype)
+
     def end(self, to_zero):
         """Return the pictures at the last node, or at 0, whither what goes the last step of a sequential run goes."""
         run = self.run
@@ -204,6 +209,6 @@ class Sweeps:
         settings = Settings(modes=run.settings.modes, power=run.settings.power, corrector=0)
         solver = run.solver(slice(b, b + 1), settings)
         for j in sorted(found.states):
-            if j > found.low - LOOKS_BACK:
+            if j > max(found.states) - LOOKS_BACK:
                 solver.observe(found.equations.sigmas[j], found.states[j], found.denoised[j])
         return solver.predict(0.0)[1]

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 
 from .curvature import RATIO_LIMIT
-from .device import wide
+from .device import constants, full_precision, wide
 from .fit import Change, measured
 from .quadrature import depth, step_shares, step_total
 
@@ -76,7 +76,7 @@ class Interval(NamedTuple):
 
     ratio: object
     total: object
-    shares: list
+    shares: object
     first: int
     final: bool
 
@@ -138,8 +138,8 @@ class Equations:
                 self.plain[j, first, end] = Interval(float(ratio), float(total), shares, first, final)
             return self.plain[j, first, end]
         ratio, total = step_total(self.path, *self.sigmas[j : j + 2], power.modes)
-        shares = self.spectrum.spread(self._shares(j, first, end, power.bands), self.like)
-        return Interval(ratio, total, list(shares), first, final)
+        shares = self.spectrum.spread(self._shares(j, first, end, power.bands), self.like).squeeze(1)
+        return Interval(ratio, total, shares, first, final)
 
     def _shares(self, j, first, end, power):
         low, high = sorted(self.sigmas[j : j + 2])
@@ -293,13 +293,29 @@ class Trajectory:
             return self.denoised[j]
         return torch.addcmul(self.denoised[j], power.modes, self.node(j).noise, value=-1)
 
-    def advanced(self, j):
-        """Return x at node j + 1 as the equation of interval j has it."""
-        ratio, total, shares, first, _ = self.intervals[j]
-        power, mean = self.powers.get(j), 0.0
-        for i, share in enumerate(shares, first):
-            mean = mean + share * self.residual(i, power)
-        return self.kept(j, ratio * self.states[j] + total * mean)
+    def advanced(self):
+        """Return {j + 1: x there as the equation of interval j has it}, of all intervals in flight."""
+        nodes = [self.node(j) for j in sorted(self.denoised)]
+        first, denoised = min(self.denoised), torch.cat([node.denoised for node in nodes])
+        plain, means = [j for j in self.intervals if j not in self.powers], {}
+        if plain:
+            rows = [[0.0] * len(nodes) for _ in plain]
+            for row, interval in zip(rows, (self.intervals[j] for j in plain), strict=True):
+                begin = interval.first - first
+                row[begin : begin + len(interval.shares)] = interval.shares
+            with full_precision(denoised.device):
+                found = (constants(rows, denoised) @ denoised.flatten(1)).view(len(plain), *denoised.shape[1:])
+            means = dict(zip(plain, found.split(1), strict=True))
+        if self.powers:
+            noise = torch.cat([node.noise for node in nodes])
+        for j, power in self.powers.items():
+            _, _, shares, begin, _ = self.intervals[j]
+            part = slice(begin - first, begin - first + len(shares))
+            means[j] = (torch.addcmul(denoised[part], power.modes, noise[part], value=-1) * shares).sum(0, keepdim=True)
+        return {
+            j + 1: self.kept(j, interval.ratio * self.states[j] + interval.total * means[j])
+            for j, interval in self.intervals.items()
+        }
 
     def kept(self, j, stepped):
         """Return x after interval j, kept pixels where a constant D leads."""
@@ -316,14 +332,15 @@ class Trajectory:
         residual = shift = torch.zeros_like(self.states[self.low])
         answer, sizes, moved = shift, [], {}
         picture = self.denoised[self.known - 1]  # the most that is known of it: early D hold less of it than an error brings
+        advanced = self.advanced()
         for j, interval in self.intervals.items():
-            defect = self.advanced(j) - self.states[j + 1]
+            defect = advanced[j + 1] - self.states[j + 1]
             residual = interval.ratio * residual + defect
             sizes.append(self.norm(residual, self.equations.sigmas[j + 1], picture))
             shift, answer = self.step(j, shift, answer, defect)
             moved[j + 1] = shift, answer
         for j, (shift, answer) in moved.items():
-            self.states[j] = self.states[j] + shift
+            self.states[j] = self.kept(j - 1, self.states[j] + shift)
             self.denoised[j] = self.denoised[j] + answer
         return torch.stack(sizes)
 
