@@ -564,10 +564,26 @@ def _inversion(args):
     return rows, inversion.page(rows, _flags(args))
 
 
+def _trajectory(args):
+    from tqdm import tqdm
+
+    from .bench import report, trajectory
+
+    kept, bar = _kept(args), partial(tqdm, desc="measuring", unit="problem", leave=False)
+
+    def save(rows):
+        if args.json:
+            report.write_json(trajectory.merged(kept, rows), args.json)
+
+    rows = trajectory.run(bar, seed=args.seed or 0, limit=args.limit, only=args.only, reuse=kept, save=save, device=args.device)
+    rows = trajectory.merged(kept, rows)
+    return rows, trajectory.page(rows)
+
+
 BENCHES = {
     "analytic": _accuracy, "zoo": _accuracy, "img2img": _accuracy, "grids": _grids, "speed": _speed, "sweep": _sweep,
     "frechet": _frechet, "refine": _refine, "ceiling": _ceiling, "adaptive": _adaptive,
-    "inversion": _inversion,
+    "inversion": _inversion, "trajectory": _trajectory,
 }  # fmt: skip
 
 
@@ -594,8 +610,8 @@ def bench(args):
     """Measure, print the tables, and write the rows and the plot where asked."""
     from .bench import report
 
-    if args.plot is not None and BENCHES[args.suite] not in (_accuracy, _adaptive, _inversion):
-        raise ValueError(f"--plot draws error against calls: the suite {args.suite} has none")
+    if args.plot is not None and BENCHES[args.suite] not in (_accuracy, _adaptive, _inversion, _trajectory):
+        raise ValueError(f"--plot draws error against calls, or rounds: the suite {args.suite} has none")
     for flag in ("calls", "bend"):
         if getattr(args, flag) and BENCHES[args.suite] is not _accuracy:
             raise ValueError(f"--{flag} is for the suites analytic, zoo and img2img: {args.suite} has its own")
@@ -619,9 +635,10 @@ def bench(args):
 
 def plot_of(suite):
     """Return the function that draws a suite's rows into a file."""
-    from .bench import adaptive, inversion, report
+    from .bench import adaptive, inversion, report, trajectory
 
-    return {"adaptive": adaptive.plot, "inversion": inversion.plot}.get(suite, report.plot)
+    plots = {"adaptive": adaptive.plot, "inversion": inversion.plot, "trajectory": trajectory.plot}
+    return plots.get(suite, report.plot)
 
 
 def _train_zoo(args, out, data):
@@ -823,7 +840,8 @@ def make_parser():
 
     add = command(bench, "measure ISDO against its peers")
     add("--suite", choices=list(BENCHES), default="analytic", help="what to measure (%(default)s)")
-    add("--json", metavar="FILE", help="write the rows there; sweep, frechet, adaptive and inversion go on from what it holds")
+    going_on = "sweep, frechet, adaptive, inversion and trajectory go on from what it holds"
+    add("--json", metavar="FILE", help=f"write the rows there; {going_on}")
     add("--plot", metavar="FILE", help="draw error against model calls there (png, svg or pdf)")
     add("--doc", metavar="FILE", help="write what is printed there, as markdown; keeps what an older page has by hand")
     add("--calls", type=whole(1), nargs="+", metavar="N", help="of the suites analytic, zoo and img2img (5 to 30)")

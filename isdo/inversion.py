@@ -14,10 +14,12 @@ from .schedules import bent
 from .settings import Settings
 from .solver import SOLVERS
 from .srk import Call
+from .sweeps import RESIDUAL, Sweeps
 
 # The bottom - where is x, if the last step leads to the picture? - is asked for in two calls, and in one more for every so many
 # steps, up to MOST: it has to be as exact as the way up is, and no more.
 LEAST, STEPS_A_CALL, MOST = 2, 16, 4
+EXACT = 12  # calls there of the solver "trajectory", which is as exact as its residuals
 # Of the noise-to-signal ratio; a last level above it has too little of the picture to be solved for. Then the way up begins at
 # the model's smallest level.
 DEEPEST = 0.5
@@ -106,15 +108,18 @@ class Plan:
         bottom: calls at the first of them; 0: x stands there.
         blind: whether the top is asked for: where noise covers all, what D says is news, and the step from there is done again
             with it, and so is the one up to it.
-        calls: model calls.
+        calls: model calls; at most, where the solver sweeps.
     """
 
     def __init__(self, settings, sigmas, path, low):
         row = SOLVERS[settings.solver]
         self.levels, solved = rising(bent(sigmas, settings.placement, low, path), path, low)
         steps, top = len(self.levels) - 1, self.levels[-1]
-        self.bottom = calls_at_bottom(len(self.levels)) if solved else 0
+        self.bottom = (EXACT if row.sweeps else calls_at_bottom(len(self.levels))) if solved else 0
         self.blind = row.redoes and settings.corrector > 0 and steps > 0 and path.signal(top) <= BLIND * top
+        if row.sweeps:
+            self.calls = self.bottom + row.sweeps * steps
+            return
         self.calls = self.bottom + row.calls_a_step * steps - (solved and steps > 0) + self.blind
 
 
@@ -127,7 +132,7 @@ class Ascent(Run):
         self.answers, self.callback = Answers(self.given.device, plan.calls, "call"), callback
         with trange(plan.calls, disable=disable, unit="call") as self.bar:
             known = self.solve_bottom(plan.levels[0], plan.bottom) if plan.bottom else None
-            state = self.climb(plan.levels, known, plan.blind)
+            state = self.sweep(plan) if self.row.sweeps else self.climb(plan.levels, known, plan.blind)
         self.answers.settle()
         return state.to(self.given.dtype)
 
@@ -192,6 +197,15 @@ class Ascent(Run):
     def product(self, p, q):
         """Return the inner product (B,) of modes."""
         return self.spectrum.inner(p, q).sum(1)
+
+    def sweep(self, plan):
+        """Solve for all levels at once, from the state up; return x at the highest."""
+        sweeps, nodes = Sweeps(self), list(dict.fromkeys(plan.levels))
+        sweeps.callback, sweeps.spent = self.callback, [plan.bottom] * len(self.state)
+        sweeps.found = list(sweeps.begin(sweeps.equations(nodes), RESIDUAL, plan.calls).values())
+        for _ in sweeps.rounds_of():
+            self.bar.update(self.calls - self.bar.n)
+        return sweeps.end(to_zero=False)
 
     def climb(self, levels, known, blind):
         """Go up the levels from the state; ``known`` is D at the first (modes) if nobody has to be asked."""

@@ -15,6 +15,7 @@ from .schedules import bent
 from .settings import Settings
 from .solver import SOLVERS
 from .spectrum import Spectrum
+from .sweeps import Sweeps
 from .window import Masked, Whole
 
 ALL = slice(None)
@@ -83,23 +84,27 @@ def sample_isdo(model, x, sigmas, extra_args=None, callback=None, disable=None, 
         extra_args: keyword arguments handed to the model as they are.
         callback: called once a step, after its last call, with {"x", "i", "sigma", "sigma_hat", "denoised"} of its first: sigma
             is the schedule's level, sigma_hat that of x, where the model was called. With a tolerance once a call: sigma is the
-            largest of the levels (B,) in sigma_hat at which pictures are that are still on their way.
+            largest of the levels (B,) in sigma_hat at which pictures are that are still on their way. The solver "trajectory"
+            calls it once a step, as soon as the step's noise level is solved for all pictures; with a tolerance once a call.
         disable: hide the progress bar.
         settings: a Settings.
         mask: broadcasts to x, 1 where the picture is painted and 0 where the model's wrapper holds it to a known picture,
             or between. Fits and norms look at the painted part only; kept pixels go straight to what the model says there.
         report: a dict that takes in, while the run goes on, "calls" and "rejected": [B] numbers, how many model calls each
-            picture took, and how many of its steps were done again.
+            picture took, and how many of its steps were done again. With the solver "trajectory" a call is one picture at one
+            level, however many go into one call of the model, and "rounds" is how often it was waited for.
 
     Returns:
         x at the last sigma, in the shape, dtype and on the device of x.
 
     Raises:
         ValueError: x, sigmas, settings or a mask that make no sense; the message says what, what was given, what to do.
-        RuntimeError: the model returned NaN or infinity; the message names the step and the sigma.
+        RuntimeError: the model returned NaN or infinity; the message names the step and the sigma. Another model answers
+            amid a run of the solver "trajectory".
 
-    Exceptions of the model or the callback pass through. No step waits for the device, but with a tolerance every call does.
-    Theory page, sections 2 to 5; 11 for the solvers "srk3" to "srk5", 12 for tolerances.
+    Exceptions of the model or the callback pass through. No step waits for the device, but with a tolerance every call does,
+    and every round of the solver "trajectory".
+    Theory page, sections 2 to 5; 11 for the solvers "srk3" to "srk5", 12 for tolerances, 13 for "trajectory".
     """
     return solve_ode(model, x, sigmas, extra_args, callback, disable, settings, mask, smallest_sigma(model), report)
 
@@ -117,8 +122,11 @@ def solve_ode(model, x, sigmas, extra_args, callback, disable, settings, mask, l
     run = Run(model, x, extra_args, settings, path, mask, low, {} if report is None else report)
     levels = check_sigmas(sigmas, path)
     if settings.tolerance and len(levels) > 1:
-        return run.by_tolerance(levels, callback, disable)
-    return run.by_schedule(levels, callback, disable)
+        run.check_tolerance(levels)
+        go = Sweeps(run).by_tolerance if run.row.sweeps else run.by_tolerance
+    else:
+        go = Sweeps(run).by_schedule if run.row.sweeps else run.by_schedule
+    return go(levels, callback, disable)
 
 
 class Run:
@@ -137,28 +145,38 @@ class Run:
         mask = self.mask
         return Whole() if mask is None else Masked(self.spectrum, mask[part].shape, mask[part])
 
-    def solver(self, part=ALL):
+    def solver(self, part=ALL, settings=None):
         """Return a solver for some of the pictures."""
-        like = self.given.new_empty(0, dtype=self.dtype)
-        return self.row.make(self.path, self.spectrum, self.settings, like, self.window(part), self.low)
+        like, settings = self.given.new_empty(0, dtype=self.dtype), settings or self.settings
+        return self.row.make(self.path, self.spectrum, settings, like, self.window(part), self.low)
 
     def ask(self, state, level, sigma):
         """Return (what the model was asked, denoised, whether another model answers than before) at the levels (B,).
 
         ``sigma`` is a number for messages.
         """
+        return self.answer(state, level, sigma, lambda asked, level: self.model(asked, level, **self.extra_args))
+
+    def answer(self, state, level, sigma, model):
+        """Return what ``ask`` does, of ``model(asked, level)``; None if that returns None."""
         asked = state.to(self.given.dtype)
         self.answers.look()
-        denoised = self.answers.take(self.model(asked, level, **self.extra_args), asked, sigma)
+        if (denoised := model(asked, level)) is None:
+            return None
+        self.answers.take(denoised, asked, sigma)
         before, self.inner = self.inner, Identity(self.model)
         self.calls += 1
         return asked, denoised, before is not None and before != self.inner
+
+    def begin_answers(self, most, unit="call"):
+        """Look at the answers of so many calls at most."""
+        self.answers = Answers(self.given.device, most, unit)
 
     def by_schedule(self, given, callback, disable):
         """Go from level to level of a schedule, bent as the settings say; return x at its end."""
         levels = bent(given, self.settings.placement, self.low, self.path)
         calls, whole = self.row.calls(len(levels) - 1, levels[-1] == 0), self.row.calls_a_step == 1
-        self.answers = Answers(self.given.device, calls, "step" if whole else "call")
+        self.begin_answers(calls, "step" if whole else "call")
         solver, state, modes, sigma = self.solver(), self.state, self.spectrum.forward(self.state), levels[0]
         for i in trange(len(levels) - 1, disable=disable):
             end, told, amid, arrived = levels[i + 1], None, False, False
@@ -186,10 +204,9 @@ class Run:
 
     def by_tolerance(self, given, callback, disable):
         """Go from the first to the last level of a schedule in steps that each picture needs; return x at 0."""
-        self.check_tolerance(given)
-        last = min(self.low, given[-2]) or given[-2]
-        way, most = Way(self.path, given[0], min(last, given[0])), self.settings.max_calls
-        self.answers, modes = Answers(self.given.device, most, "call"), self.spectrum.forward(self.state)
+        way, most = Way(self.path, *self.ends(given)), self.settings.max_calls
+        self.begin_answers(most)
+        modes = self.spectrum.forward(self.state)
         walks = [self.walk(way, slice(i, i + 1), modes) for i in range(len(modes))]
 
         def ask(modes, sigmas, running):
@@ -209,18 +226,26 @@ class Run:
         self.answers.settle()
         return self.spectrum.inverse(torch.cat([each.result for each in walks]), self.given.shape).to(self.given.dtype)
 
+    def ends(self, given):
+        """Return the first and the last level above 0 of a run with a tolerance."""
+        return given[0], min(given[0], min(self.low, given[-2]) or given[-2])
+
     def walk(self, way, part, modes):
         """Return the Walk of one picture, the slice ``part`` of all."""
-        norm = Norm(self.spectrum, self.window(part), self.path, self.settings.tolerance)
+        norm = self.norm(part, self.settings.tolerance)
         return Walk(self.solver(part), Controller(self.row.estimate), way, norm, modes[part])
+
+    def norm(self, part, tolerance):
+        """Return the Norm of some of the pictures."""
+        return Norm(self.spectrum, self.window(part), self.path, tolerance)
 
     def check_tolerance(self, given):
         """Refuse what a tolerance cannot be kept with."""
         settings, dtype = self.settings, self.given.dtype
         if given[-1] > 0:
             raise ValueError(f"with a tolerance the schedule must end in 0, and it ends at {given[-1]:g}: append a 0, or set 0")
-        if not self.row.estimate:
-            able = ", ".join(name for name, row in SOLVERS.items() if row.estimate)
+        if not (self.row.estimate or self.row.sweeps):
+            able = ", ".join(name for name, row in SOLVERS.items() if row.estimate or row.sweeps)
             raise ValueError(f"the solver {settings.solver} cannot say how far off a step is: with a tolerance take {able}")
         if settings.solver == "multistep" and settings.corrector == 0:
             raise ValueError("corrector is 0, and a tolerance is kept by what corrections change: set corrector to 1")

@@ -78,8 +78,9 @@ NO_HISTORY = ("solver", lambda solver: solver != "multistep")
 FIELDS = (
     Field(
         "solver", "multistep", str, "Solver", "ISDO solver",
-        "multistep: one model call a step; srk3, srk4, srk5: exponential Runge-Kutta of that order, 3, 4 and 6 calls a step",
-        choices=("multistep", "srk3", "srk4", "srk5"), rare=True,
+        "multistep: one model call a step; srk3, srk4, srk5: exponential Runge-Kutta of that order, 3, 4 and 6 calls a step; "
+        "trajectory: all steps at once, swept over until they agree, about ten calls a step",
+        choices=("multistep", "srk3", "srk4", "srk5", "trajectory"), rare=True,
     ),
     Field(
         "path", "auto", str, "Path", "ISDO path",
@@ -135,6 +136,11 @@ FIELDS = (
         "max_calls", 200, int, "Most calls", "ISDO most calls",
         "with an accuracy: the most model calls that a picture may take; then it ends on what there is",
         low=1, high=10_000, rare=True, idle=(("tolerance", lambda tolerance: tolerance == 0),),
+    ),
+    Field(
+        "window", 33, int, "Window", "ISDO window",
+        "of the solver trajectory: how many noise levels are in flight at once; more take more memory",
+        low=4, high=1_000, rare=True, idle=(("solver", lambda solver: solver != "trajectory"),),
     ),
 )  # fmt: skip
 # What the WebUIs' plugin asks besides: choices about the host's part of a run, of which the solver knows nothing.
@@ -322,6 +328,7 @@ class Settings(_Declared):
     placement: float = _BY_KEY["placement"].default
     tolerance: float = _BY_KEY["tolerance"].default
     max_calls: int = _BY_KEY["max_calls"].default
+    window: int = _BY_KEY["window"].default
 
 
 @dataclass(frozen=True)

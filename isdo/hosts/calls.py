@@ -113,14 +113,14 @@ def calls_of(model, name, steps, values=None):
 
     Args:
         model: the host's checkpoint; None trusts the host's count.
-        values: ISDO's; with a tolerance the steps are the most calls.
+        values: ISDO's; with a tolerance, or swept over, these are the most calls.
     """
     config = sd_samplers.find_sampler_config(name)
     if config is None:
         return steps
     if config.name == NAME:
         values = values or SAMPLER.defaults
-        return steps if values["tolerance"] else SOLVERS[values["solver"]].calls(steps)
+        return SOLVERS[values["solver"]].most_calls(steps, values["tolerance"])
     try:
         return counted_calls(sd_samplers.create_sampler(name, model), steps) if model is not None else config.total_steps(steps)
     except Exception:  # Forge has a stand-in until the first picture is asked for
@@ -248,7 +248,7 @@ def told(page):
 def in_words(calls, values):
     """Return the model calls of ISDO's passes in words."""
     a_step = SOLVERS[values["solver"]].calls_a_step
-    if values["tolerance"]:
+    if values["tolerance"] or SOLVERS[values["solver"]].sweeps:
         return f"at most {counted(sum(calls))}, as many as it needs"
     return counted(sum(calls)) + (f", {a_step} a step" if a_step > 1 else "")
 

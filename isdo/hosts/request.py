@@ -15,7 +15,7 @@ from ..settings import (
 
 NAME, ALIASES = "ISDO", ("isdo", "k_isdo")
 # The order of the arguments: what came later stands behind. With a tolerance a WebUI's steps are the most calls.
-LATER, NOT_ASKED = ("tolerance",), ("max_calls",)
+LATER, NOT_ASKED = ("tolerance",), ("max_calls", "window")
 CONTROLS = (
     *(each for each in FIELDS if each.key not in (*LATER, *NOT_ASKED)), *HOST_FIELDS,
     *(each for each in FIELDS if each.key in LATER),
