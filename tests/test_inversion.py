@@ -153,7 +153,7 @@ def test_the_trajectory_comes_back_to_its_residual(path, solve, normal):
         settings = Settings(solver=solver, placement=0)
         noise = invert(model, picture, sigmas, settings)
         found[solver] = distance(sample_isdo(model, noise, sigmas, disable=True, settings=settings), picture).max()
-    assert found["trajectory"] < 1e-4 < found["multistep"]
+    assert found["trajectory"] < 3e-4 and found["multistep"] > 3e-3
 
 
 # The way up
