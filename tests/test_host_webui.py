@@ -122,7 +122,7 @@ def test_a_strange_host_gets_one_line_and_goes_on(capsys):
 def test_the_script_brings_one_script_class(a1111):
     base = a1111.modules["modules.scripts"].Script
     found = [name for name, value in vars(a1111.script).items() if isinstance(value, type) and issubclass(value, base)]
-    assert found == ["IsdoScript", "RefineAccordion", "RefineScript"]
+    assert found == ["IsdoScript", "RefineAccordion", "RefineScript", "InvertScript"]
 
 
 def test_install_is_quick_and_quiet():

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "isdo"
 EDGES = (
-    "isdo/ui.py", "isdo/hosts/", "isdo/zoo/", "isdo/bench/", "isdo/lab", "isdo/gallery.py", "isdo/picture.py",
+    "isdo/ui.py", "isdo/hosts/", "isdo/zoo/", "isdo/bench/", "isdo/lab", "isdo/gallery.py", "isdo/picture.py", "isdo/latents.py",
     "isdo/models.py", "isdo/__main__.py", "isdo/__init__.py",
 )  # fmt: skip
 HOST = ("isdo/hosts/", "scripts/", "tests/live_probe/")
@@ -88,7 +88,7 @@ def test_importing_isdo_loads_torch_and_no_host_and_nothing_heavy():
 def test_importing_isdo_gives_the_public_names():
     import isdo
 
-    assert set(isdo.__all__) == {"RefineSettings", "Refined", "Settings", "refine", "sample_isdo", "schedules", "zoo"}
+    assert set(isdo.__all__) == {"RefineSettings", "Refined", "Settings", "invert", "refine", "sample_isdo", "schedules", "zoo"}
     assert all(hasattr(isdo, name) for name in isdo.__all__)
 
 
@@ -108,7 +108,7 @@ def test_numerics_import_torch_and_each_other(name):
     outside = {f.module.partition(".")[0] for f in found if not f.level} - sys.stdlib_module_names
     # the entry points show progress, as every k-diffusion sampler does; the settings are read where there is no torch
     shows = {"torch", "tqdm"}
-    bars = dict.fromkeys(("isdo/sampling.py", "isdo/refinement.py", "isdo/sweeps.py"), shows)
+    bars = dict.fromkeys(("isdo/sampling.py", "isdo/refinement.py", "isdo/inversion.py", "isdo/sweeps.py"), shows)
     allowed = ({"isdo/settings.py": set()} | bars).get(name, {"torch"})
     assert outside <= allowed
     for module in set().union(*(targets(name, f) for f in found if f.level)):
