@@ -5,12 +5,13 @@ from importlib import import_module
 from . import schedules, zoo
 
 __version__ = "0.1.0"
-__all__ = ["RefineSettings", "Refined", "Settings", "refine", "sample_isdo", "schedules", "zoo"]
+__all__ = ["RefineSettings", "Refined", "Settings", "invert", "refine", "sample_isdo", "schedules", "zoo"]
 # refine lives in refinement.py: a submodule of its name would take its place here as soon as somebody imports it
 _HOMES = {
     "RefineSettings": ".settings",
     "Refined": ".refinement",
     "Settings": ".settings",
+    "invert": ".inversion",
     "refine": ".refinement",
     "sample_isdo": ".sampling",
 }

@@ -1,4 +1,4 @@
-"""python -m isdo {sample,refine,probe,demo,bench,train,info}: the package from the command line."""
+"""python -m isdo {sample,refine,invert,probe,demo,bench,train,info}: the package from the command line."""
 
 import argparse
 import logging
@@ -11,9 +11,11 @@ from functools import partial
 
 import torch
 
-from . import __version__, files, gallery, infotext, models, picture, zoo
+from . import __version__, files, gallery, infotext, latents, models, picture, zoo
 from .bench import suites
 from .bench.peers import FURTHER, PEERS
+from .inversion import calls_of
+from .inversion import invert as run_invert
 from .probe import measure_curvature
 from .reference import SAMPLERS as REFERENCE
 from .reference import seeded
@@ -52,12 +54,16 @@ def progress(total, label):
         yield lambda *_: bar.update()
 
 
-def draw(run, given, sigmas, seeds, callback=None):
-    """Return pictures (len(seeds), C, H, W), in batches; image i has its own seed and label, whatever its batch."""
+def draw(run, given, sigmas, seeds, callback=None, begun=None):
+    """Return pictures (len(seeds), C, H, W), in batches; image i has its own seed and label, whatever its batch.
+
+    ``begun`` (len(seeds), C, H, W) is where they are drawn from, noise of the seeds if None.
+    """
     done = []
     for start in range(0, len(seeds), BATCH):
         part = slice(start, start + BATCH)
-        x = (sigmas[0] * gallery.noise(seeds[part], given.shape)).to(given.device)
+        x = sigmas[0] * gallery.noise(seeds[part], given.shape) if begun is None else begun[part]
+        x = x.to(given.device)
         extra = given.extra_args(given.classes(range(len(seeds))[part]))
         sampler = seeded(run, seeds[part])
         done.append(sampler(given.model, x, sigmas.to(given.device), extra_args=extra, callback=callback, disable=True).cpu())
@@ -142,10 +148,12 @@ def sample(args):
         said = flag(next(iter(given), "preset"))
         raise ValueError(f"{said} is a setting of the sampler isdo, not of {args.sampler}")
     settings, out = Settings(**{**PRESETS.get(args.preset, {}), **given}), gallery.check_target(args.out)
-    run, recorded, made = samplers()[args.sampler], {}, Made()
+    run, recorded, made, noise = samplers()[args.sampler], {}, Made(), asked_noise(args)
     if args.sampler == "isdo":
         run = partial(made.run, settings=settings)
         recorded = {field.infotext: getattr(settings, field.key) for field in FIELDS}
+    if noise is not None:
+        recorded["Noise"] = infotext.plain(files.named(args.noise).name)
     if not models.is_own(args.model):
         zoom_for(args, models.SHAPE)  # before anything is loaded
         args.guidance = models.GUIDED if args.guidance is None else args.guidance
@@ -154,15 +162,29 @@ def sample(args):
     seeds = range(args.seed, args.seed + args.count)
     args.schedule = args.schedule or models.usual_schedule(model.model)
     sigmas = schedule(args.schedule, args.steps, model.model)
+    if noise is not None:
+        noise.check(args.noise, float(sigmas[0]), model.shape)
     total = None if settings.tolerance else args.steps * math.ceil(args.count / BATCH)
     with progress(total, args.sampler) as callback:
-        pictures = draw(run, model, sigmas, seeds, callback)
+        pictures = draw(run, model, sigmas, seeds, callback, None if noise is None else noise.x)
     if made.calls:
         recorded["ISDO calls"] = made.told()
     gallery.write_png(gallery.grid(pictures, zoom=zoom), out, parameters(args, model, recorded))
     print(out)
     if made.calls and recorded["ISDO calls"] != str(args.steps):
         print(f"{recorded['ISDO calls']} model calls a picture, {sum(made.rejected)} steps done again")
+
+
+def asked_noise(args):
+    """Return the Noise that pictures are to be drawn from, None: the seeds'; set what the command line leaves to it."""
+    noise = None if args.noise is None else latents.read(args.noise)
+    if noise is not None and args.count not in (None, len(noise.x)):
+        raise ValueError(f"{args.noise} holds the noise of {len(noise.x)} pictures: leave out --count")
+    steps, count, named = (12, 16, None) if noise is None else (noise.steps, len(noise.x), noise.schedule)
+    args.steps, args.count, args.schedule = args.steps or steps, args.count or count, args.schedule or named
+    if noise is not None:
+        args.label = args.label or noise.labels
+    return noise
 
 
 ZOO_SIDES = (SIDE, SIDE), zoo.MULTIPLE
@@ -308,6 +330,57 @@ def history(said):
     if pairs and "Refine model" not in pairs:
         pairs["Label"] = " / ".join(said["labels"] or ["no class"])
     return infotext.numbered(pairs)
+
+
+def invert(args):
+    """Find the noise that a model draws a picture from, or every picture of a page that `sample` or `refine` wrote."""
+    settings = Settings(**{field.key: getattr(args, field.key) for field in FIELDS if hasattr(args, field.key)})
+    out, back = latents.check_target(args.out), args.back
+    takes, own = ZOO_SIDES, models.is_own(args.model)
+    given = models.asked(args) if own else None
+    if own:
+        gallery.check_channels(given.shape[0])
+        takes = given.shape[1:], getattr(given.model, "multiple", None)
+    pictures, zoom, said = opened(args.picture, takes)
+    size = gallery.grid_size(len(pictures), takes[0], zoom) if zoom else (pictures.shape[3], pictures.shape[2])
+    if back is not None:
+        back = gallery.check_target(back, room=gallery.room(size))
+    if own:
+        pictures = pictures.mean(1, keepdim=True) if given.shape[0] == 1 else pictures
+    else:
+        args.label = args.label or said["labels"]
+        args.guidance = 1.0 if args.guidance is None else args.guidance
+        given = unlabelled(models.asked(args))
+    args.schedule = args.schedule or models.usual_schedule(given.model)
+    sigmas = schedule(args.schedule, args.steps, given.model)
+    counted = calls_of(settings, sigmas, given.model.path, given.model.sigma_min)
+    x, calls = by_parts(run_invert, "invert", counted, given, pictures, sigmas, settings)
+    about = {
+        "Steps": args.steps, "Schedule type": args.schedule, **told(given),
+        **{field.infotext: getattr(settings, field.key) for field in FIELDS}, "Version": VERSION,
+    }  # fmt: skip
+    latents.write(out, x, float(sigmas[0]), about, args.label or [])
+    print(f"{out}\n{calls} model calls a picture")
+    if back is not None:
+        found, _ = by_parts(sample_isdo, "and back", args.steps, given, x, sigmas, settings)
+        gap = (found - pictures).square().mean((1, 2, 3)).sqrt() / pictures.square().mean((1, 2, 3)).sqrt()
+        shown = gallery.grid(found, zoom=zoom) if zoom else gallery.picture(found[0])
+        page = {"Size": size_of(given), "Batch size": len(found)} if zoom else {"Size": "{}x{}".format(*size)}
+        gallery.write_png(shown, back, infotext.write(prompt(args.label), about | page | {"Version": VERSION}))
+        print(f"{back}\ndrawn again it differs by {gap.median():.2g} of its RMS, at most {gap.max():.2g}")
+
+
+def by_parts(run, label, moves, given, x, sigmas, settings):
+    """Return what ``run`` (`invert` or `sample_isdo`) makes of x (B, C, H, W), in batches, and its model calls a picture.
+
+    ``moves``: how often it calls back.
+    """
+    parts, found, report = [slice(start, start + BATCH) for start in range(0, len(x), BATCH)], [], {}
+    with progress(moves * len(parts), label) as moved:
+        for part in parts:
+            extra, begun = given.extra_args(given.classes(range(len(x))[part])), x[part].to(given.device)
+            found.append(run(given.model, begun, sigmas, extra, moved, True, settings=settings, report=report).cpu())
+    return torch.cat(found), report["calls"][0]
 
 
 def probe(args):
@@ -471,7 +544,8 @@ def make_parser():
     """Return the parser of the whole command line."""
     parser = Parser(prog="python -m isdo", description="ISDO, a diffusion sampler.")
     parser.add_argument("--version", action="version", version=f"isdo {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{sample,refine,probe,demo,bench,train,info}")
+    names = "{sample,refine,invert,probe,demo,bench,train,info}"
+    commands = parser.add_subparsers(dest="command", required=True, metavar=names)
 
     def command(run, summary):
         sub = commands.add_parser(run.__name__, help=summary, description=run.__doc__)
@@ -487,12 +561,13 @@ def make_parser():
     classes = f"of the pictures in turn: {', '.join(CLASSES)} (of your own model: its own, or numbers); left out: no class"
     label = {"nargs": "+", "metavar": "CLASS"}
     add("--label", **label, help=classes)
-    add("--steps", type=whole(1), default=12, help="steps, with isdo one model call each by default (%(default)s)")
+    add("--steps", type=whole(1), help="steps, with isdo one model call each by default (12; with --noise its own)")
     add("--preset", choices=list(PRESETS), help="%(choices)s: settings of the sampler isdo that go together", metavar="NAME")
     add("--sampler", choices=list(samplers()), default="isdo", help="%(choices)s (%(default)s)", metavar="NAME")
-    add("--schedule", choices=list(SCHEDULES), default=None, help="%(choices)s (karras; for flow models: flow)")
+    add("--schedule", choices=list(SCHEDULES), help="%(choices)s (karras; for flow models: flow; with --noise its own)")
+    add("--noise", metavar="FILE", help="draw from the noise that invert found, not from a seed's")
     add("--seed", type=whole(0, SEEDS), default=0, help="of the first picture; the next has the next seed (%(default)s)")
-    add("--count", type=whole(1, gallery.PIXELS), default=16, help="pictures (%(default)s)")
+    add("--count", type=whole(1, gallery.PIXELS), help="pictures (16; with --noise as many as there are)")
     guided = f"classifier-free guidance, 1: none ({models.GUIDED:g}; your own model: what it does by itself)"
     add("--guidance", type=fraction(0), help=guided)
     zoom = f"magnification in the file, up to {gallery.ZOOM} (4, for larger pictures less)"
@@ -513,6 +588,18 @@ def make_parser():
     add("--device", **device)
     add_settings(commands.choices["refine"], REFINE_FIELDS, "settings of the refinement")
 
+    add = command(invert, "find the noise that a model draws a picture from")
+    add("picture", help=f"PNG file: a page that sample or refine wrote, or a picture whose sides are {sides}")
+    models.add_flags(add, "eps", "what draws (%(default)s)")
+    add("--label", **label, help=f"{classes} (those of the file)")
+    add("--guidance", type=fraction(0), help="classifier-free guidance on the way to the noise; 1, none, is the most exact (1)")
+    add("--steps", type=whole(1), default=20, help="steps, with isdo about one model call each by default (%(default)s)")
+    add("--schedule", choices=list(SCHEDULES), default=None, help="%(choices)s (karras; for flow models: flow)")
+    add("--out", "-o", default="noise.safetensors", help="file for the noise, which sample --noise takes (%(default)s)")
+    add("--back", metavar="FILE", help="draw the picture again from the noise, write that there, as PNG, and say how far it is")
+    add("--device", **device)
+    add_settings(commands.choices["invert"])
+
     add = command(probe, "measure where a model's pictures bend, and the levels that follow from it")
     models.add_flags(add, "eps", "what is measured (%(default)s)")
     add("--label", **label, help=classes)
@@ -529,7 +616,7 @@ def make_parser():
 
     add = command(suites.bench, "measure ISDO against its peers")
     add("--suite", choices=list(suites.SUITES), default="analytic", help="what to measure (%(default)s)")
-    add("--json", metavar="FILE", help="write the rows there; sets, frechet, sweep and adaptive go on from what it holds")
+    add("--json", metavar="FILE", help="write the rows there; most suites go on from what it holds")
     add("--plot", metavar="FILE", help="draw error, or the distance of sets, against model calls there (png, svg or pdf)")
     add("--doc", metavar="FILE", help="write what is printed there, as markdown; keeps what an older page has by hand")
     made = "of the suites analytic, zoo, img2img (5 to 30), sets (16 to 50) and frechet (6 to 15)"

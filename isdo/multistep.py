@@ -93,7 +93,7 @@ def is_twin(sigmas):
     What a call said carries the error of the step before it. Over a far shorter step that error, or mere rounding, would
     be taken for a slope and extrapolated: it grows as the quotient of the steps.
     """
-    steps = [math.log(old / new) for new, old in zip(sigmas, sigmas[1:3], strict=False)]
+    steps = [abs(math.log(old / new)) for new, old in zip(sigmas, sigmas[1:3], strict=False)]
     return bool(steps) and steps[0] < max([TWIN_STEP, *(TWIN_SHARE * step for step in steps[1:])])
 
 
@@ -130,6 +130,11 @@ class Multistep:
         twin = object.__new__(type(self))
         twin.__dict__.update(self.__dict__, history=[replace(evaluation) for evaluation in self.history])
         return twin
+
+    @property
+    def corrected(self):
+        """The best x (modes) known where the model was asked last."""
+        return self.history[0].corrected
 
     def observe(self, sigma, state, denoised):
         """Take in a call of the model: fit, then correct the last steps.
@@ -187,7 +192,8 @@ class Multistep:
         """
         half, whole = threshold
         signal = self.path.signal(end)
-        length = whole if start.signal == 0 else math.log(start.sigma * signal / (end * start.signal))
+        visible = start.signal > 0 and signal > 0
+        length = abs(math.log(start.sigma * signal / (end * start.signal))) if visible else whole
         return falling(self.gain * min(1.0, length / whole), half)
 
     def take(self, x):
@@ -282,7 +288,7 @@ class Multistep:
         blind = first.signal <= BLIND * first.sigma and steps <= len(residuals.changes)  # else the first node is none any more
         if self.settings.corrector == 0 or not blind:
             steps = min(steps, self.settings.corrector)
-        lengths, gap = [old.sigma - new.sigma for new, old in pairwise(self.history)], None
+        lengths, gap = [abs(old.sigma - new.sigma) for new, old in pairwise(self.history)], None
         while steps > 1 and lengths[steps - 1] > STRETCH * lengths[steps - 2]:
             steps -= 1
         for i in range(steps, 0, -1):

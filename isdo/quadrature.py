@@ -8,6 +8,7 @@ from itertools import accumulate, pairwise
 
 import torch
 
+from .curvature import RATIO_LIMIT
 from .device import constants
 
 
@@ -67,6 +68,16 @@ TAUS = {
     )
 }
 
+
+def depth(path, limit=RATIO_LIMIT):
+    """Return the Tau -log(1/r + 1/limit), r = s/a, of a path: log r, but finite and smooth where all is noise."""
+
+    def difference(sigma, delta):
+        return -_log1p(-delta / ((sigma + delta) * (path.signal(sigma) + sigma / limit)))
+
+    return Tau("depth", difference)
+
+
 # For corrections, which interpolate, whatever variable extrapolates best: D was asked at a predicted x, and of the done part of
 # a step this variable leaves the newer, less certain answer a smaller share than log1p does.
 BETWEEN = Tau("sigma^1.5", _power(1.5))
@@ -81,7 +92,7 @@ def step_total(path, start, end, power):
 
     Args:
         path: a Path.
-        start, end: sigma0 > sigma1 >= 0, floats.
+        start, end: sigma0 > 0 and sigma1 >= 0, floats; the step may fall or rise.
         power: S >= 0, a tensor of any shape; units of x squared.
 
     Returns:
@@ -104,22 +115,16 @@ def step_rises(path, start, end, nodes, power, taus):
 
     Args:
         path, start, power: as in `step_total`.
-        end: sigma1 > 0, a float.
+        end: sigma1 > 0, a float. The mean is that of the interval, whichever way it is gone through: all is measured from
+            its lower end, so that a rising step may end where the picture is gone, as a falling one may start there.
         nodes: n distinct sigmas, floats, newest first.
         taus: of class Tau.
 
     Returns:
         rises (len(taus), n - 1, n - 1, *power's shape), by tau, degree k and change j.
     """
-    a1 = path.signal(end)
-    node, co_node, weight = _rule(power.device, power.dtype)
-    psi1 = (a1**2 * power + end**2).sqrt()[..., None]
-    ratio, total = (v[..., None] for v in step_total(path, start, end, power))
-    rest, done = co_node * total, path.signal(start) * ratio + node * total  # of psi1 u: what is to come, and what it is
-    squares = psi1**2 * rest * (a1 + done) / (done * a1) ** 2  # r^2 - r1^2
-    r1 = end / a1
-    r = (r1**2 + squares).sqrt()
-    gap = squares / ((r + r1) * ((1 + path.fade * r) * (1 + path.fade * r1)))  # sigma - sigma1
+    start, end = max(start, end), min(start, end)
+    gap, weight = _along(path, start, end, power)
     polynomials, tables = [], []
     for tau in taus:
         knots = [tau.difference(end, s - end) for s in nodes]
@@ -128,6 +133,44 @@ def step_rises(path, start, end, nodes, power, taus):
     means = (torch.stack(polynomials) * weight).sum(-1).unflatten(0, (len(taus), -1))
     table = constants(tables, power)
     return means[:, :, None] * table.view(*table.shape, *[1] * power.ndim)
+
+
+def _along(path, start, end, power):
+    """Return how far sigma is from ``end`` at points of a step, (*power's shape, points), and their weights in the mean, du."""
+    a1 = path.signal(end)
+    node, co_node, weight = _rule(power.device, power.dtype)
+    psi1 = (a1**2 * power + end**2).sqrt()[..., None]
+    ratio, total = (v[..., None] for v in step_total(path, start, end, power))
+    rest, done = co_node * total, path.signal(start) * ratio + node * total  # of psi1 u: what is to come, and what it is
+    squares = psi1**2 * rest * (a1 + done) / (done * a1) ** 2  # r^2 - r1^2
+    r1 = end / a1
+    r = (r1**2 + squares).sqrt()
+    return squares / ((r + r1) * ((1 + path.fade * r) * (1 + path.fade * r1))), weight
+
+
+def step_shares(path, start, end, nodes, power, tau):
+    """Return the share of each node's m in the mean over a step, du: means of Lagrange's polynomials.
+
+    `step_rises` for many nodes, where divided differences would lose digits. The mean over a step does not depend on the
+    direction in which it is gone.
+
+    Args:
+        path, start, end, power: as in `step_rises`.
+        nodes: n distinct sigmas, floats, in any order.
+        tau: of class Tau.
+
+    Returns:
+        (n, *power's shape); they sum to 1.
+    """
+    gap, weight = _along(path, start, end, power)
+    at, knots = tau.difference(end, gap), [tau.difference(end, s - end) for s in nodes]
+    factors = [at - knot for knot in knots]
+    # the product of all factors but one: of those before it and those behind it
+    before = list(accumulate(factors[:-1], torch.mul, initial=torch.ones_like(at)))
+    behind = list(accumulate(factors[:0:-1], torch.mul, initial=torch.ones_like(at)))[::-1]
+    scales = [math.prod(knot - other for j, other in enumerate(knots) if j != i) for i, knot in enumerate(knots)]
+    parts = zip(before, behind, scales, strict=True)
+    return torch.stack([(one * other * weight).sum(-1) / scale for one, other, scale in parts])
 
 
 def _newton(at, knots):

@@ -13,6 +13,7 @@ from .penalty import Penalty, calls_each
 from .schedules import bent
 from .solver import SOLVERS
 from .spectrum import Spectrum
+from .sweeps import Sweeps
 from .window import Masked, Whole
 
 ALL = slice(None)
@@ -30,11 +31,19 @@ def solve_ode(model, x, sigmas, extra_args, callback, disable, settings, mask, l
     settings = check_settings(settings)
     check_x(x)
     path = detect_path(model) if settings.path == "auto" else PATHS[settings.path]
+    if settings.curvature_penalty and SOLVERS[settings.solver].sweeps:
+        raise ValueError(
+            "a curvature penalty is measured from call to call, and the solver trajectory makes many at once: set curvature_penalty "
+            "to 0, or take another solver"
+        )
     run = Run(model, x, extra_args, settings, path, mask, low, {} if report is None else report)
     levels = check_sigmas(sigmas, path)
     if settings.tolerance and len(levels) > 1:
-        return run.by_tolerance(levels, callback, disable)
-    return run.by_schedule(levels, callback, disable)
+        run.check_tolerance(levels)
+        go = Sweeps(run).by_tolerance if run.row.sweeps else run.by_tolerance
+    else:
+        go = Sweeps(run).by_schedule if run.row.sweeps else run.by_schedule
+    return go(levels, callback, disable)
 
 
 class Run:
@@ -55,10 +64,10 @@ class Run:
         mask = self.mask
         return Whole() if mask is None else Masked(self.spectrum, mask[part].shape, mask[part])
 
-    def solver(self, part=ALL):
+    def solver(self, part=ALL, settings=None):
         """Return a solver for some of the pictures."""
-        like = self.given.new_empty(0, dtype=self.dtype)
-        return self.row.make(self.path, self.spectrum, self.settings, like, self.window(part), self.low)
+        like, settings = self.given.new_empty(0, dtype=self.dtype), settings or self.settings
+        return self.row.make(self.path, self.spectrum, settings, like, self.window(part), self.low)
 
     def ask(self, state, level, sigma):
         """Return (what the model was asked, denoised, whether another model answers than before) at the levels (B,).
@@ -66,28 +75,43 @@ class Run:
         ``sigma`` is a number for messages.
         """
         if self.penalty is None:
-            asked, denoised = self.call(state, level, sigma)
-        else:  # at x last: what a host shows of a step is what it was told last
-            probe = self.penalty.probe(state, level)
-            beside = [self.call(state + side * probe, level, sigma)[1].to(self.dtype) for side in (1, -1)]
-            asked, denoised = self.call(state, level, sigma)
-            denoised = self.penalty.bend(state, level, denoised.to(self.dtype), *beside).to(denoised.dtype)
-        before, self.inner = self.inner, Identity(self.model)
-        return asked, denoised, before is not None and before != self.inner
+            return self.answer(state, level, sigma, self.said)
+        # at x last: what a host shows of a step is what it was told last
+        probe = self.penalty.probe(state, level)
+        beside = [self.call(state + side * probe, level, sigma, self.said)[1].to(self.dtype) for side in (1, -1)]
+        asked, denoised, anew = self.answer(state, level, sigma, self.said)
+        bent_ = self.penalty.bend(state, level, denoised.to(self.dtype), *beside)
+        return asked, bent_.to(denoised.dtype), anew
 
-    def call(self, state, level, sigma):
-        """Call the model once and return (what it was asked, what it said)."""
+    def said(self, asked, level):
+        """Return what the model says."""
+        return self.model(asked, level, **self.extra_args)
+
+    def answer(self, state, level, sigma, model):
+        """Return what ``ask`` does, of ``model(asked, level)`` alone; None if that returns None."""
+        if (found := self.call(state, level, sigma, model)) is None:
+            return None
+        before, self.inner = self.inner, Identity(self.model)
+        return *found, before is not None and before != self.inner
+
+    def call(self, state, level, sigma, model):
+        """Call ``model(asked, level)`` once and return (asked, what it said); None if that is None."""
         asked = state.to(self.given.dtype)
         self.answers.look()
-        said = self.answers.take(self.model(asked, level, **self.extra_args), asked, sigma)
+        if (said := model(asked, level)) is None:
+            return None
         self.calls += 1
-        return asked, said
+        return asked, self.answers.take(said, asked, sigma)
+
+    def begin_answers(self, most, unit="call"):
+        """Look at the answers of so many calls at most."""
+        self.answers = Answers(self.given.device, most, unit)
 
     def by_schedule(self, given, callback, disable):
         """Go from level to level of a schedule, bent as the settings say; return x at its end."""
         levels = bent(given, self.settings.placement, self.low, self.path)
         calls, whole = self.each * self.row.calls(len(levels) - 1, levels[-1] == 0), self.row.calls_a_step == 1
-        self.answers = Answers(self.given.device, calls, "step" if whole and self.each == 1 else "call")
+        self.begin_answers(calls, "step" if whole and self.each == 1 else "call")
         solver, state, modes, sigma = self.solver(), self.state, self.spectrum.forward(self.state), levels[0]
         for i in trange(len(levels) - 1, disable=disable):
             end, told, amid, arrived = levels[i + 1], None, False, False
@@ -115,10 +139,9 @@ class Run:
 
     def by_tolerance(self, given, callback, disable):
         """Go from the first to the last level of a schedule in steps that each picture needs; return x at 0."""
-        self.check_tolerance(given)
-        last = min(self.low, given[-2]) or given[-2]
-        way, most = Way(self.path, given[0], min(last, given[0])), self.settings.max_calls // self.each
-        self.answers, modes = Answers(self.given.device, self.each * most, "call"), self.spectrum.forward(self.state)
+        way, most = Way(self.path, *self.ends(given)), self.settings.max_calls // self.each
+        self.begin_answers(self.each * most)
+        modes = self.spectrum.forward(self.state)
         walks = [self.walk(way, slice(i, i + 1), modes) for i in range(len(modes))]
 
         def ask(modes, sigmas, running):
@@ -140,18 +163,26 @@ class Run:
         self.answers.settle()
         return self.spectrum.inverse(torch.cat([each.result for each in walks]), self.given.shape).to(self.given.dtype)
 
+    def ends(self, given):
+        """Return the first and the last level above 0 of a run with a tolerance."""
+        return given[0], min(given[0], min(self.low, given[-2]) or given[-2])
+
     def walk(self, way, part, modes):
         """Return the Walk of one picture, the slice ``part`` of all."""
-        norm = Norm(self.spectrum, self.window(part), self.path, self.settings.tolerance)
+        norm = self.norm(part, self.settings.tolerance)
         return Walk(self.solver(part), Controller(self.row.estimate), way, norm, modes[part])
+
+    def norm(self, part, tolerance):
+        """Return the Norm of some of the pictures."""
+        return Norm(self.spectrum, self.window(part), self.path, tolerance)
 
     def check_tolerance(self, given):
         """Refuse what a tolerance cannot be kept with."""
         settings, dtype = self.settings, self.given.dtype
         if given[-1] > 0:
             raise ValueError(f"with a tolerance the schedule must end in 0, and it ends at {given[-1]:g}: append a 0, or set 0")
-        if not self.row.estimate:
-            able = ", ".join(name for name, row in SOLVERS.items() if row.estimate)
+        if not (self.row.estimate or self.row.sweeps):
+            able = ", ".join(name for name, row in SOLVERS.items() if row.estimate or row.sweeps)
             raise ValueError(f"the solver {settings.solver} cannot say how far off a step is: with a tolerance take {able}")
         if settings.solver == "multistep" and settings.corrector == 0:
             raise ValueError("corrector is 0, and a tolerance is kept by what corrections change: set corrector to 1")

@@ -48,14 +48,16 @@ def sample_isdo(
         callback: called once a step, after its last call, with {"x", "i", "sigma", "sigma_hat", "denoised"} of its first: sigma
             is the schedule's level, sigma_hat that of x, where the model was called. With a tolerance once a call: sigma is the
             largest of the levels (B,) in sigma_hat at which pictures are that are still on their way. Calls are here the
-            solver's: with a curvature penalty denoised is what comes of three of the model.
+            solver's: with a curvature penalty denoised is what comes of three of the model. The solver "trajectory" calls
+            it once a step, as soon as the step's noise level is solved for all pictures; with a tolerance once a call.
         disable: hide the progress bar.
         settings: a Settings.
         mask: broadcasts to x, 1 where the picture is painted and 0 where the model's wrapper holds it to a known picture,
             or between. Fits and norms look at the painted part only; kept pixels go straight to what the model says there.
         report: a dict that takes in, while the run goes on, "calls" and "rejected": [B] numbers, how many model calls each
-            picture took, and how many of its steps were done again. Where steps go back it takes in "picture", too: the last
-            finished one, clean, for whoever interrupts.
+            picture took, and how many of its steps were done again. With the solver "trajectory" a call is one picture at one
+            level, however many go into one call of the model, and "rounds" is how often it was waited for. Where steps go
+            back, "picture" is the last finished one, clean, for whoever interrupts.
         seeds: of the noise that steps which go back add (``settings.draw``): the first picture's (the next has the next), or
             one for each. Left out, each picture's x says it: the same x is the same picture in any batch.
         noise: ``noise(x) -> normal noise shaped like x``, called once a way back, in place of the seeds.
@@ -65,15 +67,17 @@ def sample_isdo(
 
     Raises:
         ValueError: x, sigmas, settings or a mask that make no sense; the message says what, what was given, what to do.
-        RuntimeError: the model returned NaN or infinity; the message names the step and the sigma.
+        RuntimeError: the model returned NaN or infinity; the message names the step and the sigma. Another model answers
+            amid a run of the solver "trajectory".
 
-    Exceptions of the model or the callback pass through. No step waits for the device, but with a tolerance every call does.
+    Exceptions of the model or the callback pass through. No step waits for the device, but with a tolerance every call does,
+    and every round of the solver "trajectory".
     Theory page, sections 2 to 5; 11 for the solvers "srk3" to "srk5", 12 for tolerances, 13 for the
-    curvature penalty, 16 for steps that go back.
+    curvature penalty, 14 for "trajectory", 16 for steps that go back.
     """
     settings, report, low = check_settings(settings), {} if report is None else report, smallest_sigma(model)
     solve = partial(solve_ode, extra_args=extra_args, mask=mask, low=low, report=report)
-    if not settings.draw or settings.tolerance:
+    if not settings.repaints:
         return solve(model, x, sigmas, callback=callback, disable=disable, settings=settings)
     check_x(x)
     path = detect_path(model) if settings.path == "auto" else PATHS[settings.path]

@@ -241,8 +241,7 @@ def bent(sigmas, share, sigma_min=0.0, path=VE):
     if not low < levels[0]:
         return [*levels, end]
     given, curved = (
-        noise_to_signal(path, wide(v[1:])).log()
-        for v in (levels, _curved(len(levels), low, levels[0], TYPICAL, path, AHEAD))
+        noise_to_signal(path, wide(v[1:])).log() for v in (levels, _curved(len(levels), low, levels[0], TYPICAL, path, AHEAD))
     )
     moved = path.from_noise_to_signal(torch.lerp(given, curved, share).exp())
     return [levels[0], *moved.tolist(), end]

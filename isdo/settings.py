@@ -30,6 +30,11 @@ class Field:
         """Say whether the setting has any effect beside ``values`` {key: value} of the others."""
         return not any(key in values and says(values[key]) for key, says in self.idle)
 
+    @property
+    def is_text(self):
+        """Whether any text is a value."""
+        return self.kind is str and not self.choices
+
     def check(self, value):
         """Return the value in the field's own type.
 
@@ -38,6 +43,10 @@ class Field:
         """
         if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
             value = value.item()  # a number of numpy's is a number
+        if self.is_text:
+            if not isinstance(value, str):
+                raise ValueError(f"{self.key} is {value!r}: give a text")
+            return value
         if self.choices:
             if value not in self.choices:
                 raise ValueError(f"{self.key} is {value!r}: choose one of {', '.join(map(str, self.choices))}")
@@ -55,7 +64,7 @@ class Field:
         Raises:
             ValueError: as ``check``.
         """
-        if self.choices:
+        if self.choices or self.is_text:
             return self.check(text)
         try:
             value = {"True": True, "False": False}[text] if self.kind is bool else float(text)
@@ -66,11 +75,14 @@ class Field:
 
 
 NO_HISTORY = ("solver", lambda solver: solver != "multistep")
+SWEEPS = ("solver", lambda solver: solver == "trajectory")
+EXACT = ("tolerance", lambda tolerance: tolerance > 0)
 FIELDS = (
     Field(
         "solver", "multistep", str, "Solver", "ISDO solver",
-        "multistep: one model call a step; srk3, srk4, srk5: exponential Runge-Kutta of that order, 3, 4 and 6 calls a step",
-        choices=("multistep", "srk3", "srk4", "srk5"), rare=True,
+        "multistep: one model call a step; srk3, srk4, srk5: exponential Runge-Kutta of that order, 3, 4 and 6 calls a step; "
+        "trajectory: all steps at once, swept over until they agree, about ten calls a step",
+        choices=("multistep", "srk3", "srk4", "srk5", "trajectory"), rare=True,
     ),
     Field(
         "path", "auto", str, "Path", "ISDO path",
@@ -130,18 +142,23 @@ FIELDS = (
     Field(
         "draw", 0, int, "Steps that draw", "ISDO draw",
         "so many steps draw the picture, and those that are left go back and repaint it with fresh noise; 0: all draw",
-        low=0, high=1000, idle=(("tolerance", lambda tolerance: tolerance > 0),),
+        low=0, high=1000, idle=(EXACT, SWEEPS),
     ),
     Field(
         "repaint", 4.0, float, "Repainting", "ISDO repainting",
         "noise-to-signal ratio to which the ways back go: what may become another; little keeps the composition",
-        low=0.0, high=10.0, idle=(("draw", lambda draw: draw == 0), ("tolerance", lambda tolerance: tolerance > 0)),
+        low=0.0, high=10.0, idle=(("draw", lambda draw: draw == 0), EXACT, SWEEPS),
     ),
     Field(
         "curvature_penalty", 0.0, float, "Curvature penalty", "ISDO curvature penalty",
         "0: none; else how strongly pictures are kept away from where the model is undecided (1: a little, 10: much); takes "
         "three model calls for each one",
         low=0.0, high=10.0, rare=True, step=0.1,
+    ),
+    Field(
+        "window", 33, int, "Window", "ISDO window",
+        "of the solver trajectory: how many noise levels are in flight at once; more take more memory",
+        low=4, high=1_000, rare=True, idle=(("solver", lambda solver: solver != "trajectory"),),
     ),
 )  # fmt: skip
 # What the WebUIs' plugin asks besides: choices about the host's part of a run, of which the solver knows nothing.
@@ -256,6 +273,31 @@ REFINE_HOST_FIELDS = (
     ),
 )  # fmt: skip
 
+# What the WebUIs' script asks that draws from the picture's own noise.
+INVERT_HOST_FIELDS = (
+    Field(
+        "prompt", "", str, "Original prompt", "ISDO invert prompt",
+        "what the picture shows, or the prompt that drew it; empty: no words",
+    ),
+    Field(
+        "negative_prompt", "", str, "Original negative prompt", "ISDO invert negative prompt",
+        "the negative prompt that drew the picture; without effect at CFG scale 1", idle=(("cfg", lambda cfg: cfg == 1),),
+    ),
+    Field(
+        "cfg", 1.0, float, "Original CFG scale", "ISDO invert CFG scale",
+        "of the way to the noise; 1 is the most exact, above 3 another picture may come back",
+        low=1.0, high=30.0, step=0.5,
+    ),
+    Field(
+        "steps", 0, int, "Inversion steps", "ISDO invert steps",
+        "of the way to the noise; 0: as many as the picture is drawn in", low=0, high=150,
+    ),
+    Field(
+        "full", True, bool, "Override Denoising strength to 1", "ISDO invert from pure noise",
+        "go all the way to pure noise; else as far as the denoising strength says, and less of the picture changes",
+    ),
+)  # fmt: skip
+
 
 class _Declared:
     """What the settings have in common: ``fields`` declares them, and they are checked at birth."""
@@ -313,6 +355,12 @@ class Settings(_Declared):
     draw: int = _BY_KEY["draw"].default
     repaint: float = _BY_KEY["repaint"].default
     curvature_penalty: float = _BY_KEY["curvature_penalty"].default
+    window: int = _BY_KEY["window"].default
+
+    @property
+    def repaints(self):
+        """Whether steps may go back."""
+        return self.draw > 0 and self.repaint > 0 and _BY_KEY["draw"].counts(asdict(self))
 
     def shares(self, steps):
         """Return (steps that draw, [steps of each way back]) of a run of so many steps that ends in 0.
@@ -321,7 +369,7 @@ class Settings(_Declared):
         """
         each, left = RefineSettings.calls, steps - self.draw
         ways = left // each
-        if not (self.draw and self.repaint) or self.tolerance or ways < 1:
+        if not self.repaints or ways < 1:
             return steps, []
         least, more = divmod(left, ways)
         return self.draw, [least + (i < more) for i in range(ways)]

@@ -73,7 +73,7 @@ class Srk:
         error = self.error(call) if self.slopes and self.tableau.low else None
         if self.power is None:
             self.power = unknown(state, self.spectrum).modes
-        if self.slopes and self.fitted is not None and math.log(self.start.sigma / sigma) > SHORTEST:
+        if self.slopes and self.fitted is not None and abs(math.log(self.start.sigma / sigma)) > SHORTEST:
             self.power = measured(Change(call, self.start, self.window, self.spectrum), self.fitted).modes
         self.start, self.slopes = call, ()
         return error

@@ -13,6 +13,8 @@ def widget(field):
     """Return the gradio class for a field and the arguments that bound it."""
     if field.choices:
         return gr.Dropdown, {"choices": list(field.choices)}
+    if field.is_text:
+        return gr.Textbox, {"lines": 2}
     if field.kind is bool:
         return gr.Checkbox, {}
     if field.high - field.low <= SLIDER_LIMIT:

@@ -81,4 +81,19 @@ else:
         def run(self, p, *args):
             return webui.refinement.run_script(p, args)
 
+    class InvertScript(scripts.Script):
+        """The entry in img2img's list of scripts that draws from the picture's own noise."""
+
+        def title(self):
+            return webui.INVERT.name
+
+        def show(self, is_img2img):
+            return is_img2img
+
+        def ui(self, is_img2img):
+            return webui.script_controls(self, webui.INVERT)
+
+        def run(self, p, *args):
+            return webui.inversion.run_script(p, args)
+
     webui.install()

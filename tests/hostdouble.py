@@ -82,7 +82,7 @@ class Update(dict):
 
 
 def gradio():
-    names = ("Accordion", "Button", "Checkbox", "Dropdown", "Markdown", "Number", "Row", "Slider", "State")
+    names = ("Accordion", "Button", "Checkbox", "Dropdown", "Markdown", "Number", "Row", "Slider", "State", "Textbox")
     made = {name: type(name, (Component,), {}) for name in names}
     warnings = []
     return {**made, "update": Update, "Warning": warnings.append, "warnings": warnings}
@@ -168,6 +168,7 @@ class CFGDenoiser:
     def __call__(self, x, sigma, uncond, cond, cond_scale, s_min_uncond, image_cond):
         host = self.sampler.host
         seen = SimpleNamespace(step=self.step, total=self.total_steps, sigma=float(sigma[0]), x=x.clone(), masked=self.mask)
+        seen.scale = cond_scale
         seen.prompts = None if cond is None else [at_step(part.schedules, self.step) for parts in cond.batch for part in parts]
         seen.negative = None if uncond is None else [at_step(schedule, self.step) for schedule in uncond]
         seen.image_cond, seen.half = image_cond, torch.mm(*torch.ones(2, 1, 1)).dtype == torch.bfloat16
@@ -390,7 +391,8 @@ class Host:
 
             def run(self, p, x, sigmas, steps, cond, uncond, image_cond):
                 self.last_latent = x
-                names = {"uncond": uncond, "cond": cond, "cond_scale": 7.0, "s_min_uncond": 0.0, "image_cond": image_cond}
+                scale = getattr(p, "cfg_scale", 7.0)
+                names = {"uncond": uncond, "cond": cond, "cond_scale": scale, "s_min_uncond": 0.0, "image_cond": image_cond}
                 given = self.initialize(p)
                 if "sigmas" in inspect.signature(self.func).parameters:
                     given["sigmas"] = sigmas
@@ -558,6 +560,7 @@ class Host:
         """Give p the scripts of its tab and the arguments that the page would hand over: ``refine`` and ``script``."""
         p.scripts = self.runner(img2img)
         given, names = [0], {"IsdoScript": "sampler", "RefineAccordion": "refine", "RefineScript": "script"}
+        names["InvertScript"] = "invert"
         for script in p.scripts:
             mine = args.get(names[type(script).__name__])
             if mine is None:
@@ -601,8 +604,9 @@ class Host:
             hook("process_batch", batch_number=batch, prompts=p.prompts, seeds=p.seeds, subseeds=p.subseeds)
             total = p.find_total(self, p.steps)
             p.c, p.uc = Conds([p.schedule(total)] * p.batch_size), [[(3, "bad"), (total, "worse")]] * p.batch_size
+            p.host, p.hook = self, hook
             with self.modules["modules.devices"].autocast():
-                ps = SimpleNamespace(samples=self.sample(p, hook))
+                ps = SimpleNamespace(samples=p.sample())
             hook("post_sample", ps)
             images = ps.samples if isinstance(ps.samples, Decoded) else Decoded(ps.samples)
             self.state.nextjob()
@@ -742,6 +746,20 @@ class Picture(SimpleNamespace):
     def txt2img_image_conditioning(self, x):
         return torch.zeros(1)
 
+    def sample(self):
+        return self.host.sample(self, self.hook)
+
+    def parse_extra_network_prompts(self):
+        self.prompts = [text.partition("<lora:")[0] for text in self.prompts]
+        self.extra_network_data = {"of": list(self.prompts)}
+
+    def setup_conds(self):
+        """Read the prompts of a batch; Forge has no negative ones at CFG scale 1."""
+        total = self.find_total(self.host, self.steps)
+        self.c = Conds([[(total, text)] for text in self.prompts])
+        none = self.host.forge and self.cfg_scale == 1
+        self.uc = None if none else [[(total, text)] for text in self.negative_prompts]
+
     def find_total(self, host, steps):
         return host.modules["modules.sd_samplers"].find_sampler_config(self.sampler_name).total_steps(steps)
 
@@ -753,7 +771,8 @@ def asked(kind="txt2img", **changes):
     """Return a p that the host draws whole, of a tab."""
     p = Picture(
         **vars(picture(sampler_name="Euler", scheduler="Karras")), kind=kind, n_iter=1, batch_size=1, seed=1, sd_model=None,
-        prompt="[cat:dog:.5]", hr_second_pass_steps=0, subseed_strength=0.0, comments={}, do_not_save_samples=False,
+        prompt="[cat:dog:.5]", cfg_scale=7.0, extra_network_data={}, hr_second_pass_steps=0,
+        subseed_strength=0.0, comments={}, do_not_save_samples=False,
         outpath_samples="out", override_settings={},
     )  # fmt: skip
     if kind == "img2img":

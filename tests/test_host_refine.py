@@ -53,7 +53,7 @@ def draw(host, p, **args):
 def script(host, p, *args):
     """Run the script of the dropdown on p."""
     host.ask(p, True)
-    (found,) = [each for each in p.scripts if not each.alwayson]
+    (found,) = [each for each in p.scripts if not each.alwayson and each.title() == "ISDO refine"]
     processed = found.run(p, *args)
     x = torch.stack([image.data for image in processed.images])
     return SimpleNamespace(x=x, p=p, texts=processed.infotexts, calls=list(host.seen), processed=processed)
@@ -451,7 +451,7 @@ def test_a_detailer_after_it_draws_its_parts_unrefined(a1111, how, calls, face):
     detailer = Detailer(a1111, how)
     p.scripts.append(detailer)
     if face == "script":
-        (found,) = [each for each in p.scripts if not each.alwayson]
+        (found,) = [each for each in p.scripts if not each.alwayson and each.title() == "ISDO refine"]
         processed = found.run(p)
     else:
         processed = a1111.process_images(p)

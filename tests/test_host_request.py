@@ -6,7 +6,7 @@ import pytest
 
 from isdo.hosts import request
 from isdo.hosts.request import CONTROLS, REFINE, REFINE_CONTROLS, SAMPLER, refine_settings
-from isdo.settings import FIELDS, PRESETS, RefineSettings, Settings
+from isdo.settings import FIELDS, INVERT_HOST_FIELDS, PRESETS, RefineSettings, Settings
 
 ROOT = Path(__file__).parents[1]
 DEFAULTS = {field.key: field.default for field in CONTROLS}
@@ -122,7 +122,12 @@ def test_the_documentation_lists_every_setting():
         allowed = "true, false" if field.kind is bool else allowed
         default = str(field.default).lower() if field.kind is bool else field.default
         assert f"| {field.label} | `{field.key}` | {default} | {allowed} | {field.help} |" in rows
-    assert len(rows) == len(CONTROLS) + len(REFINE_CONTROLS)
+    for field in INVERT_HOST_FIELDS:
+        allowed = "true, false" if field.kind is bool else f"{field.low} to {field.high}".replace(".0", "")
+        default = str(field.default).lower() if field.kind is bool else field.default
+        default, allowed = ("empty", "any text") if field.is_text else (default, allowed)
+        assert f"| {field.label} | `{field.key}` | {default} | {allowed} | {field.help} |" in rows
+    assert len(rows) == len(CONTROLS) + len(REFINE_CONTROLS) + len(INVERT_HOST_FIELDS)
 
 
 @pytest.mark.parametrize("drawn", range(0, 40))

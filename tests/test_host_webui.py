@@ -123,7 +123,7 @@ def test_a_strange_host_gets_one_line_and_goes_on(capsys):
 def test_the_script_brings_one_script_class(a1111):
     base = a1111.modules["modules.scripts"].Script
     found = [name for name, value in vars(a1111.script).items() if isinstance(value, type) and issubclass(value, base)]
-    assert found == ["IsdoScript", "RefineAccordion", "RefineScript"]
+    assert found == ["IsdoScript", "RefineAccordion", "RefineScript", "InvertScript"]
 
 
 def test_install_is_quick_and_quiet():
@@ -484,6 +484,7 @@ def test_what_automatic_was_for_isdo_is_not_told_of_the_next_cell(a1111):
 
 def test_the_settings_page_counts_where_the_accordion_is_closed(a1111):
     options = {f"isdo_{f.key}" for f in CONTROLS if len(f.choices) != 1} | {f"isdo_refine_{f.key}" for f in REFINE_CONTROLS}
+    options |= {"isdo_invert_cfg", "isdo_invert_steps", "isdo_invert_full"}  # and no prompt: that belongs to its picture
     assert set(a1111.opts.labels) == options
     a1111.opts.isdo_order = 2
     p = picture()

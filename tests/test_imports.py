@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "isdo"
 EDGES = (
     "isdo/ui.py", "isdo/hosts/", "isdo/zoo/", "isdo/bench/", "isdo/lab", "isdo/gallery.py", "isdo/picture.py",
-    "isdo/models.py", "isdo/__main__.py", "isdo/__init__.py",
+    "isdo/latents.py", "isdo/models.py", "isdo/__main__.py", "isdo/__init__.py",
 )  # fmt: skip
 HOST = ("isdo/hosts/", "scripts/", "tests/live_probe/")
 MAY_IMPORT = {  # top-level package: where
@@ -88,7 +88,7 @@ def test_importing_isdo_loads_torch_and_no_host_and_nothing_heavy():
 def test_importing_isdo_gives_the_public_names():
     import isdo
 
-    assert set(isdo.__all__) == {"RefineSettings", "Refined", "Settings", "refine", "sample_isdo", "schedules", "zoo"}
+    assert set(isdo.__all__) == {"RefineSettings", "Refined", "Settings", "invert", "refine", "sample_isdo", "schedules", "zoo"}
     assert all(hasattr(isdo, name) for name in isdo.__all__)
 
 
@@ -107,7 +107,8 @@ def test_numerics_import_torch_and_each_other(name):
     found = imports(OURS[name].read_text(encoding="utf-8"))
     outside = {f.module.partition(".")[0] for f in found if not f.level} - sys.stdlib_module_names
     # the entry points show progress, as every k-diffusion sampler does; the settings are read where there is no torch
-    shows = dict.fromkeys(("isdo/sampling.py", "isdo/run.py", "isdo/refinement.py"), {"torch", "tqdm"})
+    entries = ("isdo/sampling.py", "isdo/run.py", "isdo/refinement.py", "isdo/inversion.py", "isdo/sweeps.py")
+    shows = dict.fromkeys(entries, {"torch", "tqdm"})
     allowed = {"isdo/settings.py": set(), **shows}.get(name, {"torch"})
     assert outside <= allowed
     for module in set().union(*(targets(name, f) for f in found if f.level)):

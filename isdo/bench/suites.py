@@ -144,6 +144,26 @@ def adaptive(args):
     return rows, adaptive.page(rows)
 
 
+def trajectory(args):
+    from . import trajectory
+
+    run = partial(trajectory.run, seed=args.seed or 0, limit=args.limit, only=args.only, device=args.device)
+    rows = resumed(args, trajectory, run, desc="measuring", unit="problem")
+    return rows, trajectory.page(rows)
+
+
+def inversion(args):
+    from . import inversion
+
+    seed = inversion.SEED if args.seed is None else args.seed
+
+    def run(bar, **kept):
+        return inversion.run(named(args), seed, args.limit, args.only, args.device, progress=bar, **kept)
+
+    rows = resumed(args, inversion, run, desc="inverting", unit="case")
+    return rows, inversion.page(rows, flags(args))
+
+
 def penalty(args):
     from . import penalty
 
@@ -220,6 +240,8 @@ SUITES = {
     "ceiling": Suite(ceiling),
     "refine": Suite(refine, ("judge",)),
     "adaptive": Suite(adaptive, plot="adaptive"),
+    "trajectory": Suite(trajectory, plot="trajectory"),
+    "inversion": Suite(inversion, plot="inversion"),
     "penalty": Suite(penalty, ("judge",), plot="penalty"),
 }  # fmt: skip
 

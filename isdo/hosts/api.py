@@ -5,7 +5,7 @@ import functools
 from .. import __version__
 from . import calls, request
 from .picture import Refused, refusing
-from .request import NAME, REFINE, SAMPLER
+from .request import NAME, REFINE, SAMPLER, SCRIPTS
 
 PATHS = ("/sdapi/v1/txt2img", "/sdapi/v1/img2img")
 
@@ -81,7 +81,8 @@ def check_script(body):
     Raises:
         Refused: what is wrong.
     """
-    if (getattr(body, "script_name", None) or "").lower() != REFINE.name.lower():
-        return
-    asked = read(REFINE, body.script_args or {}, switch=False)
-    body.script_args = [asked] + [None] * (len(REFINE.fields) - 1)
+    name = (getattr(body, "script_name", None) or "").lower()
+    for form in SCRIPTS:
+        if name == form.name.lower():
+            asked = read(form, body.script_args or {}, switch=False)
+            body.script_args = [asked] + [None] * (len(form.fields) - 1)

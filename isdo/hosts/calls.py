@@ -12,7 +12,7 @@ from modules import sd_samplers, sd_samplers_common, sd_samplers_kdiffusion, sha
 from ..curvature import interpolate
 from ..penalty import calls_each
 from ..schedules import karras
-from ..solver import SOLVERS, model_calls
+from ..solver import SOLVERS, most_calls
 from .picture import refusing, stored_defaults, values_of
 from .request import ALIASES, NAME, REFINE, SAMPLER, refine_settings, solver_settings
 
@@ -114,16 +114,14 @@ def calls_of(model, name, steps, values=None):
 
     Args:
         model: the host's checkpoint; None trusts the host's count.
-        values: ISDO's; with a tolerance the steps are the most calls.
+        values: ISDO's; with a tolerance, or swept over, these are the most calls.
     """
     config = sd_samplers.find_sampler_config(name)
     if config is None:
         return steps
     if config.name == NAME:
         values = values or SAMPLER.defaults
-        settings = solver_settings(values)
-        each = calls_each(settings.curvature_penalty)
-        return max(steps // each, 1) * each if settings.tolerance else model_calls(settings, steps)
+        return most_calls(solver_settings(values), steps)
     try:
         return counted_calls(sd_samplers.create_sampler(name, model), steps) if model is not None else config.total_steps(steps)
     except Exception:  # Forge has a stand-in until the first picture is asked for
@@ -252,7 +250,7 @@ def in_words(passes, values):
     """Return the model calls of ISDO's passes (sampler, steps, model calls) in words."""
     calls, steps = ([each[i] for each in passes] for i in (2, 1))
     settings = solver_settings(values)
-    if settings.tolerance:
+    if settings.tolerance or SOLVERS[settings.solver].sweeps:
         return f"at most {counted(sum(calls))}, as many as it needs"
     a_step = calls_each(settings.curvature_penalty) * SOLVERS[settings.solver].calls_a_step
     back = any(settings.shares(n)[1] for n in steps)

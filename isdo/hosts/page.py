@@ -9,7 +9,7 @@ from modules import options, scripts, shared
 from .. import ui
 from ..settings import FIELDS
 from .picture import refusing, stored_defaults
-from .request import NAME, REFINE, SAMPLER
+from .request import INVERT, NAME, REFINE, SAMPLER
 
 log = logging.getLogger(__name__)
 USE = {SAMPLER: "Use these instead of Settings > ISDO", REFINE: "Refine every picture"}
@@ -101,9 +101,11 @@ def add_options():
     categories = getattr(options, "categories", None)
     if categories is not None:
         categories.register_category(CATEGORY, NAME)
-    for form in (SAMPLER, REFINE):
+    for form in (SAMPLER, REFINE, INVERT):
         section = (form.prefix, form.name)
         for field in filter(ui.has_choice, form.fields):
+            if field.is_text:  # a prompt belongs to its picture
+                continue
             kind, bounds = ui.widget(field)
             # the help as the control's own: not every host writes its comments beside every kind
             info = shared.OptionInfo(field.default, field.label, kind, {**bounds, "info": field.help}, section=section)

@@ -2,11 +2,21 @@
 
 from dataclasses import dataclass, replace
 
-from ..settings import FIELDS, HOST_FIELDS, PRESETS, REFINE_FIELDS, REFINE_HOST_FIELDS, RefineSettings, Settings, preset_values
+from ..settings import (
+    FIELDS,
+    HOST_FIELDS,
+    INVERT_HOST_FIELDS,
+    PRESETS,
+    REFINE_FIELDS,
+    REFINE_HOST_FIELDS,
+    RefineSettings,
+    Settings,
+    preset_values,
+)  # fmt: skip
 
 NAME, ALIASES = "ISDO", ("isdo", "k_isdo")
 # The order of the arguments: what came later stands behind. With a tolerance a WebUI's steps are the most calls.
-LATER, NOT_ASKED = ("tolerance", "draw", "repaint", "curvature_penalty"), ("max_calls",)
+LATER, NOT_ASKED = ("tolerance", "draw", "repaint", "curvature_penalty"), ("max_calls", "window")
 CONTROLS = (
     *(each for each in FIELDS if each.key not in (*LATER, *NOT_ASKED)), *HOST_FIELDS,
     *(each for each in FIELDS if each.key in LATER),
@@ -14,6 +24,7 @@ CONTROLS = (
 CALLS = "ISDO calls"  # infotext key: the model calls of a run that made more than one a step
 REFINE_NAME = "ISDO refine"  # title of script and accordion, and the infotext key that says that it ran
 NOT_REFINED = "ISDO refine problem"  # infotext key: why a picture was not refined
+INVERT_NAME = "ISDO invert"  # title of the script, and the infotext key that says that it ran
 REFINE_CONTROLS = (*REFINE_FIELDS, *REFINE_HOST_FIELDS)
 
 
@@ -153,7 +164,7 @@ class Form:
             bounds = {"choices": list(each.choices)} if each.choices else {"minimum": each.low, "maximum": each.high}
             return {
                 "label": each.label, "type": each.kind.__name__, "default": each.default,
-                **({} if each.kind is bool else bounds), "infotext": each.infotext, "help": each.help,
+                **({} if each.kind is bool or each.is_text else bounds), "infotext": each.infotext, "help": each.help,
             }  # fmt: skip
 
         return {each.key: described(each) for each in self.fields}
@@ -161,6 +172,8 @@ class Form:
 
 SAMPLER = Form(NAME, CONTROLS, "isdo", (CALLS,), {"Sampler": NAME, "Hires sampler": NAME}, tuple(PRESETS))
 REFINE = Form(REFINE_NAME, REFINE_CONTROLS, "isdo_refine", (REFINE_NAME, NOT_REFINED), {REFINE_NAME: None})
+INVERT = Form(INVERT_NAME, INVERT_HOST_FIELDS, "isdo_invert", (INVERT_NAME,), {INVERT_NAME: None})
+SCRIPTS = (REFINE, INVERT)  # in img2img's list
 
 
 def solver_settings(values):
@@ -182,7 +195,7 @@ def refine_settings(values, drawn):
 
 
 def schema():
-    """Return what may be asked, for programs: {"args": order, "settings": {key: what it is}}, and the same of "refine"."""
+    """Return what may be asked, for programs: {"args": order, "settings": {key: what it is}}, and so of the scripts."""
     refine = {"script": REFINE_NAME, "args": ["enabled", *REFINE.by_key], "script_args": list(REFINE.by_key)}
     return {
         "sampler": NAME,
@@ -190,4 +203,5 @@ def schema():
         "presets": PRESETS,
         "settings": SAMPLER.describe(),
         "refine": {**refine, "settings": REFINE.describe()},
+        "invert": {"script": INVERT_NAME, "script_args": list(INVERT.by_key), "settings": INVERT.describe()},
     }

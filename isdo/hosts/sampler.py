@@ -11,6 +11,7 @@ from ..answers import NotFinite
 from ..path import FLOW, PATHS, detect_path, noise_levels, smallest_sigma
 from ..sampling import REPAINT_OFFSET, sample_isdo
 from ..schedules import curvature_sigmas, rest, sgm_uniform
+from ..solver import SOLVERS, most_calls
 from . import forge, request
 from .picture import Refused, fresh_noise, full_precision, refusing, values_of
 from .request import ALIASES, NAME
@@ -20,6 +21,7 @@ try:
 except ImportError:  # AUTOMATIC1111 before 1.9 and Forge Classic: schedules are a global setting there
     sd_schedulers = None
 
+MOST_CALLS = 10_000  # what the setting max_calls allows
 OLD_RANGE = 0.1  # the smallest level of the hosts' option "use_old_karras_scheduler_sigmas"
 # What "Automatic" means, as for the hosts' other multistep samplers; flow models get a grid of their own below.
 OPTIONS = {"scheduler": "karras"}
@@ -32,8 +34,8 @@ class Stepped:
     That counter drives prompt editing, NGMS, the refiner and other extensions, by Euler's one call a step.
     """
 
-    def __init__(self, denoiser, callback):
-        self.denoiser, self.host_callback = denoiser, callback
+    def __init__(self, denoiser, callback, steps):
+        self.denoiser, self.host_callback, self.steps = denoiser, callback, steps
         self.step, self.calls = 0, 0
         self.sigma_min = own_sigma_min()
 
@@ -48,7 +50,12 @@ class Stepped:
         self.calls += 1
         return denoised
 
+    def at_step(self, i):
+        """Take note that the next call is at the noise level of step i: a solver of the whole trajectory comes back to it."""
+        self.step = i
+
     def callback(self, state):
+        state = state | {"i": min(state["i"], self.steps - 1)}  # a host's bar has so many steps, whoever takes more calls
         self.step = state["i"] + 1
         if self.host_callback is not None:
             self.host_callback(state)
@@ -153,10 +160,11 @@ class IsdoSampler(sd_samplers_kdiffusion.KDiffusionSampler):
 
     def solve(self, model, x, sigmas, extra_args=None, callback=None, disable=None):
         """Run ISDO; called by the host, which reads from these names what to hand over."""
-        stepped, settings, report = Stepped(model, callback), self.solver_settings, {}
+        steps, settings, report = max(len(sigmas) - 1, 1), self.solver_settings, {}
+        stepped, row = Stepped(model, callback, steps), SOLVERS[settings.solver]
         if settings.tolerance:
-            settings = replace(settings, max_calls=max(len(sigmas) - 1, 1))
-        source = fresh_noise(self.p, x, REPAINT_OFFSET) if settings.draw else None
+            settings = replace(settings, max_calls=min(most_calls(settings, steps), MOST_CALLS))
+        source = fresh_noise(self.p, x, REPAINT_OFFSET) if settings.repaints else None
         noise = None if source is None else lambda like: source.next().to(like)
         try:
             with refusing() if settings.tolerance else nullcontext():  # a schedule or a solver that no tolerance goes with
@@ -168,7 +176,7 @@ class IsdoSampler(sd_samplers_kdiffusion.KDiffusionSampler):
             raise NotFinite(error.where, full_precision()) from None
         finally:  # an interrupted picture has an infotext too
             self.last_latent = report.get("picture", self.last_latent)  # what the host gives back when it is interrupted
-            if stepped.calls > (0 if settings.tolerance else stepped.step):
+            if stepped.calls > (0 if settings.tolerance or row.sweeps else stepped.step):
                 self.p.extra_generation_params[request.CALLS] = stepped.calls
 
 

@@ -2,14 +2,16 @@
 
 from modules import script_callbacks
 
-from . import refinement
+from . import inversion, refinement
 from .api import add_api
 from .page import add_axes, add_options, panel, script_controls
 from .picture import before_picture
-from .request import REFINE, SAMPLER
+from .request import INVERT, REFINE, SAMPLER
 from .sampler import register
 
-__all__ = ["REFINE", "SAMPLER", "before_picture", "install", "panel", "refinement", "script_controls"]
+__all__ = [
+    "INVERT", "REFINE", "SAMPLER", "before_picture", "install", "inversion", "panel", "refinement", "script_controls",
+]  # fmt: skip
 
 
 def install():
