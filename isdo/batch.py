@@ -32,8 +32,8 @@ def selected(extra_args, count, index):
 class Batch:
     """Model calls at pairs of a picture and a level, in one call a round or in one for each level.
 
-    What a model says to a batch of another size than that of the run is taken if it is of the right shape; the first time that
-    it is not, or the model refuses, the run goes on level by level.
+    What a model says to a batch of another size than that of the run is taken if it is of the right shape; from when it is not,
+    or the model refuses, the run goes on level by level.
 
     Args:
         model: ``model(x, sigma, **extra_args) -> denoised``. If it has a method ``at_step(i)``, that is called before each call
@@ -45,19 +45,16 @@ class Batch:
 
     def __init__(self, model, extra_args, count, together=True):
         self.model, self.extra_args, self.count = model, extra_args, count
-        self.together, self.tried = together and repeatable(extra_args, count), False
+        self.together = together and repeatable(extra_args, count)
 
     def at_once(self, x, levels, index):
         """Return what the model says to x (n, ...) at levels (n,), pictures ``index``; None if it does not take that."""
-        if self.tried:
-            return self.model(x, levels, **selected(self.extra_args, self.count, index))
         try:
             denoised = check_kind(self.model(x, levels, **selected(self.extra_args, self.count, index)), x)
         except REFUSALS:
             log.debug("the model takes no batch of %d, and is asked level by level", len(x), exc_info=True)
             self.together = False
             return None
-        self.tried = True
         return denoised
 
     def at_level(self, x, levels, step):

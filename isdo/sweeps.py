@@ -4,6 +4,7 @@ import torch
 from tqdm.auto import tqdm
 
 from .batch import Batch
+from .curvature import RATIO_LIMIT
 from .device import constants
 from .schedules import bent
 from .settings import Settings
@@ -11,6 +12,9 @@ from .trajectory import Equations, Trajectory, chebyshev, resampled, sweep
 
 # Residuals (RMS, beside pictures of the size of one) at which a schedule's nodes count as solved.
 RESIDUAL = 1e-5
+# Schedules have few nodes where noise covers all, and D turns little there: above so much noise to signal the variable of their
+# interpolation is all but 1/r.
+FEW = 3.0
 # With a tolerance: the intervals to begin with. They are doubled until the doubled ones find an error below ``NEAR`` tolerances
 # in the solution of the others: their own is then far smaller. The first ones need be solved no better than that.
 START, NEAR = 8, 10.0
@@ -39,7 +43,7 @@ class Sweeps:
         steps = [nodes.index(level) for level in levels[:-1]]
         if not steps:
             return run.given.clone()
-        self.found = list(self.begin(self.equations(nodes), RESIDUAL, run.row.calls(len(steps), to_zero)).values())
+        self.found = list(self.begin(self.equations(nodes, FEW), RESIDUAL, run.row.calls(len(steps), to_zero)).values())
         run.begin_answers(run.row.calls(len(steps), to_zero))
         with tqdm(total=len(steps), disable=disable) as bar:
             for _ in self.rounds_of():
@@ -78,10 +82,10 @@ class Sweeps:
         exact = found.equations.last == 0 or (before is not None and found.first <= NEAR)
         return not (exact or found.spent or 2 * intervals + 1 > self.run.settings.window)
 
-    def equations(self, nodes):
+    def equations(self, nodes, limit=RATIO_LIMIT):
         """Return the Equations between nodes, which fall or rise."""
         run = self.run
-        return Equations(run.path, run.spectrum, nodes, self.modes.new_zeros(0), run.settings.window)
+        return Equations(run.path, run.spectrum, nodes, self.modes.new_zeros(0), run.settings.window, limit)
 
     def begin(self, equations, tolerance, most, pictures=None, guesses=None, **options):
         """Return {picture: Trajectory}, of all or some of the pictures.
@@ -200,6 +204,8 @@ class Sweeps:
     def end(self, to_zero):
         """Return the pictures at the last node, or at 0, whither what goes the last step of a sequential run goes."""
         run = self.run
+        if not to_zero and self.found[0].equations.last == 0:  # the same level all along
+            return run.given.clone()
         parts = [self.last_step(b) if to_zero else each.states[each.low] for b, each in enumerate(self.found)]
         return self.state_of(torch.cat(parts)).to(run.given.dtype)
 

@@ -26,8 +26,11 @@ EXPECTED = 0.6
 FAINT = 0.3
 # Of the changes that were seen, so many take part in foretelling an answer; ``RIDGE`` keeps two that are alike apart.
 DEPTH, RIDGE = 2, 1e-3
-# Nothing became final, and no residual fell below that share of the best, for so many sweeps: it is rounding that is left.
+# Patience ends where nothing became final, and no residual fell below that share of the best, for so many sweeps.
 PATIENCE, FALLING = 4, 0.7
+# Then so many tolerances are final. What is further off goes on by Picard's iteration, which is slow, and gets there: each
+# round of it makes one more node right.
+ROUNDED = 100.0
 # An implicit answer over one interval amplifies no more than twofold; it is solved in so many iterations; no earlier change is
 # stretched further than that.
 MOST, INNER, STRETCH = 0.5, 2, 3.0
@@ -52,9 +55,9 @@ class Acceleration:
 PICARD = Acceleration(answers=False, depth=0)
 
 
-def place(path, sigma):
+def place(path, sigma, limit=RATIO_LIMIT):
     """Return where a noise level lies in the variable of interpolation, that of `depth`; equation 13.2."""
-    return -math.log(path.signal(sigma) / sigma + 1 / RATIO_LIMIT)
+    return -math.log(path.signal(sigma) / sigma + 1 / limit)
 
 
 def chebyshev(path, first, last, intervals):
@@ -90,18 +93,19 @@ class Equations:
         sigmas: falling or rising floats, all above 0.
         like: a tensor of the state's dtype, on its device.
         reach: the most nodes that one interpolation takes.
+        limit: the noise-to-signal ratio above which the variable of interpolation no longer counts factors.
 
     Raises:
         ValueError: levels that neither fall nor rise, or that are not above 0.
     """
 
-    def __init__(self, path, spectrum, sigmas, like, reach=WIDEST):
+    def __init__(self, path, spectrum, sigmas, like, reach=WIDEST, limit=RATIO_LIMIT):
         steps = [after - before for before, after in pairwise(sigmas)]
         if not all(sigma > 0 for sigma in sigmas) or not (all(s < 0 for s in steps) or all(s > 0 for s in steps)):
             raise ValueError(f"the nodes are {[float(f'{s:g}') for s in sigmas[:8]]}: give levels above 0 that fall, or rise")
         self.path, self.spectrum, self.sigmas, self.like = path, spectrum, list(sigmas), like
-        self.tau = depth(path)
-        self.stencils = stencils([place(path, sigma) for sigma in sigmas], min(reach, WIDEST))
+        self.tau, self.limit = depth(path, limit), limit
+        self.stencils = stencils([place(path, sigma, limit) for sigma in sigmas], min(reach, WIDEST))
         # the first node that any interval from here on takes
         self.needed = list(accumulate((first for first, _ in reversed([*self.stencils, (self.last, 0)])), min))[::-1]
         self.plain = {}
@@ -359,15 +363,27 @@ class Trajectory:
             for _ in range(INNER):
                 rest = half * self.lifted(j, j + 1, shift, foretell(shift)) - share * shift
                 shift = (fixed + rest) / (1 - share)
-        return shift, self.window.painted(foretell(shift))
+        return shift, self.settled(j, shift, foretell(shift))
 
     def lifted(self, j, i, shift, answer):
-        """Return the change of m at node i, by the power of interval j, where x changes by ``shift`` and D by ``answer``."""
+        """Return the change of m at node i, by the power of interval j, where x changes by ``shift`` and D by ``answer``.
+
+        None as far as the power is trusted: m of a Gaussian does not depend on x.
+        """
         power = self.powers.get(j)
         if power is None:
             return answer
         signal, square = self.equations.signal(i), self.equations.sigmas[i] ** 2
-        return answer - power.modes * (signal / square) * (shift - signal * answer)
+        return (1 - power.trust) * (answer - power.modes * (signal / square) * (shift - signal * answer))
+
+    def settled(self, j, shift, answer):
+        """Return the answer of D at node j + 1 to ``shift``: that of a Gaussian as far as its power is trusted."""
+        power = self.powers.get(j)
+        if power is not None:
+            signal, square = self.equations.signal(j + 1), self.equations.sigmas[j + 1] ** 2
+            gain = signal * power.modes / (signal**2 * power.modes + square)
+            answer = torch.lerp(answer, gain * shift, power.trust)
+        return self.window.painted(answer)
 
     def answers(self, j):
         """Return the Answers of the model at a node."""
@@ -395,8 +411,11 @@ class Trajectory:
         count = self.leading(size <= 1 for size in sizes)
         self.patience = PATIENCE if count or worst < FALLING * self.best else self.patience - 1
         self.best = math.inf if count else min(self.best, worst)
-        if self.patience == 0:  # it does not get any better
-            count, self.patience, self.best = max(1, self.leading(True for _ in sizes)), PATIENCE, math.inf
+        if self.patience == 0:
+            # it does not get any better: by rounding, or because foretold answers drive it to and fro
+            count = self.leading(size <= ROUNDED for size in sizes)
+            self.acceleration = self.acceleration if count else PICARD
+            self.patience, self.best = PATIENCE, math.inf
         for j in range(self.low + 1, self.low + 1 + count):
             self.finish(j)
         self.go_on()
@@ -529,7 +548,7 @@ def resampled(found, coarse, fine):
         found: Finals at all nodes of ``coarse``.
         coarse, fine: Equations between the same ends.
     """
-    knots, at = ([place(fine.path, sigma) for sigma in each.sigmas] for each in (coarse, fine))
+    knots, at = ([place(fine.path, sigma, coarse.limit) for sigma in each.sigmas] for each in (coarse, fine))
     denoised, states = [], [found[0].state]
     for here in at:
         j = min(max(0, sum((here < knot) == (knots[0] > knots[-1]) for knot in knots) - 1), coarse.last - 1)

@@ -274,8 +274,7 @@ def page(rows):
     others = [got[0] for cell in cells.values() if (got := rounds_to(cell["parataa"], targets(cell)["ddim"]))]
     within = sum(count <= AIM for count in counts)
     ends = [
-        [f"{name} ({path})", *(f"{cell[m]['rounds'][-1][1]:.2g}" for m in METHODS), f"{error_at(cell['ddim'], STEPS):.2g}",
-         f"{error_at(cell['multistep'], STEPS):.2g}", f"{error_at(cell['multistep'], cell['isdo']['rounds'][-1][0]):.2g}"]
+        [f"{name} ({path})", *(f"{error:.2g}" for error in _ends(cell))]
         for (name, path), cell in sorted(cells.items())
     ]  # fmt: skip
     seconds = [
@@ -294,9 +293,9 @@ This page is written by the bench; run it again with
 {images} pictures a problem, seed {seeds}. A round is one call of the model for all noise levels and pictures that are in
 flight; calls are those of one picture. Errors are RMS to the converged solution, means over pictures. The peers solve the
 equations of DDIM in {STEPS} steps with all nodes in their window: ParaDiGMS by Picard's iteration, ParaTAA by triangular
-Anderson acceleration. ISDO solves collocation equations between {INTERVALS + 1} Chebyshev nodes and is shown with all that it has,
-with the measured answers in bands alone, and as Picard's iteration. Its first guess is one call, counted as a round. Photographs
-are a denoiser of CIFAR-10 that is not part of this repository.
+Anderson acceleration. ISDO solves collocation equations between {INTERVALS + 1} Chebyshev nodes and is shown with all that
+it has, with the measured answers in bands alone, and as Picard's iteration. Its first guess is one call, counted as a round.
+Photographs are a denoiser of CIFAR-10 that is not part of this repository.
 
 **What it is not for.** On one busy GPU a round of 20 nodes takes as long as 20 calls one after the other: there rounds buy no
 time, and at equal calls the sequential run is as a rule the better one (the last column of the third table). It is for
@@ -323,6 +322,13 @@ buy nothing.
 {markdown(["", "seconds", "calls", "rounds"], seconds)}
 
 ![error against rounds](trajectory.png)"""
+
+
+def _ends(cell):
+    """Return the errors at the end of the parallel runs, of the sequential ones, and of ISDO's at equal calls."""
+    swept = [cell[name]["rounds"][-1] for name in METHODS]
+    last = [error_at(cell[name], STEPS) for name in SEQUENTIALS]
+    return [*(error for _, error in swept), *last, error_at(cell["multistep"], swept[0][0])]
 
 
 def _span(counts):
