@@ -6,12 +6,12 @@ from tqdm.auto import trange
 from .answers import Answers
 from .fit import Change, measured, unknown
 from .fit import trust as trusted
+from .inputs import check_settings, check_sigmas, check_x
 from .multistep import BLIND
 from .path import PATHS, detect_path, smallest_sigma
 from .quadrature import step_total
-from .sampling import Run, check_sigmas, check_x
+from .run import Run
 from .schedules import bent
-from .settings import Settings
 from .solver import SOLVERS
 from .srk import Call
 from .sweeps import RESIDUAL, Sweeps
@@ -55,25 +55,30 @@ def invert(model, x, sigmas, extra_args=None, callback=None, disable=None, *, se
         noise of about unit variance; on the flow path from sigma 1 on the result is the noise.
 
     Raises:
-        ValueError: x, sigmas or settings that make no sense, a tolerance among them; the message says what to do.
+        ValueError: x, sigmas or settings that make no sense, a tolerance or a curvature penalty among them; the message says
+            what to do.
         RuntimeError: the model returned NaN or infinity; the message names the call and the sigma.
 
     Exceptions of the model or the callback pass through. Theory page, section 15. The idea: DDIM inversion (Song et al. 2021,
     section 4.3; Dhariwal & Nichol 2021, appendix F).
     """
-    settings = Settings() if settings is None else settings
-    check_settings(settings)
+    settings = check_way(settings)
     check_x(x)
     path, low = detect_path(model) if settings.path == "auto" else PATHS[settings.path], smallest_sigma(model)
     run = Ascent(model, x, extra_args, settings, path, None, low, {} if report is None else report)
     return run.rise(check_sigmas(sigmas, path), callback, disable)
 
 
-def check_settings(settings):
-    if not isinstance(settings, Settings):
-        raise ValueError(f"settings is a {type(settings).__name__}: give isdo.Settings(...)")
+def check_way(settings):
+    """Return the settings, the defaults for None, if there is a way up by them."""
+    settings = check_settings(settings)
     if settings.tolerance:
         raise ValueError(f"tolerance is {settings.tolerance:g}, and the way up goes by a schedule: set tolerance to 0")
+    if settings.curvature_penalty:
+        raise ValueError(
+            f"curvature_penalty is {settings.curvature_penalty:g}, and what it does is not undone on the way up: set it to 0"
+        )
+    return settings
 
 
 def rising(levels, path, low):
@@ -96,8 +101,7 @@ def calls_of(settings, sigmas, path, low):
     Raises:
         ValueError: as for `invert`.
     """
-    check_settings(settings)
-    return Plan(settings, check_sigmas(sigmas, path), path, low).calls
+    return Plan(check_way(settings), check_sigmas(sigmas, path), path, low).calls
 
 
 class Plan:

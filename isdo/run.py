@@ -33,8 +33,8 @@ def solve_ode(model, x, sigmas, extra_args, callback, disable, settings, mask, l
     path = detect_path(model) if settings.path == "auto" else PATHS[settings.path]
     if settings.curvature_penalty and SOLVERS[settings.solver].sweeps:
         raise ValueError(
-            "a curvature penalty is measured from call to call, and the solver trajectory makes many at once: set curvature_penalty "
-            "to 0, or take another solver"
+            "a curvature penalty is measured from call to call, and the solver trajectory makes many at once: "
+            "set curvature_penalty to 0, or take another solver"
         )
     run = Run(model, x, extra_args, settings, path, mask, low, {} if report is None else report)
     levels = check_sigmas(sigmas, path)
@@ -78,7 +78,7 @@ class Run:
             return self.answer(state, level, sigma, self.said)
         # at x last: what a host shows of a step is what it was told last
         probe = self.penalty.probe(state, level)
-        beside = [self.call(state + side * probe, level, sigma, self.said)[1].to(self.dtype) for side in (1, -1)]
+        beside = [self.call_model(state + side * probe, level, sigma, self.said)[1].to(self.dtype) for side in (1, -1)]
         asked, denoised, anew = self.answer(state, level, sigma, self.said)
         bent_ = self.penalty.bend(state, level, denoised.to(self.dtype), *beside)
         return asked, bent_.to(denoised.dtype), anew
@@ -89,12 +89,12 @@ class Run:
 
     def answer(self, state, level, sigma, model):
         """Return what ``ask`` does, of ``model(asked, level)`` alone; None if that returns None."""
-        if (found := self.call(state, level, sigma, model)) is None:
+        if (found := self.call_model(state, level, sigma, model)) is None:
             return None
         before, self.inner = self.inner, Identity(self.model)
         return *found, before is not None and before != self.inner
 
-    def call(self, state, level, sigma, model):
+    def call_model(self, state, level, sigma, model):
         """Call ``model(asked, level)`` once and return (asked, what it said); None if that is None."""
         asked = state.to(self.given.dtype)
         self.answers.look()

@@ -298,6 +298,7 @@ def test_nan_is_an_error_that_says_where(call, rational):
         ({"x": torch.zeros(1, 1, 4, 4, dtype=torch.long)}, "floating point"),
         ({"settings": {"solver": "srk4"}}, "isdo.Settings"),
         ({"settings": Settings(tolerance=0.01)}, "set tolerance to 0"),
+        ({"settings": Settings(curvature_penalty=1.0)}, "curvature_penalty is 1, and what it does is not undone"),
         ({"settings": Settings(path="flow")}, "flow"),
     ],
 )

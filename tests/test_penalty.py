@@ -15,7 +15,8 @@ from isdo.window import Masked, Whole
 
 both_paths = pytest.mark.parametrize("path", PATHS)
 SHAPE, RATIO = (2, 3, 4), 0.5
-KINDS = [Settings(solver=name) for name in SOLVERS] + [Settings(tolerance=0.02), Settings(solver="srk3", tolerance=0.02)]
+STEPWISE = [name for name, row in SOLVERS.items() if not row.sweeps]
+KINDS = [Settings(solver=name) for name in STEPWISE] + [Settings(tolerance=0.02), Settings(solver="srk3", tolerance=0.02)]
 every_kind = pytest.mark.parametrize("settings", KINDS, ids=lambda settings: str(settings.changed() or "multistep"))
 
 
@@ -414,3 +415,10 @@ def test_a_run_under_a_mask_keeps_what_is_kept(settings, steep, normal):
 
 def test_coefficients_have_the_precision_of_the_device():
     assert Feeler(PATHS["ve"], Spectrum(4, 4, "cpu"), Whole()).lowest.dtype == precision(torch.device("cpu"))
+
+
+@pytest.mark.parametrize("solver", [name for name, row in SOLVERS.items() if row.sweeps])
+def test_a_solver_that_makes_many_calls_at_once_is_refused(solver, normal, pixel_mixture):
+    x, sigmas, settings = 10 * normal(1, 1, 4, 4), torch.tensor([10.0, 1.0, 0.0]), Settings(solver=solver, curvature_penalty=1.0)
+    with pytest.raises(ValueError, match="set curvature_penalty to 0, or take another solver"):
+        sample_isdo(pixel_mixture("ve"), x, sigmas, disable=True, settings=settings)

@@ -11,7 +11,7 @@ from ..answers import NotFinite
 from ..path import FLOW, PATHS, detect_path, noise_levels, smallest_sigma
 from ..sampling import REPAINT_OFFSET, sample_isdo
 from ..schedules import curvature_sigmas, rest, sgm_uniform
-from ..solver import SOLVERS, most_calls
+from ..solver import SOLVERS
 from . import forge, request
 from .picture import Refused, fresh_noise, full_precision, refusing, values_of
 from .request import ALIASES, NAME
@@ -163,11 +163,11 @@ class IsdoSampler(sd_samplers_kdiffusion.KDiffusionSampler):
         steps, settings, report = max(len(sigmas) - 1, 1), self.solver_settings, {}
         stepped, row = Stepped(model, callback, steps), SOLVERS[settings.solver]
         if settings.tolerance:
-            settings = replace(settings, max_calls=min(most_calls(settings, steps), MOST_CALLS))
+            settings = replace(settings, max_calls=min(row.most_calls(steps, settings.tolerance), MOST_CALLS))
         source = fresh_noise(self.p, x, REPAINT_OFFSET) if settings.repaints else None
         noise = None if source is None else lambda like: source.next().to(like)
         try:
-            with refusing() if settings.tolerance else nullcontext():  # a schedule or a solver that no tolerance goes with
+            with refusing() if settings.tolerance or row.sweeps else nullcontext():  # what does not go together
                 return sample_isdo(
                     stepped, x, sigmas, extra_args, stepped.callback, disable, settings=settings, mask=model.nmask,
                     report=report, noise=noise,
