@@ -419,6 +419,7 @@ def test_coefficients_have_the_precision_of_the_device():
 
 @pytest.mark.parametrize("solver", [name for name, row in SOLVERS.items() if row.sweeps])
 def test_a_solver_that_makes_many_calls_at_once_is_refused(solver, normal, pixel_mixture):
-    x, sigmas, settings = 10 * normal(1, 1, 4, 4), torch.tensor([10.0, 1.0, 0.0]), Settings(solver=solver, curvature_penalty=1.0)
+    x, sigmas = 10 * normal(1, 1, 4, 4), torch.tensor([10.0, 1.0, 0.0])
+    settings = Settings(solver=solver, curvature_penalty=1.0)
     with pytest.raises(ValueError, match="set curvature_penalty to 0, or take another solver"):
         sample_isdo(pixel_mixture("ve"), x, sigmas, disable=True, settings=settings)
