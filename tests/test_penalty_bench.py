@@ -75,13 +75,13 @@ def test_the_penalty_leaves_fewer_between(generator):
 
 def test_a_small_network_learns_and_is_the_same_each_time():
     points = penalty.grid()
-    first, again, other = (penalty.Learned(points, steps=120, seed=seed) for seed in (1, 1, 2))
+    first, again, other = (penalty.Learned(points, steps=300, seed=seed) for seed in (1, 1, 2))
     for a, b, c in zip(first.parameters(), again.parameters(), other.parameters(), strict=True):
         assert torch.equal(a, b) and not torch.equal(a, c) and not a.requires_grad
     x = points.sample(500, torch.Generator().manual_seed(0)).float()
-    noise, sigma = torch.randn(500, 2, 1, 1, generator=torch.Generator().manual_seed(1)), torch.full((500,), 0.3)
-    missed, at_first = ((net(x + 0.3 * noise, sigma) - x).square().mean() for net in (first, penalty.Learned(points, steps=0)))
-    assert missed < 0.9 * at_first
+    noise, sigma = torch.randn(500, 2, 1, 1, generator=torch.Generator().manual_seed(1)), torch.full((500,), 0.1)
+    missed, at_first = ((net(x + 0.1 * noise, sigma) - x).square().mean() for net in (first, penalty.Learned(points, steps=0)))
+    assert points(x + 0.1 * noise, sigma).sub(x).square().mean() < missed < 0.8 * at_first
 
 
 def test_on_flow_it_is_the_same_model(generator):
