@@ -462,6 +462,9 @@ def page(rows, flags=None):
     near = "" if held_out is None else (
         f" nearest: RMS distance from the nearest emoji of the training, median ({held_out:.4f} for emoji held out from it)."
     )  # fmt: skip
+    own = "" if "photographs" not in by_task(rows) else (
+        " Photographs are a denoiser of CIFAR-10, class-conditional, that is not part of this repository."
+    )  # fmt: skip
     parts = [f"## {name}, {lines[0]['images']} samples\n\n{table(lines)}" for name, lines in by_task(rows).items()]
     seeds = " or ".join(map(str, sorted({row["seed"] for row in rows})))
     return f"""# The curvature penalty: what it buys and what it costs
@@ -477,7 +480,7 @@ denoising, as in that paper: it smooths, and draws samples between modes however
 {FAR:g} standard deviations from every component (in d numbers: than sqrt(d) + {FAR:g}/sqrt(2)); undecided: the largest
 posterior of a component is below {DECIDED:g}; between: either. width: RMS distance of the others from their component in its
 standard deviations, 1 is right; uneven: total variation between how often components occur and how often they should. "of the
-truth": as many samples of the mixture itself.{near} class: the share of pictures that are taken for the class asked for;
+truth": as many samples of the mixture itself.{near}{own} class: the share of pictures that are taken for the class asked for;
 moved: distance from the picture without the penalty over its size, median.
 
 {summary(rows)}
