@@ -63,10 +63,8 @@ class Feeler:
         return self.spectrum.inner(p, q).sum(1)[:, None, None]
 
     def aim(self, modes):
-        """Return the unit direction (modes); at first that of x itself, of whose noise D' leaves what it makes most of."""
-        if self.direction is None:
-            self.direction = self.turned(self.low(modes), torch.zeros_like(modes))
-        return self.direction
+        """Begin with the unit direction of x (modes) itself: noise, of which the first turn leaves what D' makes most of."""
+        self.direction = self.turned(self.low(modes), torch.zeros_like(modes))
 
     def turned(self, towards, else_):
         """Return the unit direction of ``towards``, or ``else_`` where that is nothing."""
@@ -110,8 +108,9 @@ class Penalty:
             state: x in its own dtype.
             sigma: (B,) or a float.
         """
-        direction = self.spectrum.inverse(self.feeler.aim(self.spectrum.forward(state)), state.shape)
-        return direction * self.width * _spread(sigma, state.ndim)
+        if self.feeler.direction is None:
+            self.feeler.aim(self.spectrum.forward(state))
+        return self.spectrum.inverse(self.feeler.direction, state.shape) * self.width * _spread(sigma, state.ndim)
 
     def bend(self, state, sigma, denoised, plus, minus):
         """Return the denoised of the penalised field, from D at ``state`` and on both sides of it, all in x's shape."""
@@ -152,15 +151,18 @@ def largest_curvature(model, x, sigma, extra_args=None, *, modes=MODES, iteratio
             apart, below 0 where all comes nearer. The penalty acts on it; it is |grad f| where lambda is above 2.
 
     Raises:
-        ValueError: a sigma where the field has no meaning.
+        ValueError: a sigma where the field has no meaning, or no iteration.
     """
     path = detect_path(model)
     if not 0 < sigma < path.sigma_limit:
         raise ValueError(f"sigma is {sigma!r}: give one above 0 and below {path.sigma_limit:g}, where {path.name} ends")
+    if not isinstance(iterations, int) or iterations < 1:
+        raise ValueError(f"iterations is {iterations!r}: give a whole number of at least 1")
     dtype = x.dtype if x.dtype == torch.float64 else torch.float32
     spectrum, width, state, ratio = Spectrum(*x.shape[-2:], x.device), apart(dtype), x.to(dtype), path.noise_to_signal(sigma)
     feeler, level = Feeler(path, spectrum, Whole(), modes), x.new_full((len(x),), sigma, dtype=dtype)
-    before = found = feeler.aim(spectrum.forward(state))
+    feeler.aim(spectrum.forward(state))
+    found = torch.zeros((), dtype=spectrum.precision, device=x.device).expand(len(x), 1, 1)
     for _ in range(iterations):
         before = feeler.direction
         step = width * sigma * spectrum.inverse(before, x.shape)

@@ -103,6 +103,7 @@ def test_every_setting_has_a_flag_that_reaches_it():
     ("bench --suite grids --bend", "--bend"),
     ("bench --suite sweep --calls 6", "has its own"),
     ("bench --suite adaptive --bend", "has its own"),
+    ("bench --suite penalty --model eps", "has its own models"),
     ("bench --suite speed --all", "has its own samplers"),
     ("bench --calls 0", "at least 1, not 0"),
     ("bench --json nowhere/a.json", "does not exist"),

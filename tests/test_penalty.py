@@ -150,6 +150,12 @@ def test_no_curvature_without_noise(sigma, rational):
         largest_curvature(rational, torch.zeros(1, 1, 2, 2), sigma)
 
 
+@pytest.mark.parametrize("iterations", [0, 1.5])
+def test_no_curvature_without_an_iteration(iterations, rational):
+    with pytest.raises(ValueError, match="iterations is"):
+        largest_curvature(rational, torch.zeros(1, 1, 2, 2), 1.0, iterations=iterations)
+
+
 # The penalty
 
 

@@ -432,35 +432,34 @@ def table(rows):
 
 
 def gains(rows):
-    """Return {task: {weight: (with it, without it at equal steps, at equal calls)}} of the share between, the largest steps."""
+    """Return {(task, steps, weight): shares between with the penalty, without it at equal steps, at equal model calls}."""
     found = {}
     for name, lines in by_task(rows).items():
         cells = {(row["steps"], row["weight"]): row["between"] for row in lines if "between" in row}
-        steps = max((n for n, weight in cells if weight), default=None)
-        if steps is not None and {(steps, 0.0), (3 * steps, 0.0)} <= set(cells):
-            found[name] = {w: (cells[steps, w], cells[steps, 0.0], cells[3 * steps, 0.0]) for n, w in cells if n == steps and w}
+        for (steps, weight), share in cells.items():
+            if weight and {(steps, 0.0), (3 * steps, 0.0)} <= set(cells):
+                found[name, steps, weight] = share, cells[steps, 0.0], cells[3 * steps, 0.0]
     return found
 
 
 def summary(rows):
-    """Return the sentences that say in how many tasks the penalty pays."""
-    sentences = []
+    """Return the table that says in how many cells, a task and its steps, the penalty pays."""
+    body, found = [], gains(rows)
     for weight in WEIGHTS:
-        cells = [found[weight] for found in gains(rows).values() if weight in found]
-        if cells:
-            steps, calls = (sum(cell[0] < cell[i] for cell in cells) for i in (1, 2))
-            sentences.append(
-                f"weight {weight:g}: fewer samples between modes than without it in {steps} of {len(cells)} tasks at equal "
-                f"steps, in {calls} at equal model calls"
-            )
-    return f"At the most steps of each task, {'; '.join(sentences)}." if sentences else ""
+        cells = [shares for (_, _, used), shares in found.items() if used == weight]
+        line = [f"{sum(shares[0] < shares[i] for shares in cells)} of {len(cells)}" for i in (1, 2)]
+        body += [[f"{weight:g}", *line]] if cells else []
+    return markdown(["penalty", "fewer between than at equal steps", "than at equal model calls"], body) if body else ""
 
 
 def page(rows, flags=None):
     """Return the page of the docs."""
     held_out = next((row["held_out"] for row in rows if "held_out" in row), None)
     near = "" if held_out is None else (
-        f" nearest: RMS distance from the nearest emoji of the training, median ({held_out:.4f} for emoji held out from it)."
+        f"\nnearest: RMS distance from the nearest emoji of the training, median ({held_out:.4f} for emoji held out from it)."
+    )  # fmt: skip
+    own = "" if "photographs" not in by_task(rows) else (
+        "\nPhotographs are a denoiser of CIFAR-10, class-conditional, that is not part of this repository."
     )  # fmt: skip
     parts = [f"## {name}, {lines[0]['images']} samples\n\n{table(lines)}" for name, lines in by_task(rows).items()]
     seeds = " or ".join(map(str, sorted({row["seed"] for row in rows})))
@@ -477,8 +476,8 @@ denoising, as in that paper: it smooths, and draws samples between modes however
 {FAR:g} standard deviations from every component (in d numbers: than sqrt(d) + {FAR:g}/sqrt(2)); undecided: the largest
 posterior of a component is below {DECIDED:g}; between: either. width: RMS distance of the others from their component in its
 standard deviations, 1 is right; uneven: total variation between how often components occur and how often they should. "of the
-truth": as many samples of the mixture itself.{near} class: the share of pictures that are taken for the class asked for;
-moved: distance from the picture without the penalty over its size, median.
+truth": as many samples of the mixture itself. class: the share of pictures that are taken for the class asked for; moved:
+distance from the picture without the penalty over its size, median.{near}{own}
 
 {summary(rows)}
 
