@@ -134,7 +134,7 @@ class Sweeps:
         sigmas = [self.found[b].equations.sigmas[j] for b, j in pairs]
         x = self.state_of(torch.cat([self.found[b].states[j] for b, j in pairs]))
         if all(j == 0 for _, j in pairs):
-            x = run.state[index]
+            x = rows_of(run.state, index)
         answer = run.answer(x, constants(sigmas, x), max(sigmas), lambda *given: self.batch.at_once(*given, index))
         if answer is None:
             return None
@@ -142,7 +142,7 @@ class Sweeps:
         if self.callback is not None:
             last = {b: i for i, b in enumerate(index)}
             rows = [last[b] for b in sorted(last)]
-            self.tell(asked[rows], [sigmas[row] for row in rows], denoised[rows])
+            self.tell(rows_of(asked, rows), [sigmas[row] for row in rows], rows_of(denoised, rows))
         return run.spectrum.forward(denoised.to(run.dtype))
 
     def ask_at_level(self, j):
@@ -218,3 +218,8 @@ class Sweeps:
             if j > max(found.states) - LOOKS_BACK:
                 solver.observe(found.equations.sigmas[j], found.states[j], found.denoised[j])
         return solver.predict(0.0)[1]
+
+
+def rows_of(x, index):
+    """Return rows of x by a list of numbers, which a GPU need not be handed."""
+    return torch.cat([x[i : i + 1] for i in index])

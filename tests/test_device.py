@@ -23,8 +23,9 @@ FACTORIES = {
 }  # fmt: skip
 SETTINGS = [
     Settings(), Settings(basis="cosine"), Settings(tau="log", corrector=3), Settings(power="zero", placement=0),
-    Settings(solver="srk4"), Settings(tolerance=0.03), Settings(solver="srk3", tolerance=0.03),
-    Settings(curvature_penalty=1.0),
+    Settings(solver="srk4"), Settings(tolerance=0.03), Settings(solver="srk3", tolerance=0.03), Settings(solver="trajectory"),
+    Settings(solver="trajectory", tolerance=0.03),
+    Settings(curvature_penalty=1.0), Settings(draw=4),
 ]  # fmt: skip
 REFINEMENTS = [
     RefineSettings(), RefineSettings(generators="all", iterations=4, calls=1), RefineSettings(lock=3, detail=1.0, iterations=2),

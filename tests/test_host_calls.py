@@ -189,6 +189,19 @@ def test_refinement_with_a_curvature_penalty_keeps_within_its_calls(host):
         assert 6 <= made <= 2 * calls and got.texts[0]["ISDO refine"] == f"2 iterations, {made} calls"
 
 
+def test_a_solver_that_sweeps_sees_each_step_as_euler_does_and_is_counted_at_most(host):
+    values, p = {"solver": "trajectory"}, asked(sampler_name="ISDO", steps=5)
+    got, euler = draw(host, p, sampler=[values]), draw(host, asked(sampler_name="Euler", steps=5))
+    most = 30 * 4 + 1
+    assert told(page_of(p, values=values))["sampler"] == f"at most {most} model calls a picture, as many as it needs"
+    assert 9 <= len(got.calls) <= most and got.texts[0]["ISDO calls"] == len(got.calls)
+    # every call at a step's level sees what Euler's one call there saw: its number, its prompts
+    seen, want = ({c.step: (c.total, c.prompts, c.negative) for c in run.calls} for run in (got, euler))
+    assert seen == want
+    assert [c.step for c in got.calls[:6]] == [0, 1, 2, 3, 4, 1]
+    assert torch.allclose(got.x, draw(host, asked(sampler_name="ISDO", steps=60)).x, atol=0.3)
+
+
 def test_refinement_by_such_a_solver_keeps_within_its_calls(host):
     for calls in (3, 4, 9):
         ask = asked(steps=12, sampler_name="ISDO")
