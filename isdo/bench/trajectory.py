@@ -14,7 +14,8 @@ import torch
 from ..files import replacing
 from ..path import PATHS, smallest_sigma
 from ..reference import ddim
-from ..sampling import Run, sample_isdo
+from ..run import Run
+from ..sampling import sample_isdo
 from ..settings import Settings
 from ..sweeps import Sweeps
 from ..trajectory import PICARD, Acceleration, chebyshev
