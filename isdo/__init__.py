@@ -15,9 +15,12 @@ _HOMES = {
     "refine": ".refinement",
     "sample_isdo": ".sampling",
 }
+_ROOMS = ("action", "probe", "process", "reference")  # whose names are called with the room's before them
 
 
 def __getattr__(name):  # on first use: reading the zoo or a schedule does not load the sampler
+    if name in _ROOMS:
+        return import_module(f".{name}", __name__)
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value = getattr(import_module(_HOMES[name], __name__), name)

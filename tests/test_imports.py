@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import pytest
@@ -90,6 +91,7 @@ def test_importing_isdo_gives_the_public_names():
 
     assert set(isdo.__all__) == {"RefineSettings", "Refined", "Settings", "invert", "refine", "sample_isdo", "schedules", "zoo"}
     assert all(hasattr(isdo, name) for name in isdo.__all__)
+    assert all(isinstance(getattr(isdo, name), ModuleType) for name in ("action", "probe", "process", "reference"))
 
 
 @pytest.mark.parametrize("name", ALL)
