@@ -32,6 +32,8 @@ docs: .venv/installed-bench
 	$(BIN)/python -m isdo bench --suite ceiling --doc docs/ceiling.md
 	$(BIN)/python -m isdo bench --suite adaptive --doc docs/adaptive.md --plot docs/adaptive.png
 	$(BIN)/python -m isdo bench --suite penalty --doc docs/penalty.md --plot docs/penalty.png
+	$(BIN)/python -m isdo bench --suite trajectory --doc docs/trajectory.md --plot docs/trajectory.png
+	$(BIN)/python -m isdo bench --suite inversion --doc docs/invert.md --plot docs/invert.png
 	$(BIN)/python -m isdo bench --suite frechet --doc docs/frechet.md
 	$(BIN)/python -m isdo bench --suite refine --limit 192 --doc docs/refine.md
 
