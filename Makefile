@@ -31,6 +31,7 @@ docs: .venv/installed-bench
 	$(BIN)/python -m isdo bench --suite grids --doc docs/grids.md
 	$(BIN)/python -m isdo bench --suite ceiling --doc docs/ceiling.md
 	$(BIN)/python -m isdo bench --suite adaptive --doc docs/adaptive.md --plot docs/adaptive.png
+	$(BIN)/python -m isdo bench --suite trajectory --doc docs/trajectory.md --plot docs/trajectory.png
 	$(BIN)/python -m isdo bench --suite frechet --doc docs/frechet.md
 	$(BIN)/python -m isdo bench --suite refine --limit 192 --doc docs/refine.md
 
