@@ -38,7 +38,7 @@ def test_the_readme_compares_as_the_pages_do(column, suite):
     assert float(README["whichever is best in each single cell"][column]) == pytest.approx(standing(suite), abs=0.0051)
 
 
-@pytest.mark.parametrize("suite", (*SUITES, "img2img", "analytic-bent", "zoo-bent", "adaptive", "penalty"))
+@pytest.mark.parametrize("suite", (*SUITES, "img2img", "analytic-bent", "zoo-bent", "adaptive", "penalty", "trajectory"))
 def test_a_page_names_the_command_that_writes_it(suite):
     command = next(line.strip() for line in page(suite).splitlines() if line.startswith("    python -m isdo bench"))
     assert command.removeprefix("python") in (ROOT / "Makefile").read_text(encoding="utf-8")
