@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from isdo import Settings, sample_isdo, sampling, schedules
+from isdo import Settings, sample_isdo, schedules
 from isdo.multistep import Multistep
 from isdo.path import PATHS
 from isdo.solver import SOLVERS
@@ -117,7 +117,7 @@ def test_the_loop_makes_its_calls_for_every_number_of_steps(settings, monkeypatc
         def predict(self, end):
             return end, self.state, True
 
-    monkeypatch.setitem(sampling.SOLVERS, "multistep", replace(SOLVERS["multistep"], make=Still))
+    monkeypatch.setitem(SOLVERS, "multistep", replace(SOLVERS["multistep"], make=Still))
     for steps in range(1, 151):
         check_calls(torch.ones(1, 1, 1, 1), SCHEDULES[steps % 5](steps), lambda x, sigma: x, settings)
 
@@ -704,7 +704,7 @@ def watched(monkeypatch):
                 super().correct()
                 seen.append(note(self))
 
-        monkeypatch.setitem(sampling.SOLVERS, "multistep", replace(SOLVERS["multistep"], make=Watched))
+        monkeypatch.setitem(SOLVERS, "multistep", replace(SOLVERS["multistep"], make=Watched))
         return seen
 
     return install

@@ -8,7 +8,7 @@ import pytest
 import torch
 from test_convergence import from_small_steps, ramp_of_range, slope_of
 
-from isdo import Settings, sample_isdo, sampling
+from isdo import Settings, sample_isdo
 from isdo.path import PATHS
 from isdo.settings import FIELDS
 from isdo.solver import SOLVERS
@@ -98,7 +98,7 @@ def classical(row, model, x, start, end):
 def test_without_power_it_is_the_classical_method_in_log_sigma(row, path, pixel_mixture, normal, monkeypatch):
     model, start = pixel_mixture(path), 1.0 if path == "flow" else 3.0
     x = start * normal(3, 2, 5, 6)
-    monkeypatch.setitem(sampling.SOLVERS, "srk4", replace(SOLVERS["srk4"], make=lambda *args: Srk(row, *args)))
+    monkeypatch.setitem(SOLVERS, "srk4", replace(SOLVERS["srk4"], make=lambda *args: Srk(row, *args)))
     out = run(model, x, [start, 0.6, 0.35], Settings(solver="srk4", power="zero"))
     want = classical(row, model, classical(row, model, x, start, 0.6), 0.6, 0.35)
     torch.testing.assert_close(out, want, rtol=0, atol=1e-12)
