@@ -22,7 +22,7 @@ LOOKS_BACK = 3  # nodes that the last step looks at
 
 
 class Sweeps:
-    """A `sampling.Run` by sweeps over all nodes; theory page, section 13.
+    """A `sampling.Run` by sweeps over all nodes; theory page, section 14.
 
     Args:
         run: a `sampling.Run`: the model as it is asked, the state, spectrum, path and settings.

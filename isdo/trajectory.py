@@ -1,7 +1,7 @@
 """The whole trajectory at once: collocation equations between noise levels, solved by sweeps over all of them.
 
 Each round asks the model at all nodes that are in flight; a run takes fewer rounds than a sequential one, and more calls. The
-levels may fall or rise: the equations are the same, and what is unknown lies at the other end. Theory page, section 13.
+levels may fall or rise: the equations are the same, and what is unknown lies at the other end. Theory page, section 14.
 """
 
 import math
@@ -56,14 +56,14 @@ PICARD = Acceleration(answers=False, depth=0)
 
 
 def place(path, sigma, limit=RATIO_LIMIT):
-    """Return where a noise level lies in the variable of interpolation, that of `depth`; equation 13.2."""
+    """Return where a noise level lies in the variable of interpolation, that of `depth`; equation 14.2."""
     return -math.log(path.signal(sigma) / sigma + 1 / limit)
 
 
 def chebyshev(path, first, last, intervals):
     """Return the intervals + 1 Chebyshev-Lobatto nodes from one noise level to another, both above 0; either may be larger.
 
-    Equation 13.3.
+    Equation 14.3.
     """
     ends = place(path, first), place(path, last)
     parts = (math.sin(math.pi * k / (2 * intervals)) ** 2 for k in range(1, intervals))
@@ -72,7 +72,7 @@ def chebyshev(path, first, last, intervals):
 
 
 class Interval(NamedTuple):
-    """How x at one node follows from the one before: x1 = ratio x0 + total sum_i share_i m_i; equation 13.1.
+    """How x at one node follows from the one before: x1 = ratio x0 + total sum_i share_i m_i; equation 14.1.
 
     ``first`` is the node of the first share; ``final``: whether more nodes would change nothing.
     """
@@ -198,7 +198,7 @@ class Final(NamedTuple):
 
 
 class Trajectory:
-    """One picture: x and D at the nodes that are in flight, from the first node on; theory page, section 13.
+    """One picture: x and D at the nodes that are in flight, from the first node on; theory page, section 14.
 
     A run asks the model at ``asked``, calls ``take`` with the answers and ``settle`` with the residuals, until ``done``.
     Nothing is written into a tensor that it holds.
@@ -331,7 +331,7 @@ class Trajectory:
         """Correct the nodes in flight; return the residuals of the equations there.
 
         The residual at a node is what Picard's iteration would change; what is changed is that and what D is foretold to
-        answer, equation 13.5.
+        answer, equation 14.5.
         """
         residual = shift = torch.zeros_like(self.states[self.low])
         answer, sizes, moved = shift, [], {}
@@ -349,7 +349,7 @@ class Trajectory:
         return torch.stack(sizes)
 
     def step(self, j, shift, answer, defect):
-        """Return (the correction of x at node j + 1, the foretold answer of D), given those at node j: equation 13.5."""
+        """Return (the correction of x at node j + 1, the foretold answer of D), given those at node j: equation 14.5."""
         ratio, total, *_ = self.intervals[j]
         if not self.acceleration.answers:
             return ratio * shift + defect, torch.zeros_like(defect)
