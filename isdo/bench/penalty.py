@@ -19,11 +19,11 @@ from ..sampling import sample_isdo
 from ..schedules import flow, karras, schedule
 from ..settings import Settings
 from ..zoo import data
-from .frechet import labels_for
 from .judge import judged
 from .moments import frechet, moments
 from .problems import hartley, make_mixture, radial_powers
 from .report import PLAIN, markdown
+from .sets import labels_for
 
 STEPS, WEIGHTS = (8, 12, 20), (0.1, 1.0, 10.0)
 COUNT, PICTURES = 4096, 256  # points of a plane; pictures of a mixture, of the zoo and of a model of one's own
