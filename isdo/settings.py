@@ -145,7 +145,7 @@ FIELDS = (
         low=0, high=1000, idle=(EXACT, SWEEPS),
     ),
     Field(
-        "repaint", 4.0, float, "Repainting", "ISDO repainting",
+        "repaint", 2.0, float, "Repainting", "ISDO repainting",
         "noise-to-signal ratio to which the ways back go: what may become another; little keeps the composition",
         low=0.0, high=10.0, idle=(("draw", lambda draw: draw == 0), EXACT, SWEEPS),
     ),

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 DEFAULTS = {field.key: field.default for field in CONTROLS}
 OTHER = {"solver": "srk4", "path": "flow", "modes": 8, "order": 2, "tau": "root", "power": "zero", "corrector": 0,
          "response": 0.25, "basis": "cosine", "placement": 1.0, "strength": "noise level", "tolerance": 0.1,
-         "draw": 9, "repaint": 2.0,
+         "draw": 9, "repaint": 4.0,
          "curvature_penalty": 0.5}  # fmt: skip
 
 
