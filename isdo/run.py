@@ -87,18 +87,18 @@ class Run:
         """Return what the model says."""
         return self.model(asked, level, **self.extra_args)
 
-    def answer(self, state, level, sigma, model):
-        """Return what ``ask`` does, of ``model(asked, level)`` alone; None if that returns None."""
-        if (found := self.call_model(state, level, sigma, model)) is None:
+    def answer(self, state, level, sigma, model, may_refuse=False):
+        """Return what ``ask`` does, of ``model(asked, level)`` alone; None if that may refuse, and returns None."""
+        if (found := self.call_model(state, level, sigma, model, may_refuse)) is None:
             return None
         before, self.inner = self.inner, Identity(self.model)
         return *found, before is not None and before != self.inner
 
-    def call_model(self, state, level, sigma, model):
-        """Call ``model(asked, level)`` once and return (asked, what it said); None if that is None."""
+    def call_model(self, state, level, sigma, model, may_refuse=False):
+        """Call ``model(asked, level)`` once and return (asked, what it said); None if that may refuse, and is None."""
         asked = state.to(self.given.dtype)
         self.answers.look()
-        if (said := model(asked, level)) is None:
+        if (said := model(asked, level)) is None and may_refuse:
             return None
         self.calls += 1
         return asked, self.answers.take(said, asked, sigma)

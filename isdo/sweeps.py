@@ -135,7 +135,7 @@ class Sweeps:
         x = self.state_of(torch.cat([self.found[b].states[j] for b, j in pairs]))
         if all(j == 0 for _, j in pairs):
             x = rows_of(run.state, index)
-        answer = run.answer(x, constants(sigmas, x), max(sigmas), lambda *given: self.batch.at_once(*given, index))
+        answer = run.answer(x, constants(sigmas, x), max(sigmas), lambda *given: self.batch.at_once(*given, index), True)
         if answer is None:
             return None
         asked, denoised = self.same_model(answer)

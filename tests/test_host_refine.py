@@ -579,12 +579,17 @@ def test_no_key_of_ours_reaches_the_next_picture(a1111):
     assert ours(cell.texts[0]) == {} and shared == {"Other": 1, "Schedule type": "Karras"}
 
 
+def refiners(host, img2img):
+    """Return the accordion, and in img2img the script."""
+    return [page for page in host.runner(img2img) if page.title() == "ISDO refine"]
+
+
 def pasted(page, params):
     return [function(params) for _, function in page.infotext_fields]
 
 
 def test_pasting_restores_the_accordion_or_the_script(a1111):
-    _, accordion, chosen = a1111.runner(True)
+    accordion, chosen = refiners(a1111, True)
     defaults = [field.default for field in REFINE_CONTROLS]
     nothing = [None] * len(REFINE_CONTROLS)
     assert pasted(accordion, {"Sampler": "Euler"}) == [False, *nothing, ""] and pasted(chosen, {}) == nothing
@@ -608,7 +613,7 @@ def test_what_was_written_comes_back(a1111):
 def test_the_page_has_a_control_for_every_setting(host):
     seen = []
     for img2img in (False, True):
-        for page in host.runner(img2img)[1:]:
+        for page in refiners(host, img2img):
             controls = page.controls[1:] if page.alwayson else page.controls
             assert [control.label for control in controls] == [field.label for field in REFINE_CONTROLS]
             assert [control.value for control in controls] == [field.default for field in REFINE_CONTROLS]

@@ -19,7 +19,7 @@ VALUES = {  # what a setting is tried at; one with choices that is not named her
     "basis": ("cosine",),  # auto is fourier wherever there is a complex FFT
 }
 # What is solved and how it is asked for, not how well.
-FIXED = ("solver", "path", "tolerance", "max_calls", "draw", "repaint", "curvature_penalty")
+FIXED = ("solver", "path", "tolerance", "max_calls", "draw", "repaint", "curvature_penalty", "window")
 NEVER_BEST = ("euler", "heun")  # left out of the peers: they cost time and change no ratio
 ANALYTIC = ("stationary", "stationary, guidance 7.5", "anisotropic, guidance 5", "data set")
 GUIDANCE = ("no class", "guidance 3")
