@@ -175,8 +175,9 @@ def test_solvers_of_several_calls_a_step_go_up_as_well(a1111):
     assert len(up) == 2 + 4 * 7 - 1 and len(down) == 4 * 7 + 1
 
 
-def test_a_tolerance_is_the_drawing_s_alone(a1111):
-    a1111.opts.isdo_tolerance = 0.01
+@pytest.mark.parametrize(("option", "value"), [("isdo_tolerance", 0.01), ("isdo_curvature_penalty", 0.1)])
+def test_a_tolerance_and_a_penalty_are_the_drawing_s_alone(a1111, option, value):
+    setattr(a1111.opts, option, value)
     p = img2img(steps=40)
     got = script(a1111, p)
     assert (got.x - p.init_images).abs().max() < 0.05

@@ -129,7 +129,7 @@ def levels_upwards(sampler, levels, steps):
 def solver_of(p, drawn_by_isdo):
     """Return the Settings of the inversion: those that the picture asks of ISDO, at the drawing's own levels."""
     with refusing():
-        settings = replace(request.solver_settings(values_of(p)), tolerance=0.0)
+        settings = replace(request.solver_settings(values_of(p)), tolerance=0.0, curvature_penalty=0.0)
     return settings if drawn_by_isdo else replace(settings, placement=0.0)
 
 
