@@ -66,7 +66,8 @@ def test_version_and_schema(webui):
 def test_settings_page_has_each_choice(webui):
     shown = {part["props"].get("elem_id"): part["props"].get("value") for part in webui.get("/config")["components"]}
     ours_shown = {key: value for key, value in shown.items() if key and key.startswith("setting_isdo_")}
-    ours_shown = {key: value for key, value in ours_shown.items() if not key.startswith(("setting_isdo_refine_", "setting_isdo_invert_"))}
+    others = ("setting_isdo_refine_", "setting_isdo_invert_")
+    ours_shown = {key: value for key, value in ours_shown.items() if not key.startswith(others)}
     assert ours_shown == {f"setting_isdo_{field.key}": field.default for field in CONTROLS if len(field.choices) != 1}
 
 
