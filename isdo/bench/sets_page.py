@@ -35,8 +35,9 @@ def page(rows, judge=None, flags=None, suite="frechet"):
     """Return the page of the docs: what this judge measured, the tables, how to do it again with the ``flags``."""
     judge = judge or classifier.load()
     rows = [row for row in rows if row["judge"] == name_of(judge.real.mean)]
-    plot = f" --plot docs/{suite}.png" if suite == "sets" else ""
-    shown = "\n\n![distance to the real pictures against model calls](sets.png)" if suite == "sets" else ""
+    drawn = suite == "sets" and len({row["calls"] for row in rows}) > 1  # one number of calls makes no curve
+    plot = f" --plot docs/{suite}.png" if drawn else ""
+    shown = "\n\n![distance to the real pictures against model calls](sets.png)" if drawn else ""
     return f"""# {LINEUPS[suite].title}
 
 This page is written by the bench; run it again with
