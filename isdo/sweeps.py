@@ -22,10 +22,10 @@ LOOKS_BACK = 3  # nodes that the last step looks at
 
 
 class Sweeps:
-    """A `sampling.Run` by sweeps over all nodes; theory page, section 14.
+    """A `run.Run` by sweeps over all nodes; theory page, section 14.
 
     Args:
-        run: a `sampling.Run`: the model as it is asked, the state, spectrum, path and settings.
+        run: a `run.Run`: the model as it is asked, the state, spectrum, path and settings.
     """
 
     def __init__(self, run):
