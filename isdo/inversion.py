@@ -3,12 +3,11 @@
 import torch
 from tqdm.auto import trange
 
-from .answers import Answers
 from .fit import Change, measured, unknown
 from .fit import trust as trusted
 from .inputs import check_settings, check_sigmas, check_x
 from .multistep import BLIND
-from .path import PATHS, detect_path, smallest_sigma
+from .path import path_of, smallest_sigma
 from .quadrature import step_total
 from .run import Run
 from .schedules import bent
@@ -64,7 +63,7 @@ def invert(model, x, sigmas, extra_args=None, callback=None, disable=None, *, se
     """
     settings = check_way(settings)
     check_x(x)
-    path, low = detect_path(model) if settings.path == "auto" else PATHS[settings.path], smallest_sigma(model)
+    path, low = path_of(settings, model), smallest_sigma(model)
     run = Ascent(model, x, extra_args, settings, path, None, low, {} if report is None else report)
     return run.rise(check_sigmas(sigmas, path), callback, disable)
 
@@ -133,7 +132,8 @@ class Ascent(Run):
     def rise(self, sigmas, callback, disable):
         """Go up a falling schedule; return x at its first level."""
         plan = Plan(self.settings, sigmas, self.path, self.low)
-        self.answers, self.callback = Answers(self.given.device, plan.calls, "call"), callback
+        self.callback = callback
+        self.begin_answers(plan.calls)
         with trange(plan.calls, disable=disable, unit="call") as self.bar:
             known = self.solve_bottom(plan.levels[0], plan.bottom) if plan.bottom else None
             state = self.sweep(plan) if self.row.sweeps else self.climb(plan.levels, known, plan.blind)

@@ -72,6 +72,11 @@ def detect_path(model):
     return FLOW if table is not None and FLOW.settle(float(table[-1])) <= FLOW.sigma_limit else VE
 
 
+def path_of(settings, model):
+    """Return the Path that ``settings`` name, that of the model where they leave it to "auto"."""
+    return detect_path(model) if settings.path == "auto" else PATHS[settings.path]
+
+
 def smallest_sigma(model):
     """Return the smallest noise level that a model knows, 0 if it does not say: asked by capability.
 

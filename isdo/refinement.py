@@ -14,7 +14,7 @@ from .answers import Checked, check_kind
 from .denoiser import CallCounter
 from .device import beside, full_precision, wide
 from .inputs import check_mask, check_x
-from .path import PATHS, detect_path, smallest_sigma
+from .path import detect_path, path_of, smallest_sigma
 from .process import per_image
 from .run import solve_ode
 from .schedules import LEAST_ROOM, curvature_sigmas, rest
@@ -369,7 +369,7 @@ def _solver(model, sampler, mask):
     """Return (solve(model, x, sigmas, extra_args, callback) -> x, path, (steps, whether to 0) -> model calls)."""
     if sampler is None or isinstance(sampler, Settings):
         settings = sampler or Settings()
-        path = detect_path(model) if settings.path == "auto" else PATHS[settings.path]
+        path = path_of(settings, model)
         # a model that is held does not answer for itself, and the levels of a way back are the loop's own
         settings = replace(settings, path=path.name, placement=0, tolerance=0)
         return functools.partial(_by_isdo, settings, mask), path

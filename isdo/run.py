@@ -8,7 +8,7 @@ from .control import Controller, Norm, Walk, Way, walk
 from .device import constants
 from .identity import Identity
 from .inputs import check_mask, check_settings, check_sigmas, check_x
-from .path import PATHS, detect_path
+from .path import path_of
 from .penalty import Penalty, calls_each
 from .schedules import bent
 from .solver import SOLVERS
@@ -30,7 +30,7 @@ def solve_ode(model, x, sigmas, extra_args, callback, disable, settings, mask, l
     """
     settings = check_settings(settings)
     check_x(x)
-    path = detect_path(model) if settings.path == "auto" else PATHS[settings.path]
+    path = path_of(settings, model)
     if settings.curvature_penalty and SOLVERS[settings.solver].sweeps:
         raise ValueError(
             "a curvature penalty is measured from call to call, and the solver trajectory makes many at once: "

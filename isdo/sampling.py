@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 
 from .denoiser import CallCounter
 from .inputs import check_settings, check_sigmas, check_x
-from .path import PATHS, detect_path, smallest_sigma
+from .path import path_of, smallest_sigma
 from .refinement import each_seed, refine
 from .run import solve_ode
 from .schedules import rest
@@ -80,7 +80,7 @@ def sample_isdo(
     if not settings.repaints:
         return solve(model, x, sigmas, callback=callback, disable=disable, settings=settings)
     check_x(x)
-    path = detect_path(model) if settings.path == "auto" else PATHS[settings.path]
+    path = path_of(settings, model)
     levels = check_sigmas(sigmas, path)
     steps, ways = settings.shares(len(levels) - 1) if levels[-1] == 0 else (len(levels) - 1, [])
     if not ways:

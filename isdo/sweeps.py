@@ -1,5 +1,7 @@
 """A run of the whole trajectory: its model calls round by round, what is told of them, and its last step."""
 
+from functools import partial
+
 import torch
 from tqdm.auto import tqdm
 
@@ -135,7 +137,8 @@ class Sweeps:
         x = self.state_of(torch.cat([self.found[b].states[j] for b, j in pairs]))
         if all(j == 0 for _, j in pairs):
             x = rows_of(run.state, index)
-        answer = run.answer(x, constants(sigmas, x), max(sigmas), lambda *given: self.batch.at_once(*given, index), True)
+        at_once = partial(self.batch.at_once, index=index)
+        answer = run.answer(x, constants(sigmas, x), max(sigmas), at_once, may_refuse=True)
         if answer is None:
             return None
         asked, denoised = self.same_model(answer)

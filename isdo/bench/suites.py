@@ -179,28 +179,25 @@ def penalty(args):
 def sets(args):
     from . import sets, sets_page
 
-    old, judge, cache = kept(args), asked_judge(args), args.cache
+    judge, cache = asked_judge(args), args.cache
     if cache is None and args.json:
         cache = Path(args.json).with_suffix(".batches")
     model = models.asked(args) if models.is_own(args.model or "eps") else args.model or "eps"
 
-    def save(rows):
-        if args.json:
-            report.write_json(sets.merged(old, rows), args.json)
-
-    try:
-        rows = sets.run(
+    def run(bar, **kept):
+        return sets.run(
             model, suite=args.suite, calls=args.calls, count=args.limit or sets.COUNT, samplers=asked_samplers(args),
             guidance=1.0 if args.guidance is None else args.guidance, seed=args.seed or 0, judge=judge, device=args.device,
             converged=sets.CONVERGED if not args.samplers or "converged" in args.samplers else 0, autocast=args.autocast,
-            progress=partial(tqdm, unit="call", unit_scale=True, leave=False), batch=args.batch,
-            cache=cache and files.make_folder(cache), reuse=old, save=save,
+            progress=bar, batch=args.batch, cache=cache and files.make_folder(cache), **kept,
         )  # fmt: skip
+
+    try:
+        rows = resumed(args, sets, run, unit="call", unit_scale=True)
     except KeyboardInterrupt:
         if cache:
             logging.warning("what is drawn is kept in %s: run again to go on, or with a smaller --limit to judge that", cache)
         raise
-    rows = sets.merged(old, rows)
     return rows, sets_page.page(rows, judge, drawn_with(args), args.suite)
 
 

@@ -13,7 +13,7 @@ from ..path import detect_path, noise_levels, smallest_sigma
 from ..schedules import rest
 from . import request
 from .calls import schedule_sampler
-from .picture import full_precision, refusing, stored_defaults, values_of
+from .picture import full_precision, refusing, script_values, values_of
 from .refinement import hear_interrupt, precision, stop_where_alone
 from .request import INVERT, NAME
 from .sampler import IsdoSampler, own_sigma_min
@@ -155,11 +155,7 @@ def run_script(p, args):
         Refused: arguments that make no sense.
     """
     with refusing():
-        mine = {INVERT.option(field): field.key for field in INVERT.fields}
-        override = {mine[name]: value for name, value in p.override_settings.items() if name in mine}
-        values = INVERT.resolve(stored_defaults(INVERT) | override, INVERT.read_args(args, switch=False))
-        if p.scripts is None:
-            raise ValueError(f"{INVERT.name} is a script and p has none: give p the img2img scripts")
+        values = script_values(INVERT, p, args)
     run, task = copy.copy(p), Inverting(values)
     run.extra_generation_params = {**p.extra_generation_params, "Script": INVERT.name}
     INVERT.write(run.extra_generation_params, values)

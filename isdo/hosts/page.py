@@ -159,11 +159,17 @@ def axis_value(field, value):
     return field.read(value) if field.kind is bool and isinstance(value, str) else value
 
 
+def put_axes(p, form, values):
+    """Add what a cell of the X/Y/Z plot asks for to its copy of p."""
+    name = f"{form.prefix}_axes"  # a new mapping: cells are shallow copies
+    setattr(p, name, {**getattr(p, name, {}), **values})
+
+
 def preset_setter(form):
     """Return the function by which the X/Y/Z plot sets a preset on its copy of p."""
 
     def set_values(p, name, values):
-        setattr(p, f"{form.prefix}_axes", {**getattr(p, f"{form.prefix}_axes", {}), **form.expand({"preset": name})})
+        put_axes(p, form, form.expand({"preset": name}))
 
     return set_values
 
@@ -183,8 +189,7 @@ def axis_setter(form, field):
     """Return the function by which the X/Y/Z plot sets a value on its copy of p."""
 
     def set_value(p, value, values):
-        name = f"{form.prefix}_axes"  # a new mapping: cells are shallow copies
-        setattr(p, name, {**getattr(p, name, {}), field.key: axis_value(field, value)})
+        put_axes(p, form, {field.key: axis_value(field, value)})
 
     return set_value
 

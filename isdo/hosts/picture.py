@@ -59,6 +59,21 @@ def fresh_noise(p, x, offset):
     return rng.ImageRNG(x.shape[1:], seeds, **variation)
 
 
+def script_values(form, p, args):
+    """Return every value {key: value} that a script in the dropdown was asked for.
+
+    Raises:
+        ValueError: what is wrong with them.
+    """
+    mine = {form.option(field): field.key for field in form.fields}
+    # the host puts these into the settings later, when it draws
+    override = {mine[name]: value for name, value in p.override_settings.items() if name in mine}
+    values = form.resolve(stored_defaults(form) | override, form.read_args(args, switch=False))
+    if p.scripts is None:
+        raise ValueError(f"{form.name} is a script and p has none: give p the img2img scripts")
+    return values
+
+
 def runs_in(p):
     """Say whether ISDO makes any pass of a picture; from here on p calls it by its name, as infotext and page do."""
     for attribute in ("sampler_name", "hr_sampler_name"):

@@ -14,7 +14,7 @@ from ..settings import RefineSettings
 from ..solver import SOLVERS
 from . import forge, request
 from .calls import counted_calls, passes, schedule_sampler
-from .picture import Refused, fresh_noise, full_precision, refusing, stored_defaults
+from .picture import Refused, fresh_noise, full_precision, refusing, script_values, stored_defaults
 from .request import NAME, NOT_REFINED, REFINE
 
 
@@ -416,12 +416,7 @@ def run_script(p, args):
         Refused: arguments that make no sense.
     """
     with refusing():
-        mine = {REFINE.option(field): field.key for field in REFINE.fields}
-        # the host puts these into the settings later, when it draws
-        override = {mine[name]: value for name, value in p.override_settings.items() if name in mine}
-        values = REFINE.resolve(stored_defaults(REFINE) | override, REFINE.read_args(args, switch=False))
-        if p.scripts is None:
-            raise ValueError(f"{REFINE.name} is a script and p has none: give p the img2img scripts")
+        values = script_values(REFINE, p, args)
         settings = request.refine_settings(values, p.steps)
     run = copy.copy(p)
     run.extra_generation_params = {**p.extra_generation_params, "Script": REFINE.name, "Steps": p.steps}
