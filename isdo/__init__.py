@@ -5,8 +5,18 @@ from importlib import import_module
 from . import schedules, zoo
 
 __version__ = "0.1.0"
-__all__ = ["RefineSettings", "Refined", "Settings", "invert", "refine", "sample_isdo", "schedules", "zoo"]
-# refine lives in refinement.py: a submodule of its name would take its place here as soon as somebody imports it
+__all__ = [
+    "RefineSettings",
+    "Refined",
+    "Settings",
+    "invert",
+    "refine",
+    "sample_isdo",
+    "schedules",
+    "zoo",
+]
+# refine lives in refinement.py: a submodule of its name would take its place here as soon as
+# somebody imports it
 _HOMES = {
     "RefineSettings": ".settings",
     "Refined": ".refinement",
@@ -15,7 +25,12 @@ _HOMES = {
     "refine": ".refinement",
     "sample_isdo": ".sampling",
 }
-_ROOMS = ("action", "probe", "process", "reference")  # whose names are called with the room's before them
+_ROOMS = (
+    "action",
+    "probe",
+    "process",
+    "reference",
+)  # whose names are called with the room's before them
 
 
 def __getattr__(name):  # on first use: reading the zoo or a schedule does not load the sampler

@@ -1,4 +1,5 @@
-"""What a model answers: whether it is a picture like the one it was asked about, and whether it holds numbers."""
+"""What a model answers: whether it is a picture like the one it was asked about, and whether it
+holds numbers."""
 
 import torch
 
@@ -34,14 +35,18 @@ def check_kind(denoised, x, where=""):
         said = f"numbers of {denoised.dtype}"
     else:
         return denoised
-    raise RuntimeError(f"the model returned {said}{where}: it must return denoised, floating point numbers in the shape of x")
+    raise RuntimeError(
+        f"the model returned {said}{where}: it must return denoised, floating point numbers in the shape of x"
+    )
 
 
 class Answers:
-    """Looks at every answer of a run: at its kind at once, for NaN and infinity as soon as that costs no waiting.
+    """Looks at every answer of a run: at its kind at once, for NaN and infinity as soon as that
+    costs no waiting.
 
-    A GPU is asked whether it has come so far and is never waited for: what it finds is copied to the host's memory while the
-    run goes on. Devices without such an event are looked at once, after the run.
+    A GPU is asked whether it has come so far and is never waited for: what it finds is copied to
+    the host's memory while the run goes on. Devices without such an event are looked at once, after
+    the run.
 
     Args:
         device: the model's.
@@ -57,7 +62,8 @@ class Answers:
         self.sigmas, self.good, self.events, self.seen = [], [], [], 0
 
     def take(self, denoised, x, sigma):
-        """Return the answer to x at ``sigma``, a number or a tensor with one, and note whether it holds numbers.
+        """Return the answer to x at ``sigma``, a number or a tensor with one, and note whether it
+        holds numbers.
 
         Raises:
             RuntimeError: it is no tensor of floating point numbers in the shape of x.
@@ -74,7 +80,8 @@ class Answers:
         return denoised
 
     def look(self):
-        """Raise if an answer that has come by now holds NaN or infinity: called before the model is asked again.
+        """Raise if an answer that has come by now holds NaN or infinity: called before the model is
+        asked again.
 
         Raises:
             NotFinite: it does.

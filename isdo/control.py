@@ -1,4 +1,5 @@
-"""Steps where the picture needs them: how far the next step goes, and whether the last one counts; theory page, section 12."""
+"""Steps where the picture needs them: how far the next step goes, and whether the last one counts;
+theory page, section 12."""
 
 import copy
 import math
@@ -8,7 +9,8 @@ import torch
 from .curvature import RATIO_LIMIT
 from .device import wide
 
-# A step in log r that is as short as this counts whatever its estimate is: there is always progress.
+# A step in log r that is as short as this counts whatever its estimate is: there is always
+# progress.
 SHORTEST = 1e-3
 # The first step in log r: nobody knows yet what the model will say.
 FIRST = 0.5
@@ -19,8 +21,8 @@ HOPELESS = 1e9
 class Controller:
     """A PI controller for the length of steps in log r, r = s/a; it knows nothing of solvers.
 
-    Equation 12.3. Names and numbers are those of the literature: Hairer and Wanner, Solving Ordinary Differential Equations
-    II, IV.2.
+    Equation 12.3. Names and numbers are those of the literature: Hairer and Wanner, Solving
+    Ordinary Differential Equations II, IV.2.
 
     Args:
         order: the power of a step's length with which its estimated error falls.
@@ -33,22 +35,30 @@ class Controller:
         self.order, self.length, self.before, self.most = order, length, 1.0, self.largest
 
     def judge(self, error):
-        """Say whether a step counts whose estimated error is so many tolerances, and set the length of the next one."""
+        """Say whether a step counts whose estimated error is so many tolerances, and set the length
+        of the next one."""
         counts, error = error <= 1 or self.length <= SHORTEST, max(error, 1e-4)
         if counts:
-            factor = error ** (-self.integral / self.order) * self.before ** (self.proportional / self.order)
+            factor = error ** (-self.integral / self.order) * self.before ** (
+                self.proportional / self.order
+            )
             self.before, most, self.most = error, self.most, self.largest
         else:
-            factor, most, self.most = error ** (-1 / self.order), 1.0, 1.0  # nor is the next one longer
+            factor, most, self.most = (
+                error ** (-1 / self.order),
+                1.0,
+                1.0,
+            )  # nor is the next one longer
         self.length *= min(max(self.safety * factor, self.smallest), most)
         return counts
 
 
 class Way:
-    """The way from the first to the last level of a schedule, in the place -log(1/r + 1/RATIO_LIMIT), r = s/a: equation 12.1.
+    """The way from the first to the last level of a schedule, in the place -log(1/r +
+    1/RATIO_LIMIT), r = s/a: equation 12.1.
 
-    That is log r, but for levels where next to nothing shows: a step from pure noise (r infinite) has a length, too, and the
-    shorter it is the less it does.
+    That is log r, but for levels where next to nothing shows: a step from pure noise (r infinite)
+    has a length, too, and the shorter it is the less it does.
     """
 
     def __init__(self, path, first, last):
@@ -63,7 +73,8 @@ class Way:
         return self.path.from_noise_to_signal(1 / (math.exp(-place) - 1 / RATIO_LIMIT))
 
     def next(self, sigma, length):
-        """Return the level so far below ``sigma``; the last two steps share what is left, so that none is a mere rest."""
+        """Return the level so far below ``sigma``; the last two steps share what is left, so that
+        none is a mere rest."""
         here, end = self.place(sigma), self.place(self.last)
         if length >= here - end:
             return self.last
@@ -84,7 +95,8 @@ class Norm:
         self.spectrum, self.window, self.path, self.tolerance = spectrum, window, path, tolerance
 
     def __call__(self, gap, sigma, denoised):
-        """Return the size (0-dim) of a gap in x at ``sigma``, where the model said ``denoised``; modes (1, channels, K)."""
+        """Return the size (0-dim) of a gap in x at ``sigma``, where the model said ``denoised``;
+        modes (1, channels, K)."""
         gap, denoised = self.window.painted(gap), self.window.painted(denoised)
         inner, count = self.spectrum.inner, denoised.shape[1] * self.spectrum.size
         energy = inner(denoised, denoised)
@@ -95,7 +107,8 @@ class Norm:
 
 
 class Walk:
-    """One picture on its way: a solver, a controller, and where the model is to be asked next (``sigma``, ``modes``).
+    """One picture on its way: a solver, a controller, and where the model is to be asked next
+    (``sigma``, ``modes``).
 
     Attributes:
         calls, rejected: how often the model was asked, and how many steps did not count.
@@ -104,7 +117,13 @@ class Walk:
 
     def __init__(self, solver, controller, way, norm, modes):
         self.kept = self.tried = solver
-        self.controller, self.way, self.norm, self.sigma, self.modes = controller, way, norm, way.first, modes
+        self.controller, self.way, self.norm, self.sigma, self.modes = (
+            controller,
+            way,
+            norm,
+            way.first,
+            modes,
+        )
         self.here, self.arriving, self.result, self.calls, self.rejected = None, False, None, 0, 0
 
     @property
@@ -112,7 +131,8 @@ class Walk:
         return self.result is not None
 
     def take(self, denoised, anew):
-        """Take in what the model said; return the error of the step that this ends (0-dim, in tolerances), or None.
+        """Take in what the model said; return the error of the step that this ends (0-dim, in
+        tolerances), or None.
 
         Where another model answers, what it was asked is where a new run begins.
         """
@@ -146,7 +166,10 @@ class Walk:
             self.set_out()
 
     def set_out(self):
-        self.end, self.tried = self.way.next(self.here, self.controller.length), copy.copy(self.kept)
+        self.end, self.tried = (
+            self.way.next(self.here, self.controller.length),
+            copy.copy(self.kept),
+        )
         self.ask()
 
     def ask(self):
@@ -160,27 +183,32 @@ class Walk:
 def walk(walks, ask, most):
     """Let pictures walk side by side until all are done; yields after each round of model calls.
 
-    Every picture goes its own way and those that are done wait, so that a batch changes nothing. The device is waited for
-    once a round: somebody has to look at the errors.
+    Every picture goes its own way and those that are done wait, so that a batch changes nothing.
+    The device is waited for once a round: somebody has to look at the errors.
 
     Args:
         walks: a Walk for each picture.
-        ask: ``ask(modes (B, channels, K), sigmas, running) -> (denoised modes, whether another model answers than before)``;
-            two lists: of levels, and of whether the picture still walks.
-        most: rounds; a picture that is on its way then goes to 0 from the last step that counted, as if that were the last
-            level: it ends on what the model said there.
+        ask: ``ask(modes (B, channels, K), sigmas, running) -> (denoised modes, whether another
+            model answers than before)``; two lists: of levels, and of whether the picture still
+            walks.
+        most: rounds; a picture that is on its way then goes to 0 from the last step that counted,
+            as if that were the last level: it ends on what the model said there.
     """
     for _ in range(most):
         running = [not each.done for each in walks]
         if not any(running):
             break
-        denoised, anew = ask(torch.cat([each.modes for each in walks]), [each.sigma for each in walks], running)
+        denoised, anew = ask(
+            torch.cat([each.modes for each in walks]), [each.sigma for each in walks], running
+        )
         judged = []
         for i, each in enumerate(walks):
             if running[i] and (error := each.take(denoised[i : i + 1], anew)) is not None:
                 judged.append((each, error))
         if judged:
-            for (each, _), error in zip(judged, wide(torch.stack([error for _, error in judged])).tolist(), strict=True):
+            for (each, _), error in zip(
+                judged, wide(torch.stack([error for _, error in judged])).tolist(), strict=True
+            ):
                 each.settle(error)
         yield
     for each in walks:

@@ -9,7 +9,8 @@ import torch
 def wide(values):
     """Return numbers, or a tensor of any device, as float64 on the CPU.
 
-    The tensor comes to the CPU first and is widened there: Apple's MPS has no float64, and no default device is the CPU.
+    The tensor comes to the CPU first and is widened there: Apple's MPS has no float64, and no
+    default device is the CPU.
     """
     if torch.is_tensor(values):
         return values.detach().cpu().double()
@@ -17,14 +18,20 @@ def wide(values):
 
 
 def beside(values, like):
-    """Return a tensor of the CPU in the dtype and on the device of ``like``; it is narrowed before it goes there."""
+    """Return a tensor of the CPU in the dtype and on the device of ``like``; it is narrowed before
+    it goes there."""
     return values.to(like.dtype).to(like.device)
 
 
 def constants(values, like):
-    """Return (nested lists of) numbers as a tensor beside ``like``, without waiting until a GPU has them."""
+    """Return (nested lists of) numbers as a tensor beside ``like``, without waiting until a GPU has
+    them."""
     made = torch.tensor(values, dtype=like.dtype, device="cpu")
-    return made.pin_memory().to(like.device, non_blocking=True) if like.is_cuda and _pins() else made.to(like.device)
+    return (
+        made.pin_memory().to(like.device, non_blocking=True)
+        if like.is_cuda and _pins()
+        else made.to(like.device)
+    )
 
 
 @functools.cache
@@ -35,7 +42,8 @@ def _pins():
 
 @functools.lru_cache(maxsize=8)
 def precision(device):
-    """Return the dtype in which coefficients are computed on a device: float64 where it has that (MPS has not)."""
+    """Return the dtype in which coefficients are computed on a device: float64 where it has that
+    (MPS has not)."""
     try:
         return torch.zeros((), dtype=torch.float64, device=device).dtype
     except (RuntimeError, TypeError):
@@ -54,8 +62,13 @@ def has_complex_fft(device):
 
 
 def full_precision(device):
-    """Return the context in which matrix products keep their precision: WebUIs sample under autocast, which halves it."""
-    return torch.autocast(device.type, enabled=False) if _halved(device.type) else contextlib.nullcontext()
+    """Return the context in which matrix products keep their precision: WebUIs sample under
+    autocast, which halves it."""
+    return (
+        torch.autocast(device.type, enabled=False)
+        if _halved(device.type)
+        else contextlib.nullcontext()
+    )
 
 
 def _halved(kind):

@@ -11,7 +11,8 @@ from .process import PROCESSES
 
 @dataclass(frozen=True)
 class Distribution:
-    """A distribution of noise-to-signal ratios: ``density(sigma)`` and ``quantile(q)``, q in 0 .. 1, of float64 tensors."""
+    """A distribution of noise-to-signal ratios: ``density(sigma)`` and ``quantile(q)``, q in 0 ..
+    1, of float64 tensors."""
 
     name: str
     quantile: Callable
@@ -24,8 +25,12 @@ class Distribution:
 
 
 def uniform_time(process, first=None, last=None):
-    """Return the Distribution of sigma(t) for t uniform between ``first`` and ``last`` (the Process's span)."""
-    first, last = process.span[0] if first is None else first, process.span[1] if last is None else last
+    """Return the Distribution of sigma(t) for t uniform between ``first`` and ``last`` (the
+    Process's span)."""
+    first, last = (
+        process.span[0] if first is None else first,
+        process.span[1] if last is None else last,
+    )
     low, high = process.sigma(first), process.sigma(last)
 
     def density(sigma):  # dt/dsigma / (last - first), sigma' from g^2 = 2 s^2 sigma sigma'
@@ -38,7 +43,8 @@ def uniform_time(process, first=None, last=None):
 
 
 def log_normal(mean=-1.2, std=1.2):
-    """Return the Distribution of sigma whose logarithm is normal (Karras et al. 2022, section 5)."""
+    """Return the Distribution of sigma whose logarithm is normal (Karras et al. 2022, section
+    5)."""
 
     def density(sigma):
         score = (sigma.log() - mean) / std
@@ -47,7 +53,8 @@ def log_normal(mean=-1.2, std=1.2):
     return Distribution("edm", lambda q: (mean + std * torch.special.ndtri(q)).exp(), density)
 
 
-# EDM, table 1: uniform t of VP; uniform log sigma, which is uniform t, of VE; log-normal sigma of EDM
+# EDM, table 1: uniform t of VP; uniform log sigma, which is uniform t, of VE; log-normal sigma of
+# EDM
 DISTRIBUTIONS = {
     row.name.removesuffix(" linear"): row
     for row in (uniform_time(PROCESSES["vp linear"]), uniform_time(PROCESSES["ve"]), log_normal())

@@ -17,7 +17,8 @@ HIDDEN = 100.0  # noise-to-signal ratio from which on levels count as equally fa
 
 @dataclass(frozen=True)
 class Bound:
-    """The terms of L = L_T + sum L_(t-1) + L_0 >= -log p(x0), in nats per picture, float64 on the CPU.
+    """The terms of L = L_T + sum L_(t-1) + L_0 >= -log p(x0), in nats per picture, float64 on the
+    CPU.
 
     Attributes:
         prior: L_T (B,).
@@ -43,7 +44,8 @@ class Bound:
 
 
 def _sums(x):
-    """Return the sum over each picture (B,), float64 on the CPU, with bits that do not depend on the batch."""
+    """Return the sum over each picture (B,), float64 on the CPU, with bits that do not depend on
+    the batch."""
     return torch.stack([picture.sum() for picture in wide(x)])
 
 
@@ -59,9 +61,11 @@ def gaussian(x0, denoised, ratio):
 
 
 def discretised(x0, denoised, ratio):
-    """Return -log of what N(D, ratio^2) gives to x0's own bin (B,), of 256 in -1 .. 1 (Ho et al. 2020, equation 13).
+    """Return -log of what N(D, ratio^2) gives to x0's own bin (B,), of 256 in -1 .. 1 (Ho et al.
+    2020, equation 13).
 
-    The outermost bins go on to infinity. No mass is too small: the logarithm is taken in the lower tail.
+    The outermost bins go on to infinity. No mass is too small: the logarithm is taken in the lower
+    tail.
     """
     x0 = wide(x0)
     miss = x0 - wide(denoised)
@@ -74,15 +78,20 @@ def discretised(x0, denoised, ratio):
 
 
 def strata(path, sigmas, count):
-    """Return how many steps of a falling schedule form each of at most ``count`` strata, about even in log r, r = s/a."""
+    """Return how many steps of a falling schedule form each of at most ``count`` strata, about even
+    in log r, r = s/a."""
     log_ratio = path.noise_to_signal(wide(sigmas)[:-1]).clamp(max=HIDDEN).log()
     down = (log_ratio[0] - log_ratio) / (log_ratio[0] - log_ratio[-1]).clamp(min=1e-9)
-    return torch.unique_consecutive((down * count).long().clamp(max=count - 1), return_counts=True)[1].tolist()
+    return torch.unique_consecutive((down * count).long().clamp(max=count - 1), return_counts=True)[
+        1
+    ].tolist()
 
 
 def _check(sigmas, path):
     levels = wide(sigmas).flatten()
-    levels = levels[levels != 0] if len(levels) and levels[-1] == 0 else levels  # x0 itself is L_0's affair
+    levels = (
+        levels[levels != 0] if len(levels) and levels[-1] == 0 else levels
+    )  # x0 itself is L_0's affair
     falls = len(levels) > 0 and (levels.diff() < 0).all() and levels[-1] > 0
     if not falls or not levels[0] < math.inf or levels[0] > path.sigma_limit:
         raise ValueError(
@@ -93,25 +102,30 @@ def _check(sigmas, path):
 
 
 @torch.no_grad()
-def elbo(model, x0, sigmas, extra_args=None, *, seeds=0, noise=None, decoder=discretised, groups=None):
+def elbo(
+    model, x0, sigmas, extra_args=None, *, seeds=0, noise=None, decoder=discretised, groups=None
+):
     """Return the Bound of pictures under a denoiser: theory, equations 10.10 to 10.12.
 
-    The chain adds noise up to the level sigmas[0], where the prior N(0, s^2 I) takes over, and undoes it by steps with
-    the posterior's variance whose mean has D in the place of x0 (Ho et al. 2020, equations 5 to 8, without their
-    reweighting). Each term is one draw of x_t.
+    The chain adds noise up to the level sigmas[0], where the prior N(0, s^2 I) takes over, and
+    undoes it by steps with the posterior's variance whose mean has D in the place of x0 (Ho et al.
+    2020, equations 5 to 8, without their reweighting). Each term is one draw of x_t.
 
     Args:
         model: ``model(x, sigma (B,), **extra_args) -> denoised``, on its path.
-        x0: (B, C, H, W) or (B, C, T, H, W) pictures without noise; for the default decoder in -1 .. 1.
+        x0: (B, C, H, W) or (B, C, T, H, W) pictures without noise; for the default decoder in -1 ..
+            1.
         sigmas: (N,) falling levels t = T .. 1 on the model's path; a 0 at the end is left out.
         extra_args: keyword arguments handed to the model as they are.
 
     Rarely needed:
         seeds: of the noise: the first picture's (the next has the next), or one for each.
-        noise: ``noise(x) -> normal noise shaped like x``, called once a term, in place of the seeds.
-        decoder: ``decoder(x0, denoised, ratio) -> -log p(x0 | x_1)`` (B,): `discretised` or `gaussian`.
-        groups: sizes of strata, see `strata`: each picture is asked about one step of each, drawn from its seed, which
-            counts for all of them. Left out, about every step.
+        noise: ``noise(x) -> normal noise shaped like x``, called once a term, in place of the
+            seeds.
+        decoder: ``decoder(x0, denoised, ratio) -> -log p(x0 | x_1)`` (B,): `discretised` or
+            `gaussian`.
+        groups: sizes of strata, see `strata`: each picture is asked about one step of each, drawn
+            from its seed, which counts for all of them. Left out, about every step.
 
     Raises:
         ValueError: x0, sigmas, seeds or groups that make no sense.
@@ -121,11 +135,16 @@ def elbo(model, x0, sigmas, extra_args=None, *, seeds=0, noise=None, decoder=dis
     levels = _check(sigmas, path)
     groups = [1] * (len(levels) - 1) if groups is None else groups
     if sum(groups) != len(levels) - 1 or min(groups, default=1) < 1:
-        raise ValueError(f"groups hold {sum(groups)} steps and the chain has {len(levels) - 1}: see isdo.elbo.strata")
+        raise ValueError(
+            f"groups hold {sum(groups)} steps and the chain has {len(levels) - 1}: see isdo.elbo.strata"
+        )
     seeds = each(seeds, len(x0))
     noise = source(seeds, x0) if noise is None else noise
     kind = {"dtype": torch.float64, "device": "cpu"}
-    drawn = [torch.rand(len(groups), generator=torch.Generator("cpu").manual_seed(seed), **kind) for seed in seeds]
+    drawn = [
+        torch.rand(len(groups), generator=torch.Generator("cpu").manual_seed(seed), **kind)
+        for seed in seeds
+    ]
     snr, x0 = _snr(path, levels), x0 if x0.dtype == torch.float64 else x0.float()
 
     def miss(sigma):

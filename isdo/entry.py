@@ -1,4 +1,5 @@
-"""``module:callable``, as uvicorn and gunicorn name an application: imported, and called for what it returns."""
+"""``module:callable``, as uvicorn and gunicorn name an application: imported, and called for what
+it returns."""
 
 import ast
 import importlib
@@ -30,7 +31,9 @@ def parse(text):
     if not colon:
         raise ValueError(f"{text!r} has no colon: {how}")
     if module.endswith(".py") or os.sep in module:
-        raise ValueError(f"{module!r} is the name of a file: write {os.path.basename(module).removesuffix('.py')}:{call}")
+        raise ValueError(
+            f"{module!r} is the name of a file: write {os.path.basename(module).removesuffix('.py')}:{call}"
+        )
     if not all(part.isidentifier() for part in module.split(".")):
         raise ValueError(f"{module!r} in {text!r} is no name of a module: {how}")
     try:
@@ -38,7 +41,11 @@ def parse(text):
         args, options = (), ()
         if isinstance(node, ast.Call):
             args = tuple(ast.literal_eval(value) for value in node.args)
-            options = tuple((part.arg, ast.literal_eval(part.value)) for part in node.keywords if part.arg or _refuse())
+            options = tuple(
+                (part.arg, ast.literal_eval(part.value))
+                for part in node.keywords
+                if part.arg or _refuse()
+            )
             node = node.func
         names = []
         while isinstance(node, ast.Attribute):
@@ -55,11 +62,13 @@ def _refuse():
 
 
 def call(text):
-    """Return what the callable that ``text`` names returns. The current folder is searched first, as uvicorn does.
+    """Return what the callable that ``text`` names returns. The current folder is searched first,
+    as uvicorn does.
 
     Raises:
-        ValueError: what `parse` refuses, a module or attribute that is not there, something that is not callable, or
-            anything that the module or the callable raised; the message says what and where.
+        ValueError: what `parse` refuses, a module or attribute that is not there, something that is
+            not callable, or anything that the module or the callable raised; the message says what
+            and where.
     """
     entry = parse(text)
     thing = _imported(entry)
@@ -68,9 +77,13 @@ def call(text):
         try:
             thing = getattr(thing, name)
         except AttributeError:
-            raise ValueError(f"{holder} has no {name!r}: write what it calls the function that {text!r} means") from None
+            raise ValueError(
+                f"{holder} has no {name!r}: write what it calls the function that {text!r} means"
+            ) from None
     if not callable(thing):
-        raise ValueError(f"{text} is a {type(thing).__name__}, which cannot be called: name a function or a class")
+        raise ValueError(
+            f"{text} is a {type(thing).__name__}, which cannot be called: name a function or a class"
+        )
     try:
         return thing(*entry.args, **dict(entry.options))
     except Exception as error:
@@ -96,7 +109,16 @@ def _imported(entry):
 
 def said(error):
     """Return an exception as words: its kind, what it says, and the line that raised it."""
-    ours = (__file__, importlib.__file__, "<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>")
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename not in ours]
-    where = f" ({os.path.basename(frames[-1].filename)}, line {frames[-1].lineno})" if frames else ""
+    ours = (
+        __file__,
+        importlib.__file__,
+        "<frozen importlib._bootstrap>",
+        "<frozen importlib._bootstrap_external>",
+    )
+    frames = [
+        frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename not in ours
+    ]
+    where = (
+        f" ({os.path.basename(frames[-1].filename)}, line {frames[-1].lineno})" if frames else ""
+    )
     return f"{type(error).__name__}: {error}{where}"

@@ -10,7 +10,8 @@ ROOM = 2**20  # bytes: more than a page of text, a table or a plot takes
 
 @contextmanager
 def replacing(path):
-    """Yield the path of a neighbour to write to; it takes the place of ``path`` when the block ends well, else it goes.
+    """Yield the path of a neighbour to write to; it takes the place of ``path`` when the block ends
+    well, else it goes.
 
     Args:
         path: the file to be written; its folder exists.
@@ -42,17 +43,19 @@ def named(path):
 
 
 def check_target(path, room=ROOM):
-    """Return the path of a file that `replacing` can write: to be asked before the work whose result it will hold.
+    """Return the path of a file that `replacing` can write: to be asked before the work whose
+    result it will hold.
 
-    Permission bits alone do not tell (root may write anywhere, on a read-only disk nobody may), so the neighbour is made.
+    Permission bits alone do not tell (root may write anywhere, on a read-only disk nobody may), so
+    the neighbour is made.
 
     Args:
         path: the file; it need not be there, and stays as it is.
         room: bytes that it takes at most.
 
     Raises:
-        ValueError: no name, a folder or device, a file that is marked read-only, a folder that is not there, that takes no
-            file of that name, or that has too little space left.
+        ValueError: no name, a folder or device, a file that is marked read-only, a folder that is
+            not there, that takes no file of that name, or that has too little space left.
     """
     path = named(path)
     try:
@@ -61,7 +64,9 @@ def check_target(path, room=ROOM):
             part.touch()
         free = shutil.disk_usage(path.parent)
     except OSError as error:
-        raise ValueError(f"{path} cannot be written ({error.strerror or error}): name another file") from None
+        raise ValueError(
+            f"{path} cannot be written ({error.strerror or error}): name another file"
+        ) from None
     if free.free < room and free.total:  # some network disks report 0 of 0: they do not know
         raise ValueError(
             f"{path} may take {_megabytes(room)} and {path.parent} has {_megabytes(free.free)} left: "
@@ -74,13 +79,16 @@ def _look_at(path):
     if not path.parent.exists():
         raise ValueError(f"the folder {path.parent} does not exist: make it first")
     if not path.parent.is_dir():
-        raise ValueError(f"{path.parent} is no folder, so {path} cannot be written: name another file")
+        raise ValueError(
+            f"{path.parent} is no folder, so {path} cannot be written: name another file"
+        )
     if path.is_dir():
         raise ValueError(f"{path} is a folder: name a file in it")
     if path.exists():
         if not path.is_file():
             raise ValueError(f"{path} is a device, not a file: name another")
-        # to replace a file, its folder's leave is enough: the file's own mark is honoured here, root's or not
+        # to replace a file, its folder's leave is enough: the file's own mark is honoured here,
+        # root's or not
         if not (path.stat().st_mode & 0o222 and os.access(path, os.W_OK)):
             raise ValueError(f"{path} is read-only: make it writable, or name another file")
 
@@ -100,5 +108,7 @@ def make_folder(path):
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"the folder {path} cannot be made ({error.strerror or error}): name another") from None
+        raise ValueError(
+            f"the folder {path} cannot be made ({error.strerror or error}): name another"
+        ) from None
     return Path(path)

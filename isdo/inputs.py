@@ -8,7 +8,8 @@ import torch
 from .device import wide
 from .settings import Settings
 
-# A level that is so small a part of the one before it, and of 1, is 0: of its noise nothing would be seen.
+# A level that is so small a part of the one before it, and of 1, is 0: of its noise nothing would
+# be seen.
 ALL_BUT_ZERO = 1e-4
 
 
@@ -16,9 +17,13 @@ def check_sigmas(sigmas, path):
     """Return the sigmas as floats, up to the first zero, or what is all but zero."""
     values = wide(sigmas).flatten().tolist()
     if not values:
-        raise ValueError("sigmas is empty: give a falling sequence, the first where x is and usually 0 at the end")
+        raise ValueError(
+            "sigmas is empty: give a falling sequence, the first where x is and usually 0 at the end"
+        )
     if not all(0 <= v < float("inf") for v in values):  # false for NaN too
-        raise ValueError(f"sigmas must be finite and not negative, and are {_short(values)}: check the schedule")
+        raise ValueError(
+            f"sigmas must be finite and not negative, and are {_short(values)}: check the schedule"
+        )
     if any(after > before for before, after in pairwise(values)):
         raise ValueError(f"sigmas must fall, and are {_short(values)}: sort them, largest first")
     values = [path.settle(v) for v in values]
@@ -40,9 +45,13 @@ def _short(values):
 
 def check_x(x):
     if not torch.is_tensor(x) or not x.is_floating_point():
-        raise ValueError(f"x must be a tensor of floating point numbers, and is {getattr(x, 'dtype', type(x).__name__)}")
+        raise ValueError(
+            f"x must be a tensor of floating point numbers, and is {getattr(x, 'dtype', type(x).__name__)}"
+        )
     if x.ndim not in (4, 5) or 0 in x.shape:
-        raise ValueError(f"x has the shape {tuple(x.shape)}: give (B, C, H, W) or (B, C, T, H, W), none of them 0")
+        raise ValueError(
+            f"x has the shape {tuple(x.shape)}: give (B, C, H, W) or (B, C, T, H, W), none of them 0"
+        )
 
 
 def check_mask(mask, x):
@@ -52,7 +61,9 @@ def check_mask(mask, x):
     try:
         mask = mask.detach().expand(x.shape)
     except RuntimeError:
-        raise ValueError(f"mask {tuple(mask.shape)} does not fit x {tuple(x.shape)}: give a shape that broadcasts") from None
+        raise ValueError(
+            f"mask {tuple(mask.shape)} does not fit x {tuple(x.shape)}: give a shape that broadcasts"
+        ) from None
     if not ((mask >= 0) & (mask <= 1)).all():  # false for NaN too
         raise ValueError("mask must lie between 0 (kept) and 1 (painted): scale it")
     return mask

@@ -15,51 +15,60 @@ from .solver import SOLVERS
 from .srk import Call
 from .sweeps import RESIDUAL, Sweeps
 
-# The bottom - where is x, if the last step leads to the picture? - is asked for in two calls, and in more the more exact
-# the way up is, whose error falls with a high power of its steps: 3 from 16 steps on, 10 from 32, 12 from 48.
+# The bottom - where is x, if the last step leads to the picture? - is asked for in two calls, and
+# in more the more exact the way up is, whose error falls with a high power of its steps: 3 from 16
+# steps on, 10 from 32, 12 from 48.
 LEAST, STEPS_A_CALL, MOST = 2, 16, 12
 EXACT = 12  # calls there of the solver "trajectory", which is as exact as its residuals
-# Of the noise-to-signal ratio; a last level above it has too little of the picture to be solved for. Then the way up begins at
-# the model's smallest level.
+# Of the noise-to-signal ratio; a last level above it has too little of the picture to be solved
+# for. Then the way up begins at the model's smallest level.
 DEEPEST = 0.5
-# The Gaussian solution divides by what the last step leaves of x, and is believed from that trust in the fit on.
+# The Gaussian solution divides by what the last step leaves of x, and is believed from that trust
+# in the fit on.
 FAINTEST, SURE = 0.01, 0.9
 HALF = 1e-5  # roundings of numbers of 16 bits are larger
 
 
 @torch.no_grad()
-def invert(model, x, sigmas, extra_args=None, callback=None, disable=None, *, settings=None, report=None):
-    """Return the x at sigmas[0] from which `sample_isdo` draws the picture x: the same solver runs up the same levels.
+def invert(
+    model, x, sigmas, extra_args=None, callback=None, disable=None, *, settings=None, report=None
+):
+    """Return the x at sigmas[0] from which `sample_isdo` draws the picture x: the same solver runs
+    up the same levels.
 
-    At the bottom the picture is taken for what the last step of sampling ends on, the model's own answer at the last level
-    above 0: x there solves D(x) = picture. From there on the probability-flow ODE is solved with rising sigmas, at the levels
-    that sampling goes down by, moved as ``settings.placement`` says. A schedule that ends above 0 has the picture, with that
+    At the bottom the picture is taken for what the last step of sampling ends on, the model's own
+    answer at the last level above 0: x there solves D(x) = picture. From there on the
+    probability-flow ODE is solved with rising sigmas, at the levels that sampling goes down by,
+    moved as ``settings.placement`` says. A schedule that ends above 0 has the picture, with that
     much noise in it, at its end.
 
     Args:
         model: ``model(x, sigma (B,), **extra_args) -> denoised``, as for `sample_isdo`.
-        x: the picture, (B, C, H, W) or (B, C, T, H, W), in the model's own units; any floating dtype. It is not modified.
-        sigmas: falling noise levels (N + 1,), as they will be sampled with, usually ending in 0; they are walked upwards.
-        extra_args: keyword arguments handed to the model as they are; guidance belongs to them. Above 1 a round trip is less
-            exact, and at 7 another picture comes back.
+        x: the picture, (B, C, H, W) or (B, C, T, H, W), in the model's own units; any floating
+            dtype. It is not modified.
+        sigmas: falling noise levels (N + 1,), as they will be sampled with, usually ending in 0;
+            they are walked upwards.
+        extra_args: keyword arguments handed to the model as they are; guidance belongs to them.
+            Above 1 a round trip is less exact, and at 7 another picture comes back.
         callback: called once a model call with {"x", "i", "sigma", "sigma_hat", "denoised"}.
         disable: hide the progress bar.
         settings: a Settings; its solver goes up as it goes down.
-        report: a dict that takes in "calls": [B] numbers, how many model calls the run has made so far. That is about N, up to
-            11 more, with one call a step.
+        report: a dict that takes in "calls": [B] numbers, how many model calls the run has made so
+            far. That is about N, up to 11 more, with one call a step.
 
     Returns:
-        x at sigmas[0], noise included, in the sampler's units and the shape, dtype and on the device of x: to be handed to
-        `sample_isdo` with the same sigmas. On the path ve that is picture + sigmas[0] noise, so (result - x) / sigmas[0] is
-        noise of about unit variance; on the flow path from sigma 1 on the result is the noise.
+        x at sigmas[0], noise included, in the sampler's units and the shape, dtype and on the
+        device of x: to be handed to `sample_isdo` with the same sigmas. On the path ve that is
+        picture + sigmas[0] noise, so (result - x) / sigmas[0] is noise of about unit variance; on
+        the flow path from sigma 1 on the result is the noise.
 
     Raises:
-        ValueError: x, sigmas or settings that make no sense, a tolerance or a curvature penalty among them; the message says
-            what to do.
+        ValueError: x, sigmas or settings that make no sense, a tolerance or a curvature penalty
+            among them; the message says what to do.
         RuntimeError: the model returned NaN or infinity; the message names the call and the sigma.
 
-    Exceptions of the model or the callback pass through. Theory page, section 15. The idea: DDIM inversion (Song et al. 2021,
-    section 4.3; Dhariwal & Nichol 2021, appendix F).
+    Exceptions of the model or the callback pass through. Theory page, section 15. The idea: DDIM
+    inversion (Song et al. 2021, section 4.3; Dhariwal & Nichol 2021, appendix F).
     """
     settings = check_way(settings)
     check_x(x)
@@ -72,7 +81,9 @@ def check_way(settings):
     """Return the settings, the defaults for None, if there is a way up by them."""
     settings = check_settings(settings)
     if settings.tolerance:
-        raise ValueError(f"tolerance is {settings.tolerance:g}, and the way up goes by a schedule: set tolerance to 0")
+        raise ValueError(
+            f"tolerance is {settings.tolerance:g}, and the way up goes by a schedule: set tolerance to 0"
+        )
     if settings.curvature_penalty:
         raise ValueError(
             f"curvature_penalty is {settings.curvature_penalty:g}, and what it does is not undone on the way up: set it to 0"
@@ -81,7 +92,8 @@ def check_way(settings):
 
 
 def rising(levels, path, low):
-    """Return (the levels of a falling schedule upwards without the 0, whether the bottom has to be solved for)."""
+    """Return (the levels of a falling schedule upwards without the 0, whether the bottom has to be
+    solved for)."""
     *above, last = levels
     if last > 0 or not above:
         return levels[::-1], False
@@ -109,8 +121,8 @@ class Plan:
     Attributes:
         levels: rising, without the 0.
         bottom: calls at the first of them; 0: x stands there.
-        blind: whether the top is asked for: where noise covers all, what D says is news, and the step from there is done again
-            with it, and so is the one up to it.
+        blind: whether the top is asked for: where noise covers all, what D says is news, and the
+            step from there is done again with it, and so is the one up to it.
         calls: model calls; at most, where the solver sweeps.
     """
 
@@ -119,7 +131,9 @@ class Plan:
         self.levels, solved = rising(bent(sigmas, settings.placement, low, path), path, low)
         steps, top = len(self.levels) - 1, self.levels[-1]
         self.bottom = (EXACT if row.sweeps else calls_at_bottom(len(self.levels))) if solved else 0
-        self.blind = row.redoes and settings.corrector > 0 and steps > 0 and path.signal(top) <= BLIND * top
+        self.blind = (
+            row.redoes and settings.corrector > 0 and steps > 0 and path.signal(top) <= BLIND * top
+        )
         if row.sweeps:
             self.calls = self.bottom + row.sweeps * steps
             return
@@ -136,7 +150,9 @@ class Ascent(Run):
         self.begin_answers(plan.calls)
         with trange(plan.calls, disable=disable, unit="call") as self.bar:
             known = self.solve_bottom(plan.levels[0], plan.bottom) if plan.bottom else None
-            state = self.sweep(plan) if self.row.sweeps else self.climb(plan.levels, known, plan.blind)
+            state = (
+                self.sweep(plan) if self.row.sweeps else self.climb(plan.levels, known, plan.blind)
+            )
         self.answers.settle()
         return state.to(self.given.dtype)
 
@@ -147,16 +163,24 @@ class Ascent(Run):
         self.report["calls"] = [self.calls] * len(state)
         self.bar.update()
         if self.callback is not None:
-            told = {"x": asked, "i": self.calls - 1, "sigma": level[0], "sigma_hat": level[0], "denoised": denoised}
+            told = {
+                "x": asked,
+                "i": self.calls - 1,
+                "sigma": level[0],
+                "sigma_hat": level[0],
+                "denoised": denoised,
+            }
             self.callback(told)
         return self.spectrum.forward(denoised.to(self.dtype)), anew
 
     def solve_bottom(self, sigma, calls):
-        """Move the state to where sampling's last step, from ``sigma``, leads to the picture; return D there (modes).
+        """Move the state to where sampling's last step, from ``sigma``, leads to the picture;
+        return D there (modes).
 
-        Where that step ends on D, x + a (picture - D(x)) comes nearer as far as D follows x, which is where the picture has
-        anything to say, and with the last two changes mixed in it is there in a few calls. Where the calls show a Gaussian of
-        power S, the step is linear in x and is solved.
+        Where that step ends on D, x + a (picture - D(x)) comes nearer as far as D follows x, which
+        is where the picture has anything to say, and with the last two changes mixed in it is there
+        in a few calls. Where the calls show a Gaussian of power S, the step is linear in x and is
+        solved.
         """
         signal, goal = self.path.signal(sigma), self.spectrum.forward(self.state)
         modes, before, asked = goal, [], []
@@ -173,10 +197,15 @@ class Ascent(Run):
         modes = torch.lerp(modes, solved, trust * (ratio > FAINTEST))
         self.state = self.spectrum.inverse(modes, self.given.shape)
         residual = torch.addcmul(goal, ratio, modes, value=-1).div_(total)
-        return (residual * sigma**2).addcmul_(power, modes, value=signal).div_(power * signal**2 + sigma**2)
+        return (
+            (residual * sigma**2)
+            .addcmul_(power, modes, value=signal)
+            .div_(power * signal**2 + sigma**2)
+        )
 
     def power_of(self, asked):
-        """Return the power that the first two calls show, and the trust in it (modes): as far as they prove a Gaussian.
+        """Return the power that the first two calls show, and the trust in it (modes): as far as
+        they prove a Gaussian.
 
         In half precision what changed between them is rounding.
         """
@@ -188,7 +217,8 @@ class Ascent(Run):
         return known.modes * sure, sure
 
     def mixed(self, before):
-        """Return the next x (modes) out of the last (x, miss), newest first: Anderson's mixing, per picture."""
+        """Return the next x (modes) out of the last (x, miss), newest first: Anderson's mixing, per
+        picture."""
         (modes, miss), *older = before
         changes = [(modes - x, miss - r) for x, r in older]
         products = [[self.product(p, q) for _, q in changes] for _, p in changes]
@@ -212,12 +242,15 @@ class Ascent(Run):
         return sweeps.end(to_zero=False)
 
     def climb(self, levels, known, blind):
-        """Go up the levels from the state; ``known`` is D at the first (modes) if nobody has to be asked."""
+        """Go up the levels from the state; ``known`` is D at the first (modes) if nobody has to be
+        asked."""
         solver, sigma, modes = self.solver(), levels[0], self.spectrum.forward(self.state)
         for end in levels[1:]:
             amid, arrived = False, end == sigma
             while not arrived:
-                denoised, anew = (known, False) if known is not None else self.call(self.state, sigma)
+                denoised, anew = (
+                    (known, False) if known is not None else self.call(self.state, sigma)
+                )
                 known = None
                 if anew:  # a refiner took over: what the other model said is no history of this one
                     solver.reset()
@@ -235,7 +268,8 @@ class Ascent(Run):
 
 
 def _solve(matrix, wanted):
-    """Return the solution (list of (B,)) of a symmetric system of none, one or two equations; 0 where they say nothing."""
+    """Return the solution (list of (B,)) of a symmetric system of none, one or two equations; 0
+    where they say nothing."""
     if not wanted:
         return []
     eps, tiny = torch.finfo(wanted[0].dtype).eps, torch.finfo(wanted[0].dtype).tiny ** 0.5
@@ -243,4 +277,7 @@ def _solve(matrix, wanted):
         return [wanted[0] / (matrix[0][0] + tiny)]
     (a, b), (_, c) = matrix
     determinant = (a * c - b * b).clamp(min=0) + 8 * eps * a * c + tiny
-    return [(c * wanted[0] - b * wanted[1]) / determinant, (a * wanted[1] - b * wanted[0]) / determinant]
+    return [
+        (c * wanted[0] - b * wanted[1]) / determinant,
+        (a * wanted[1] - b * wanted[0]) / determinant,
+    ]

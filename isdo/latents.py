@@ -1,4 +1,5 @@
-"""Files of noise that pictures are drawn from: what `python -m isdo invert` writes and ``sample --noise`` reads."""
+"""Files of noise that pictures are drawn from: what `python -m isdo invert` writes and ``sample
+--noise`` reads."""
 
 import json
 from dataclasses import dataclass
@@ -19,8 +20,8 @@ class Noise:
     """Where pictures are drawn from.
 
     Attributes:
-        x: (B, C, H, W) float32, at the noise level ``sigma``, in the sampler's units: noise of about that size, and on the
-            path ve the picture's mean.
+        x: (B, C, H, W) float32, at the noise level ``sigma``, in the sampler's units: noise of
+            about that size, and on the path ve the picture's mean.
         sigma, steps, schedule: of the schedule that they were found by.
         labels: names of classes, of the pictures in turn.
     """
@@ -32,7 +33,8 @@ class Noise:
     labels: list
 
     def check(self, path, sigma, shape):
-        """Look whether a schedule that starts at ``sigma``, of pictures of that shape, can start here.
+        """Look whether a schedule that starts at ``sigma``, of pictures of that shape, can start
+        here.
 
         Raises:
             ValueError: it cannot.
@@ -43,7 +45,9 @@ class Noise:
                 "schedule that it was made with"
             )
         if self.x.shape[1] != shape[0]:
-            raise ValueError(f"{path} holds pictures {tuple(self.x.shape[1:])}, and the model's are {tuple(shape)}")
+            raise ValueError(
+                f"{path} holds pictures {tuple(self.x.shape[1:])}, and the model's are {tuple(shape)}"
+            )
 
 
 def check_target(path):
@@ -58,10 +62,15 @@ def check_target(path):
 
 
 def write(path, x, sigma, about, labels):
-    """Write the x (B, C, H, W) at the level ``sigma``; ``about`` {key: value} says how it was made."""
+    """Write the x (B, C, H, W) at the level ``sigma``; ``about`` {key: value} says how it was
+    made."""
     said = {"kind": KIND, "sigma": repr(sigma), "labels": json.dumps(list(labels))}
     with files.replacing(path) as part:
-        save_file({"x": x.float().contiguous()}, part, said | {key: str(value) for key, value in about.items()})
+        save_file(
+            {"x": x.float().contiguous()},
+            part,
+            said | {key: str(value) for key, value in about.items()},
+        )
 
 
 def read(path):
@@ -76,9 +85,17 @@ def read(path):
         with safe_open(path, "pt") as file:
             said, names = file.metadata() or {}, list(file.keys())
             x = file.get_tensor("x") if names == ["x"] else None
-        noise = Noise(x, float(said["sigma"]), int(said["Steps"]), said["Schedule type"], json.loads(said["labels"]))
+        noise = Noise(
+            x,
+            float(said["sigma"]),
+            int(said["Steps"]),
+            said["Schedule type"],
+            json.loads(said["labels"]),
+        )
     except (SafetensorError, KeyError, ValueError) as error:
-        raise ValueError(f"{path} holds no noise ({error}): give a file that python -m isdo invert wrote") from None
+        raise ValueError(
+            f"{path} holds no noise ({error}): give a file that python -m isdo invert wrote"
+        ) from None
     if said.get("kind") != KIND or x is None or x.ndim != 4 or not len(x) or not x.isfinite().all():
         raise ValueError(f"{path} holds no noise: give a file that python -m isdo invert wrote")
     return noise

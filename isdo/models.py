@@ -1,4 +1,5 @@
-"""Models as a command line names them: the zoo's, a file that `isdo train` wrote, or ``module:callable``."""
+"""Models as a command line names them: the zoo's, a file that `isdo train` wrote, or
+``module:callable``."""
 
 import argparse
 import ast
@@ -18,17 +19,20 @@ GUIDED = 3.0  # what `sample` gives the zoo's models
 
 
 class Own:
-    """A model of somebody's own with the faces that the package asks for; everything else is the model's.
+    """A model of somebody's own with the faces that the package asks for; everything else is the
+    model's.
 
     Args:
         name: for messages.
-        model: ``model(x, sigma, **extra_args) -> denoised``: x (B, C, H, W), sigma a tensor (B,), denoised shaped like x. What
-            it may say of itself, all of it optional but the noise levels:
+        model: ``model(x, sigma, **extra_args) -> denoised``: x (B, C, H, W), sigma a tensor (B,),
+            denoised shaped like x. What it may say of itself, all of it optional but the noise
+            levels:
 
             sigmas: its table of noise levels, or
             sigma_min, sigma_max: the ends of their range;
-            path: "ve" (x = x0 + sigma n) or "flow" (x = (1 - sigma) x0 + sigma n), or a `isdo.path.Path`; left out, what the
-                WebUIs' wrappers carry says it, and else levels that end at 1 or below are flow's;
+            path: "ve" (x = x0 + sigma n) or "flow" (x = (1 - sigma) x0 + sigma n), or a
+                `isdo.path.Path`; left out, what the WebUIs' wrappers carry says it, and else levels
+                that end at 1 or below are flow's;
             shape: (C, H, W) of its pictures;
             classes: their names, which ``--label`` then takes;
             multiple: it takes pictures whose sides are multiples of that, not only of its shape;
@@ -40,13 +44,17 @@ class Own:
 
     def __init__(self, name, model):
         if not callable(model):
-            raise ValueError(f"{name} returned a {type(model).__name__}: it must return model(x, sigma, **extra_args)")
+            raise ValueError(
+                f"{name} returned a {type(model).__name__}: it must return model(x, sigma, **extra_args)"
+            )
         self.name, self.model = name, model
         self.sigmas, self.sigma_min, self.sigma_max = _levels(name, model)
         self.path = _path(name, model, self.sigma_max)
         self.sigma_max = self.path.settle(self.sigma_max)
         if self.sigma_max > self.path.sigma_limit:
-            raise ValueError(f"{name} says the path {self.path.name}, which ends at 1, and sigma_max {self.sigma_max:g}")
+            raise ValueError(
+                f"{name} says the path {self.path.name}, which ends at 1, and sigma_max {self.sigma_max:g}"
+            )
 
     def __call__(self, x, sigma, **extra):
         """Return D(x; sigma) in the shape of x.
@@ -59,7 +67,9 @@ class Own:
         try:
             denoised = self.model(x, sigma, **extra)
         except Exception as error:
-            raise RuntimeError(f"{self.name} raised {entry.said(error)} for x {tuple(x.shape)} at {sigma[0]:g}") from error
+            raise RuntimeError(
+                f"{self.name} raised {entry.said(error)} for x {tuple(x.shape)} at {sigma[0]:g}"
+            ) from error
         return check_kind(denoised, x, f" ({self.name})")
 
     def __getattr__(self, name):
@@ -77,7 +87,11 @@ class Own:
     def takes(self, name):
         """Say whether the model can be given an argument of that name."""
         said = _signature(self.model)
-        kinds = {parameter.kind for parameter in said.parameters.values()} if said else {inspect.Parameter.VAR_KEYWORD}
+        kinds = (
+            {parameter.kind for parameter in said.parameters.values()}
+            if said
+            else {inspect.Parameter.VAR_KEYWORD}
+        )
         named = said and name in said.parameters
         return named or inspect.Parameter.VAR_KEYWORD in kinds
 
@@ -109,12 +123,18 @@ def _levels(name, model):
     """Return (the table of noise levels or None, the lowest, the highest)."""
     try:
         table = noise_levels(model)
-        ends = (table[0], table[-1]) if table is not None else [getattr(model, end, None) for end in ("sigma_min", "sigma_max")]
+        ends = (
+            (table[0], table[-1])
+            if table is not None
+            else [getattr(model, end, None) for end in ("sigma_min", "sigma_max")]
+        )
         low, high = (None if end is None else float(end) for end in ends)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{name} says noise levels that are no numbers: {error}") from None
     if low is None or high is None:
-        raise ValueError(f"{name} returned a model without noise levels: give it sigma_min and sigma_max, or a table, sigmas")
+        raise ValueError(
+            f"{name} returned a model without noise levels: give it sigma_min and sigma_max, or a table, sigmas"
+        )
     if not 0 < low < high < float("inf"):
         raise ValueError(
             f"{name} says noise levels from {low:g} to {high:g}: they must be finite, and sigma_min above 0 and below sigma_max"
@@ -139,7 +159,8 @@ class Given:
 
     Args:
         name: as it was given.
-        model: ``model(x, sigma, **extra_args) -> denoised`` with path, sigma_min, sigma_max and sigmas.
+        model: ``model(x, sigma, **extra_args) -> denoised`` with path, sigma_min, sigma_max and
+            sigmas.
         shape: (C, H, W) of a picture.
         extra: arguments that the model is handed at each call as they are.
         labels: classes by number, of the pictures in turn; none: none.
@@ -165,17 +186,23 @@ class Given:
             told["label"] = list(self.labels)
         if self.own and self.guidance is not None:
             told["guidance"] = self.guidance
-        return " ".join([self.name, *(f"{key}={value!r}".replace(", ", ",") for key, value in told.items())])
+        return " ".join(
+            [self.name, *(f"{key}={value!r}".replace(", ", ",") for key, value in told.items())]
+        )
 
     def classes(self, indices):
-        """Return the labels (B,) of the pictures with these indices on the CPU, or None where none are given."""
+        """Return the labels (B,) of the pictures with these indices on the CPU, or None where none
+        are given."""
         if not self.labels:
             return None
         return torch.tensor([self.labels[i % len(self.labels)] for i in indices], device="cpu")
 
     def extra_args(self, labels=None):
         """Return what the model is handed besides x and sigma; ``labels`` (B,) or None."""
-        told = {"labels": None if labels is None else labels.to(self.device), "guidance": self.guidance}
+        told = {
+            "labels": None if labels is None else labels.to(self.device),
+            "guidance": self.guidance,
+        }
         return self.extra | {key: value for key, value in told.items() if value is not None}
 
 
@@ -202,16 +229,22 @@ def of_own(name, device="cpu", labels=(), guidance=None, extra=(), shape=None):
         shape: (C, H, W), instead of the model's own.
 
     Raises:
-        ValueError: no such module or callable, or what it returns is no model, or none that can be asked so.
+        ValueError: no such module or callable, or what it returns is no model, or none that can be
+            asked so.
     """
     model = Own(name, entry.call(name))
     shape, extra, labels = _shape(name, model, shape), _together(extra), _numbers(model, labels)
     given = Given(name, model, shape, extra, labels, guidance, device, own=True)
-    for key, flag, told in (("labels", "--label", bool(labels)), ("guidance", "--guidance", guidance is not None)):
+    for key, flag, told in (
+        ("labels", "--label", bool(labels)),
+        ("guidance", "--guidance", guidance is not None),
+    ):
         if told and key in given.extra:
             raise ValueError(f"{key} is given twice: leave out {flag}, or --extra {key}=...")
         if told and not model.takes(key):
-            raise ValueError(f"{flag} is for models that take {key}, and {name} does not: leave it out")
+            raise ValueError(
+                f"{flag} is for models that take {key}, and {name} does not: leave it out"
+            )
     model.check_arguments(given.extra_args(given.classes([0])))
     model.to(device)
     return given
@@ -220,13 +253,19 @@ def of_own(name, device="cpu", labels=(), guidance=None, extra=(), shape=None):
 def _shape(name, model, shape):
     shape = getattr(model, "shape", None) if shape is None else shape
     if shape is None:
-        raise ValueError(f"{name} does not say the shape of its pictures: give --shape 3,32,32 (channels, height, width)")
+        raise ValueError(
+            f"{name} does not say the shape of its pictures: give --shape 3,32,32 (channels, height, width)"
+        )
     try:
         found = tuple(int(size) for size in shape)
-        if len(found) != 3 or any(size != given or size < 1 for size, given in zip(found, shape, strict=True)):
+        if len(found) != 3 or any(
+            size != given or size < 1 for size, given in zip(found, shape, strict=True)
+        ):
             raise ValueError
     except (TypeError, ValueError):
-        raise ValueError(f"{name} says the shape {shape!r}: it must be (channels, height, width) of a picture") from None
+        raise ValueError(
+            f"{name} says the shape {shape!r}: it must be (channels, height, width) of a picture"
+        ) from None
     return found
 
 
@@ -258,12 +297,18 @@ def usual_schedule(model):
 
 
 def asked(args, **options):
-    """Return the model that a command line (what `add_flags` adds, device and guidance) names, as Given."""
-    return load(args.model, args.device, args.label, args.guidance, args.extra, args.shape, **options)
+    """Return the model that a command line (what `add_flags` adds, device and guidance) names, as
+    Given."""
+    return load(
+        args.model, args.device, args.label, args.guidance, args.extra, args.shape, **options
+    )
 
 
-def load(name, device="cpu", labels=(), guidance=None, extra=(), shape=None, zero_terminal_snr=False):
-    """Return the model that a command line names, as Given: the zoo's by `of_zoo`, ``module:callable`` by `of_own`.
+def load(
+    name, device="cpu", labels=(), guidance=None, extra=(), shape=None, zero_terminal_snr=False
+):
+    """Return the model that a command line names, as Given: the zoo's by `of_zoo`,
+    ``module:callable`` by `of_own`.
 
     Raises:
         ValueError: as for these, and arguments that are for the other kind.
@@ -274,15 +319,22 @@ def load(name, device="cpu", labels=(), guidance=None, extra=(), shape=None, zer
         return of_own(name, device, labels, guidance, extra, shape)
     for flag, value in (("extra", extra), ("shape", shape)):
         if value:
-            raise ValueError(f"--{flag} is for a model of your own, module:callable, not for the zoo's {name}")
+            raise ValueError(
+                f"--{flag} is for a model of your own, module:callable, not for the zoo's {name}"
+            )
     for label in labels or ():
         if label not in CLASSES:
-            raise ValueError(f"--label {label!r} is no class of the zoo's models: choose of {', '.join(CLASSES)}")
-    return of_zoo(name, device, [CLASSES.index(label) for label in labels or ()], guidance, zero_terminal_snr)
+            raise ValueError(
+                f"--label {label!r} is no class of the zoo's models: choose of {', '.join(CLASSES)}"
+            )
+    return of_zoo(
+        name, device, [CLASSES.index(label) for label in labels or ()], guidance, zero_terminal_snr
+    )
 
 
 def key_value(text):
-    """Return (key, value) of ``key=value``, the value as Python reads it, else as text; an argparse type."""
+    """Return (key, value) of ``key=value``, the value as Python reads it, else as text; an argparse
+    type."""
     key, equals, value = text.partition("=")
     if not equals or not key.isidentifier():
         raise argparse.ArgumentTypeError(f"must be key=value, such as strength=0.5, not {text!r}")
@@ -292,7 +344,9 @@ def key_value(text):
         return key, ast.literal_eval(value)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         if value.startswith(tuple("[({'\"")):
-            raise argparse.ArgumentTypeError(f"{key} must be a number, true, false, text or a list, not {value}") from None
+            raise argparse.ArgumentTypeError(
+                f"{key} must be a number, true, false, text or a list, not {value}"
+            ) from None
         return key, value
 
 
@@ -303,7 +357,9 @@ def three(text):
     """Return the (C, H, W) of ``3,32,32`` or ``3x32x32``; an argparse type."""
     parts = text.replace("x", ",").split(",")
     if len(parts) != 3 or not all(part.isdecimal() and int(part) for part in parts):
-        raise argparse.ArgumentTypeError(f"must be channels,height,width, such as 3,32,32, not {text!r}")
+        raise argparse.ArgumentTypeError(
+            f"must be channels,height,width, such as 3,32,32, not {text!r}"
+        )
     return tuple(int(part) for part in parts)
 
 
@@ -314,4 +370,9 @@ def add_flags(add, default, about):
         help=f"{about}: {names}, a file that train wrote, or module:callable, which returns your own")  # fmt: skip
     add("--extra", type=key_value, action="extend", nargs="+", default=[], metavar="KEY=VALUE",
         help="handed to a model of your own at each call: numbers, true, false, text, lists")  # fmt: skip
-    add("--shape", type=three, metavar="C,H,W", help="of the pictures of a model of your own that does not say it")
+    add(
+        "--shape",
+        type=three,
+        metavar="C,H,W",
+        help="of the pictures of a model of your own that does not say it",
+    )

@@ -10,8 +10,8 @@ def source(seeds, x):
     """Return noise(like) -> normal noise in the shape, dtype and on the device of ``like``.
 
     Args:
-        seeds: None: torch's own generator, as k-diffusion; else each picture of x (B, ...) has a generator of its own, the
-            same in any batch: the first picture's seed, or one for each.
+        seeds: None: torch's own generator, as k-diffusion; else each picture of x (B, ...) has a
+            generator of its own, the same in any batch: the first picture's seed, or one for each.
         x: the pictures.
 
     Raises:

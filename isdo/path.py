@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from .device import wide
 
-# A table that was computed in float32 may end some roundings above the limit of its path: so much is none.
+# A table that was computed in float32 may end some roundings above the limit of its path: so much
+# is none.
 ROUNDING = 1e-5
 
 
@@ -12,7 +13,8 @@ ROUNDING = 1e-5
 class Path:
     """A probability path whose ODE is dx/dsigma = (x - denoised)/sigma.
 
-    Both paths have s = sigma; they differ in the signal a = 1 - fade * sigma. Theory page, section 1.
+    Both paths have s = sigma; they differ in the signal a = 1 - fade * sigma. Theory page, section
+    1.
     """
 
     name: str
@@ -32,8 +34,13 @@ class Path:
         return ratio / (1 + self.fade * ratio)
 
     def settle(self, sigma):
-        """Return the float sigma, or the limit itself where it is above that by no more than rounding."""
-        return self.sigma_limit if self.sigma_limit < sigma <= self.sigma_limit * (1 + ROUNDING) else sigma
+        """Return the float sigma, or the limit itself where it is above that by no more than
+        rounding."""
+        return (
+            self.sigma_limit
+            if self.sigma_limit < sigma <= self.sigma_limit * (1 + ROUNDING)
+            else sigma
+        )
 
 
 VE = Path("ve", fade=0.0, sigma_limit=float("inf"))
@@ -42,7 +49,8 @@ PATHS = {path.name: path for path in (VE, FLOW)}
 
 
 def noise_levels(model):
-    """Return the table of noise levels that a model has, rising and without a 0 (float64, CPU), or None.
+    """Return the table of noise levels that a model has, rising and without a 0 (float64, CPU), or
+    None.
 
     Diffusers' schedulers keep theirs falling, with a 0 at the end; Forge's and k-diffusion's rise.
     """
@@ -54,10 +62,11 @@ def noise_levels(model):
 
 
 def detect_path(model):
-    """Return the Path of a denoiser, asked by capability: what it says, then what the WebUIs' wrappers carry.
+    """Return the Path of a denoiser, asked by capability: what it says, then what the WebUIs'
+    wrappers carry.
 
-    Never by ``parameterization`` (Stable Diffusion 3 says "eps") and never by the first sigma of a run. Theory page,
-    section 1.
+    Never by ``parameterization`` (Stable Diffusion 3 says "eps") and never by the first sigma of a
+    run. Theory page, section 1.
     """
     path = getattr(model, "path", None)
     if isinstance(path, Path):
@@ -66,7 +75,9 @@ def detect_path(model):
     prediction = getattr(getattr(inner, "predictor", None), "prediction_type", None)
     if prediction is not None:  # Forge and its descendants
         return FLOW if prediction == "const" else VE
-    if hasattr(getattr(inner, "inner_model", None), "add_noise_to_latent"):  # AUTOMATIC1111 with Stable Diffusion 3
+    if hasattr(
+        getattr(inner, "inner_model", None), "add_noise_to_latent"
+    ):  # AUTOMATIC1111 with Stable Diffusion 3
         return FLOW
     table = noise_levels(inner)
     return FLOW if table is not None and FLOW.settle(float(table[-1])) <= FLOW.sigma_limit else VE
@@ -78,7 +89,8 @@ def path_of(settings, model):
 
 
 def smallest_sigma(model):
-    """Return the smallest noise level that a model knows, 0 if it does not say: asked by capability.
+    """Return the smallest noise level that a model knows, 0 if it does not say: asked by
+    capability.
 
     A table goes first: on Forge and Neo the wrapper has a ``sigma_min`` that raises TypeError.
     """

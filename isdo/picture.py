@@ -1,4 +1,5 @@
-"""Picture files of any kind: looked at before they are decoded, turned as a viewer turns them, refused in words."""
+"""Picture files of any kind: looked at before they are decoded, turned as a viewer turns them,
+refused in words."""
 
 import struct
 import warnings
@@ -9,7 +10,8 @@ TURNS = {  # by its value: the method of Pillow that sets the picture upright
     2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE",
     6: "ROTATE_270", 7: "TRANSVERSE", 8: "ROTATE_90",
 }  # fmt: skip
-# A PNG file names its transparent colour in its own depth, Pillow keeps that number and decodes to eight bits.
+# A PNG file names its transparent colour in its own depth, Pillow keeps that number and decodes to
+# eight bits.
 TO_EIGHT_BITS = {
     "1": lambda key: min(255 * key, 255),
     "L;2": lambda key: 85 * key,
@@ -20,10 +22,12 @@ TO_EIGHT_BITS = {
 
 @contextmanager
 def told(path):
-    """Turn whatever Pillow stumbles over in a file into one ValueError, and keep its warnings from the user.
+    """Turn whatever Pillow stumbles over in a file into one ValueError, and keep its warnings from
+    the user.
 
     Raises:
-        ValueError: the file is not there, no picture, broken, or of a kind that Pillow or we do not read.
+        ValueError: the file is not there, no picture, broken, or of a kind that Pillow or we do not
+            read.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -33,15 +37,20 @@ def told(path):
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             yield
     except UnidentifiedImageError:
-        raise ValueError(f"{path} is no picture: give a PNG file, such as python -m isdo sample writes") from None
+        raise ValueError(
+            f"{path} is no picture: give a PNG file, such as python -m isdo sample writes"
+        ) from None
     except Exception as error:  # a broken file makes Pillow's readers fail in any way: SyntaxError, struct.error, KeyError
         why = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise ValueError(f"{path} cannot be read ({why}): give a whole picture of 8 or 16 bits, as PNG for instance") from None
+        raise ValueError(
+            f"{path} cannot be read ({why}): give a whole picture of 8 or 16 bits, as PNG for instance"
+        ) from None
 
 
 @contextmanager
 def header(path):
-    """Yield the PIL image of a file of which only size and texts have been read, and close it at the end.
+    """Yield the PIL image of a file of which only size and texts have been read, and close it at
+    the end.
 
     It may be of any size: look at that before `decoded`.
 
@@ -50,11 +59,15 @@ def header(path):
     """
     from PIL import Image
 
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # else Pillow refuses huge ones without telling their size
+    limit, Image.MAX_IMAGE_PIXELS = (
+        Image.MAX_IMAGE_PIXELS,
+        None,
+    )  # else Pillow refuses huge ones without telling their size
     with ExitStack() as stack:
         try:
             with told(path):
-                # the open file, not its name: Pillow 13 maps named ones into memory and then scrambles turned TIFF pictures
+                # the open file, not its name: Pillow 13 maps named ones into memory and then
+                # scrambles turned TIFF pictures
                 image = stack.enter_context(Image.open(stack.enter_context(open(path, "rb"))))
         finally:
             Image.MAX_IMAGE_PIXELS = limit
@@ -65,7 +78,8 @@ def header(path):
 
 
 def _texts(file, key):
-    """Return {key: text} of a PNG file, {} without; what stands behind the pixels, Pillow reads only after decoding them."""
+    """Return {key: text} of a PNG file, {} without; what stands behind the pixels, Pillow reads
+    only after decoding them."""
     from PIL.PngImagePlugin import PngStream
 
     here, chunks, kind = file.tell(), PngStream(file), None
@@ -76,7 +90,10 @@ def _texts(file, key):
             if kind in (b"tEXt", b"zTXt", b"iTXt"):
                 chunks.call(kind, place, length)
             file.seek(place + length + 4)  # behind the checksum
-    except (SyntaxError, struct.error):  # a file that ends early: decoding will tell whether pixels are missing
+    except (
+        SyntaxError,
+        struct.error,
+    ):  # a file that ends early: decoding will tell whether pixels are missing
         pass
     finally:
         file.seek(here)
@@ -84,7 +101,8 @@ def _texts(file, key):
 
 
 def decoded(image):
-    """Return the picture of a `header`: the first of an animation, upright, a transparent colour in the depth of its pixels."""
+    """Return the picture of a `header`: the first of an animation, upright, a transparent colour in
+    the depth of its pixels."""
     from PIL import Image
 
     raw = image.tile[0][3] if image.format == "PNG" and image.tile else None

@@ -1,4 +1,5 @@
-"""A short run that measures how the spectral curvature of a model goes with the noise-to-signal ratio."""
+"""A short run that measures how the spectral curvature of a model goes with the noise-to-signal
+ratio."""
 
 import torch
 
@@ -14,9 +15,9 @@ from .spectrum import Spectrum
 def measure_curvature(model, x, sigmas, extra_args=None):
     """Measure the spectral curvature in one run of ISDO.
 
-    In the band b, the change of D counts by S_b/(S_b + r^2), S_b being the power of the final picture: the share of an
-    error at r that reaches the end, exact for a Gaussian. Without it, wide ranges of sigma spend their steps where
-    nothing is decided. Pictures are combined by the median.
+    In the band b, the change of D counts by S_b/(S_b + r^2), S_b being the power of the final
+    picture: the share of an error at r that reaches the end, exact for a Gaussian. Without it, wide
+    ranges of sigma spend their steps where nothing is decided. Pictures are combined by the median.
 
     Args:
         model, x, extra_args: as for `sample_isdo`; a few pictures suffice.
@@ -33,7 +34,9 @@ def measure_curvature(model, x, sigmas, extra_args=None):
     sigmas = sigmas[sigmas > 0]
     log_ratio = noise_to_signal(path, sigmas).log()
     if len(log_ratio.unique()) < 3:
-        raise ValueError(f"sigmas must hold 3 levels or more with s/a up to {RATIO_LIMIT:g}: take 12 to 30")
+        raise ValueError(
+            f"sigmas must hold 3 levels or more with s/a up to {RATIO_LIMIT:g}: take 12 to 30"
+        )
     answers = []
 
     def keep(step):
@@ -45,10 +48,16 @@ def measure_curvature(model, x, sigmas, extra_args=None):
     mid = ((log_ratio[1:] + log_ratio[:-1]) / 2).exp()
     power = spectrum.inner(answers[-1], answers[-1]) / (answers[-1].shape[1] * spectrum.size)
     values = []
-    for before, after, h, r in zip(answers[:-1], answers[1:], steps.tolist(), mid.tolist(), strict=True):
+    for before, after, h, r in zip(
+        answers[:-1], answers[1:], steps.tolist(), mid.tolist(), strict=True
+    ):
         if h == 0:
             continue  # both beyond RATIO_LIMIT
-        change = spectrum.inner(after - before, after - before) * (power / (power + r**2).clamp(min=1e-30))
+        change = spectrum.inner(after - before, after - before) * (
+            power / (power + r**2).clamp(min=1e-30)
+        )
         values.append((change.sum(1) / x[0].numel()).sqrt().median() / h)
     values = wide(torch.stack(values))
-    return Curvature(tuple(mid[steps > 0].tolist()), tuple(values.clamp(min=FLOOR * values.max()).tolist()))
+    return Curvature(
+        tuple(mid[steps > 0].tolist()), tuple(values.clamp(min=FLOOR * values.max()).tolist())
+    )

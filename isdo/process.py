@@ -1,8 +1,9 @@
-"""Forward processes x_t = s(t) x0 + s(t) sigma(t) n: what training does to a picture, and what undoes it exactly.
+"""Forward processes x_t = s(t) x0 + s(t) sigma(t) n: what training does to a picture, and what
+undoes it exactly.
 
-Theory page, section 10. sigma(t) is the noise-to-signal ratio of that section on every process. The path `flow` of
-isdo.path counts its noise levels otherwise: its own sigma is s(t) sigma(t) = t. `Process.to_path` goes from the one to
-the other.
+Theory page, section 10. sigma(t) is the noise-to-signal ratio of that section on every process. The
+path `flow` of isdo.path counts its noise levels otherwise: its own sigma is s(t) sigma(t) = t.
+`Process.to_path` goes from the one to the other.
 """
 
 import math
@@ -21,16 +22,19 @@ SLACK = 1e-6  # by so much, relative, may a sigma lie outside: float32 tables ar
 
 
 def per_image(value, x):
-    """Return ``value`` (float or (B,) or (1,)) so that it multiplies x (B, ...): trailing dimensions are added."""
+    """Return ``value`` (float or (B,) or (1,)) so that it multiplies x (B, ...): trailing
+    dimensions are added."""
     return value.reshape(-1, *[1] * (x.ndim - 1)) if isinstance(value, torch.Tensor) else value
 
 
 @dataclass(frozen=True)
 class Law:
-    """s, s sigma, sigma, its inverse, f = s'/s, g = s sqrt(2 sigma sigma') and the pair of numbers (p, q) by which the
-    probability-flow ODE is dx/dt = p x - q D, each a function of a float64 tensor.
+    """s, s sigma, sigma, its inverse, f = s'/s, g = s sqrt(2 sigma sigma') and the pair of numbers
+    (p, q) by which the probability-flow ODE is dx/dt = p x - q D, each a function of a float64
+    tensor.
 
-    They are seven and not two because each has a form of its own that loses no digits where s, sigma or 1/sigma vanishes.
+    They are seven and not two because each has a form of its own that loses no digits where s,
+    sigma or 1/sigma vanishes.
     """
 
     scale: Callable
@@ -43,7 +47,8 @@ class Law:
 
 
 def preserving(exponent, rate, inverse):
-    """Return the Law with s^2 + (s sigma)^2 = 1 and s^2 = exp(-B), from B(t), beta = B' and the inverse of B."""
+    """Return the Law with s^2 + (s sigma)^2 = 1 and s^2 = exp(-B), from B(t), beta = B' and the
+    inverse of B."""
 
     def ode(t):
         b = exponent(t)
@@ -91,12 +96,14 @@ def linear_betas(levels=1000, first=1e-4, last=0.02):
 
 
 def scaled_linear_betas(levels=1000, first=0.00085, last=0.012):
-    """Return Stable Diffusion's betas (levels,) float64: even in the square root (Rombach et al. 2022)."""
+    """Return Stable Diffusion's betas (levels,) float64: even in the square root (Rombach et al.
+    2022)."""
     return torch.linspace(first**0.5, last**0.5, levels, dtype=torch.float64, device="cpu") ** 2
 
 
 def cosine_betas(levels=1000, limit=0.999):
-    """Return the betas (levels,) float64 of the cosine schedule, none above ``limit`` (Nichol and Dhariwal 2021)."""
+    """Return the betas (levels,) float64 of the cosine schedule, none above ``limit`` (Nichol and
+    Dhariwal 2021)."""
     exponent, _, _ = _cosine()
     ends = torch.arange(levels + 1, dtype=torch.float64, device="cpu") / levels
     return (-(-exponent(ends).diff()).expm1()).clamp(max=limit)
@@ -108,14 +115,18 @@ def _linear(first, last):
     return (
         lambda t: t * (first + slope / 2 * t),
         lambda t: first + slope * t,
-        lambda b: 2 * b / (first + (first**2 + 2 * slope * b).sqrt()),  # the root that does not cancel
+        lambda b: (
+            2 * b / (first + (first**2 + 2 * slope * b).sqrt())
+        ),  # the root that does not cancel
     )
 
 
 def _cosine(offset=0.008):
-    """B, beta and the inverse of B where exp(-B) = cos^2(a) / cos^2(a0), a = a0 + w t reaching pi/2 at t = 1.
+    """B, beta and the inverse of B where exp(-B) = cos^2(a) / cos^2(a0), a = a0 + w t reaching pi/2
+    at t = 1.
 
-    Near t = 0 cos a / cos a0 is 1 less little, near t = 1 it is sin((1 - t) w) / cos a0: each half takes its own form.
+    Near t = 0 cos a / cos a0 is 1 less little, near t = 1 it is sin((1 - t) w) / cos a0: each half
+    takes its own form.
     """
     w = math.pi / 2 / (1 + offset)
     a0 = offset * w
@@ -132,7 +143,8 @@ def _cosine(offset=0.008):
     def inverse(b):
         fallen, half = -(-b).expm1(), -(-b / 2).expm1()  # 1 - exp(-B), 1 - exp(-B/2)
         cos_a, sin_a = cosine * (1 - half), (sine**2 + cosine**2 * fallen).sqrt()
-        # sin(a - a0) as a sum of positive terms, by sin a - sin a0 = (sin^2 a - sin^2 a0)/(sin a + sin a0)
+        # sin(a - a0) as a sum of positive terms, by sin a - sin a0 = (sin^2 a - sin^2 a0)/(sin a +
+        # sin a0)
         rise = cosine**3 * fallen / (sin_a + sine) + sine * cosine * half
         return torch.atan2(rise, cos_a * cosine + sin_a * sine) / w
 
@@ -175,7 +187,8 @@ def _wide(value, name):
 
 
 def _restored(value, *given):
-    """Return ``value`` in the kind of what was given: a float, or a tensor in the dtype of the tensors there."""
+    """Return ``value`` in the kind of what was given: a float, or a tensor in the dtype of the
+    tensors there."""
     dtypes = [v.dtype for v in given if torch.is_tensor(v)]
     if not dtypes:
         return float(value)
@@ -184,7 +197,8 @@ def _restored(value, *given):
 
 
 def _times(coefficient, x):
-    """Return a float64 coefficient so that it multiplies x: a (B,) tensor gets trailing dimensions, one number is one."""
+    """Return a float64 coefficient so that it multiplies x: a (B,) tensor gets trailing dimensions,
+    one number is one."""
     if not torch.is_tensor(x):
         return coefficient
     coefficient = beside(coefficient, x)
@@ -192,30 +206,36 @@ def _times(coefficient, x):
 
 
 def _ratio(law, t, u):
-    """Return law(t)/law(u), which is 1 where t = u: at the ends of time both may be 0, or infinite."""
+    """Return law(t)/law(u), which is 1 where t = u: at the ends of time both may be 0, or
+    infinite."""
     return torch.where(t == u, 1.0, law(t) / law(u))
 
 
 @dataclass(frozen=True, eq=False)
 class Process:
-    """A Gaussian forward process in closed form; times are floats or tensors, and so is what comes back.
+    """A Gaussian forward process in closed form; times are floats or tensors, and so is what comes
+    back.
 
-    Numbers (of Python or numpy) give floats; tensors give tensors of their own dtype, whole numbers float64 ones; all is
-    computed in float64. Where pictures (B, ...) are involved, times may be (B,), one for each picture.
+    Numbers (of Python or numpy) give floats; tensors give tensors of their own dtype, whole numbers
+    float64 ones; all is computed in float64. Where pictures (B, ...) are involved, times may be
+    (B,), one for each picture.
 
-    A discrete process has levels 0 .. L - 1 for t. Its transitions between levels are exactly the products of its betas;
-    between levels log sigma is interpolated, and drift and diffusion are those of the interpolated process.
+    A discrete process has levels 0 .. L - 1 for t. Its transitions between levels are exactly the
+    products of its betas; between levels log sigma is interpolated, and drift and diffusion are
+    those of the interpolated process.
 
     Args:
         name: the key in PROCESSES.
         law: a Law.
-        path: the isdo.path.Path on which a denoiser of this process lives: x/s on `ve`, x itself on `flow`.
+        path: the isdo.path.Path on which a denoiser of this process lives: x/s on `ve`, x itself on
+            `flow`.
         domain: the times at which the process is defined, both ends included.
         span: the times of training and sampling, as published.
         betas: (L,) of a discrete process, else None.
 
     Raises (every method):
-        ValueError: times that are no numbers, outside the domain, or in the wrong order; a sigma that the process has not.
+        ValueError: times that are no numbers, outside the domain, or in the wrong order; a sigma
+            that the process has not.
     """
 
     name: str
@@ -228,9 +248,13 @@ class Process:
     def __post_init__(self):
         t = torch.linspace(*self.span, 9, dtype=torch.float64, device="cpu")
         back, noise = self.law.time(self.law.sigma(t)), self.law.scale(t) * self.law.sigma(t)
-        sound = t.isclose(back, rtol=1e-9, atol=1e-12) & (noise.isnan() | noise.isclose(self.law.noise(t), rtol=1e-9))
+        sound = t.isclose(back, rtol=1e-9, atol=1e-12) & (
+            noise.isnan() | noise.isclose(self.law.noise(t), rtol=1e-9)
+        )
         if not sound.all():
-            raise ValueError(f"the law of {self.name!r} contradicts itself: its noise must be s sigma, its time undo sigma")
+            raise ValueError(
+                f"the law of {self.name!r} contradicts itself: its noise must be s sigma, its time undo sigma"
+            )
 
     def _at(self, t, name="t"):
         """Return t as a float64 tensor within the domain."""
@@ -258,7 +282,8 @@ class Process:
         return _restored(self.law.scale(self._at(t)), t)
 
     def sigma(self, t):
-        """Return sigma(t), the noise-to-signal ratio; infinity where nothing is left of the picture."""
+        """Return sigma(t), the noise-to-signal ratio; infinity where nothing is left of the
+        picture."""
         return _restored(self.law.sigma(self._at(t)), t)
 
     def noise(self, t):
@@ -266,7 +291,8 @@ class Process:
         return _restored(self.law.noise(self._at(t)), t)
 
     def time(self, sigma):
-        """Return the t at which the noise-to-signal ratio is ``sigma``, the inverse of `sigma` in closed form."""
+        """Return the t at which the noise-to-signal ratio is ``sigma``, the inverse of `sigma` in
+        closed form."""
         wide, ends = _wide(sigma, "sigma"), self.law.sigma(wide_table(self.domain)).tolist()
         if not ((wide >= ends[0] * (1 - SLACK)) & (wide <= ends[1] * (1 + SLACK))).all():
             raise ValueError(
@@ -290,16 +316,19 @@ class Process:
         return self._made(lambda x: _times(mean, x) * x, (x0,), t), self._std(std, x0, t)
 
     def transition(self, u, t):
-        """Return (factor, std) of one step x_t = factor x_u + std n, from u to the noisier t (theory, equation 10.3)."""
+        """Return (factor, std) of one step x_t = factor x_u + std n, from u to the noisier t
+        (theory, equation 10.3)."""
         early, late = self._ordered(u, t)
         left = _ratio(self.law.sigma, early, late)
         std = self.law.noise(late) * ((1 - left) * (1 + left)).sqrt()
         return _restored(_ratio(self.law.scale, late, early), u, t), _restored(std, u, t)
 
     def posterior(self, x_t, x0, t, u):
-        """Return (mean, std) of x_u given x_t and x0, u <= t (theory, equation 10.4); std broadcasts to x_t.
+        """Return (mean, std) of x_u given x_t and x0, u <= t (theory, equation 10.4); std
+        broadcasts to x_t.
 
-        On the variance-preserving processes these are mu-tilde and the root of beta-tilde of Ho et al. 2020, equation 7.
+        On the variance-preserving processes these are mu-tilde and the root of beta-tilde of Ho et
+        al. 2020, equation 7.
         """
         early, late = self._ordered(u, t)
         left = _ratio(self.law.sigma, early, late)
@@ -309,29 +338,41 @@ class Process:
         return mean, self._std(self.law.noise(early) * fresh.sqrt(), x_t, x0, t, u)
 
     def score(self, x, denoised, t):
-        """Return the gradient of log p(x_t) where D says ``denoised`` (theory, equation 10.5); noise(t) > 0."""
+        """Return the gradient of log p(x_t) where D says ``denoised`` (theory, equation 10.5);
+        noise(t) > 0."""
         wide = self._at(t)
         scale, variance = self.law.scale(wide), self.law.noise(wide).square()
-        return self._made(lambda x, d: (_times(scale, x) * d - x) / _times(variance, x), (x, denoised), t)
+        return self._made(
+            lambda x, d: (_times(scale, x) * d - x) / _times(variance, x), (x, denoised), t
+        )
 
     def ode(self, x, denoised, t):
-        """Return dx/dt of the probability-flow ODE, f x - g^2 score / 2 (theory, equation 10.6); noise(t) > 0."""
+        """Return dx/dt of the probability-flow ODE, f x - g^2 score / 2 (theory, equation 10.6);
+        noise(t) > 0."""
         of_x, of_d = self.law.ode(self._at(t))
         return self._made(lambda x, d: _times(of_x, x) * x - _times(of_d, x) * d, (x, denoised), t)
 
     def reverse_drift(self, x, denoised, t):
-        """Return f x - g^2 score, the drift of the SDE that runs from noise to picture (theory, equation 10.7).
+        """Return f x - g^2 score, the drift of the SDE that runs from noise to picture (theory,
+        equation 10.7).
 
         At the end of `flow` it is infinite, as g is.
         """
         wide = self._at(t)
-        drift, (of_x, of_d) = self.law.drift(wide), self.law.ode(wide)  # it is twice the ODE less f x
-        return self._made(lambda x, d: _times(2 * of_x - drift, x) * x - _times(2 * of_d, x) * d, (x, denoised), t)
+        drift, (of_x, of_d) = (
+            self.law.drift(wide),
+            self.law.ode(wide),
+        )  # it is twice the ODE less f x
+        return self._made(
+            lambda x, d: _times(2 * of_x - drift, x) * x - _times(2 * of_d, x) * d, (x, denoised), t
+        )
 
     def to_path(self, x, t):
-        """Return (x, sigma) of the path, ready for a denoiser there, from x_t (theory, equation 10.8).
+        """Return (x, sigma) of the path, ready for a denoiser there, from x_t (theory, equation
+        10.8).
 
-        On `ve` that is x/s at sigma(t); on `flow` x itself at sigma = t, since the path counts its noise as s sigma.
+        On `ve` that is x/s at sigma(t); on `flow` x itself at sigma = t, since the path counts its
+        noise as s sigma.
         """
         whole, level = self._whole(t)
         return self._made(lambda x: x / _times(whole, x), (x,), t), _restored(level, t)
@@ -342,10 +383,13 @@ class Process:
         return self._made(lambda x: x * _times(whole, x), (x,), t)
 
     def _whole(self, t):
-        """Return s/a, a the signal of the path where its noise-to-signal ratio is the same, and the path's sigma there."""
+        """Return s/a, a the signal of the path where its noise-to-signal ratio is the same, and the
+        path's sigma there."""
         wide = self._at(t)
         noise = self.law.noise(wide)
-        whole = self.law.scale(wide) + self.path.fade * noise  # s (1 + fade sigma), and a = 1/(1 + fade sigma)
+        whole = (
+            self.law.scale(wide) + self.path.fade * noise
+        )  # s (1 + fade sigma), and a = 1/(1 + fade sigma)
         return whole, noise / whole
 
     @staticmethod
@@ -378,13 +422,16 @@ def discrete(name, betas):
     """
     betas = wide_table(betas)
     if betas.ndim != 1 or len(betas) < 2 or not ((betas > 0) & (betas < 1)).all():
-        raise ValueError("betas must be a table of at least 2 numbers between 0 and 1, such as isdo.process.linear_betas()")
+        raise ValueError(
+            "betas must be a table of at least 2 numbers between 0 and 1, such as isdo.process.linear_betas()"
+        )
     ends = (0.0, float(len(betas) - 1))
     return Process(name, preserving(*_table(betas)), VE, ends, ends, betas)
 
 
 def vp_linear(first=0.1, last=20.0):
-    """Return Song et al.'s variance-preserving Process, beta from ``first`` to ``last`` in t = 0 .. 1."""
+    """Return Song et al.'s variance-preserving Process, beta from ``first`` to ``last`` in t = 0 ..
+    1."""
     return Process("vp linear", preserving(*_linear(first, last)), VE, (0.0, 1.0), (1e-5, 1.0))
 
 
@@ -398,18 +445,22 @@ def vp_cosine():
 
 
 def ve(sigma_min=0.02, sigma_max=100.0):
-    """Return Song et al.'s variance-exploding Process, sigma from ``sigma_min`` to ``sigma_max`` in t = 0 .. 1."""
+    """Return Song et al.'s variance-exploding Process, sigma from ``sigma_min`` to ``sigma_max`` in
+    t = 0 .. 1."""
     pace = math.log(sigma_max / sigma_min)
 
     def sigma(t):
         return sigma_min * (pace * t).exp()
 
-    law = exploding(sigma, lambda t: pace * sigma(t), lambda found: (found / sigma_min).log() / pace)
+    law = exploding(
+        sigma, lambda t: pace * sigma(t), lambda found: (found / sigma_min).log() / pace
+    )
     return Process("ve", law, VE, (0.0, 1.0), (0.0, 1.0))
 
 
 def edm():
-    """Return the Process of Karras et al. 2022, in which the time is the noise level; any t >= 0 is one."""
+    """Return the Process of Karras et al. 2022, in which the time is the noise level; any t >= 0 is
+    one."""
     law = exploding(torch.clone, torch.ones_like, torch.clone)
     return Process("edm", law, VE, (0.0, math.inf), (0.002, 80.0))
 

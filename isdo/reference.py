@@ -1,25 +1,29 @@
-"""The textbook's samplers in a few lines each: DDPM, DDIM, Runge-Kutta, EDM, the reverse SDE, Langevin of any rate.
+"""The textbook's samplers in a few lines each: DDPM, DDIM, Runge-Kutta, EDM, the reverse SDE,
+Langevin of any rate.
 
-They have k-diffusion's call shape and are for reading, and to compare with; theory page, section 10. Each step is
-written in the methods of a Process: t is its time, x its state.
+They have k-diffusion's call shape and are for reading, and to compare with; theory page, section
+10. Each step is written in the methods of a Process: t is its time, x its state.
 
 Arguments of all:
     model: ``model(x, sigma (B,), **extra_args) -> denoised``, on its path.
     x: (B, C, H, W) or (B, C, T, H, W), noise included, at sigmas[0]; it is not modified.
     sigmas: falling noise levels (N + 1,) of the path, usually ending in 0, where x becomes D.
     extra_args: keyword arguments handed to the model as they are.
-    callback: called once a step with {"x", "i", "sigma", "sigma_hat", "denoised"}: x and sigma_hat are what the model was
-        asked first.
+    callback: called once a step with {"x", "i", "sigma", "sigma_hat", "denoised"}: x and sigma_hat
+        are what the model was asked first.
     disable: accepted as k-diffusion's samplers do; there is no bar.
-    seeds: of fresh noise: None for torch's own generator, or the first picture's seed, or one for each picture.
-    process: a name in isdo.process.PROCESSES, or a Process, whose state x is (on the way in and out); left out, the path's
-        own, "edm" on `ve` and "flow" on `flow`. Sigmas stay those of the path.
+    seeds: of fresh noise: None for torch's own generator, or the first picture's seed, or one for
+        each picture.
+    process: a name in isdo.process.PROCESSES, or a Process, whose state x is (on the way in and
+        out); left out, the path's own, "edm" on `ve` and "flow" on `flow`. Sigmas stay those of the
+        path.
     noise: ``noise(x) -> normal noise shaped like x``, once a step, in place of the seeds.
 
 All return x at the last sigma, in the shape, dtype and on the device of x.
 
 Raises:
-    ValueError: x, sigmas, seeds or a process that make no sense; the message says what, what was given, what to do.
+    ValueError: x, sigmas, seeds or a process that make no sense; the message says what, what was
+        given, what to do.
     RuntimeError: the model returned NaN or infinity, or no picture like x.
 """
 
@@ -48,13 +52,16 @@ def _as_it_is(x, t, sigma):
 
 
 class Walk:
-    """One run: what the steps of all samplers share. Times, levels and coefficients are floats, float64."""
+    """One run: what the steps of all samplers share. Times, levels and coefficients are floats,
+    float64."""
 
     def __init__(self, model, x, sigmas, extra_args, callback, seeds, process, noise):
         check_x(x)
         self.process = find_process(OWN[detect_path(model)] if process is None else process)
         if detect_path(model) is FLOW is not self.process.path:
-            raise ValueError(f"the model is on the path flow and the process {self.process.name!r} is not: give 'flow'")
+            raise ValueError(
+                f"the model is on the path flow and the process {self.process.name!r} is not: give 'flow'"
+            )
         self.model, self.extra, self.callback = model, extra_args or {}, callback
         self.given, self.dtype = x, x.dtype if x.dtype == torch.float64 else torch.float32
         self.levels = check_sigmas(sigmas, self.process.path)
@@ -68,7 +75,8 @@ class Walk:
         return self.process.time(float(self.process.path.noise_to_signal(wide(sigma))))
 
     def denoised(self, x, t):
-        """Return D at the process's state x, by the model on its path; the first call of a step is reported."""
+        """Return D at the process's state x, by the model on its path; the first call of a step is
+        reported."""
         state, level = self.process.to_path(x, t)
         state = state.to(self.given.dtype)
         found = self.model(state, x.new_full((len(x),), level), **self.extra)
@@ -78,7 +86,8 @@ class Walk:
         return found.to(self.dtype)
 
     def run(self, step, before=_as_it_is, calls=1):
-        """Return x at the end by ``step(walk, x, t, u) -> x at u``, of so many calls; the step to 0 is D, whatever the sampler.
+        """Return x at the end by ``step(walk, x, t, u) -> x at u``, of so many calls; the step to 0
+        is D, whatever the sampler.
 
         ``before(x, t, sigma) -> (x, t)`` may go back up first.
         """
@@ -87,7 +96,9 @@ class Walk:
         for i, (sigma, after) in enumerate(pairwise(self.levels)):
             if self.callback is not None:
                 now = x.new_tensor(sigma)
-                self.report = lambda call, i=i, now=now: self.callback(call | {"i": i, "sigma": now})
+                self.report = lambda call, i=i, now=now: self.callback(
+                    call | {"i": i, "sigma": now}
+                )
             x, t = before(x, self.time(sigma), sigma)
             x = step(self, x, t, self.time(after)) if after > 0 else self.denoised(x, t)
         self.model.answers.settle()
@@ -95,8 +106,8 @@ class Walk:
 
 
 def _renoised(walk, x, t, u, kept):
-    """Return x_u = s_u (D + sigma_u (k eps + sqrt(1 - k^2) n)): of the old noise eps the share k = kept(sigma_u/sigma_t)
-    stays, the rest is new. Theory page, equation 10.14."""
+    """Return x_u = s_u (D + sigma_u (k eps + sqrt(1 - k^2) n)): of the old noise eps the share k =
+    kept(sigma_u/sigma_t) stays, the rest is new. Theory page, equation 10.14."""
     p = walk.process
     denoised = walk.denoised(x, t)
     share = kept(_ratio(p, u, t))
@@ -111,8 +122,20 @@ def _ratio(process, u, t):
 
 
 @torch.no_grad()
-def ddpm(model, x, sigmas, extra_args=None, callback=None, disable=None, *, seeds=None, process=None, noise=None):
-    """Ancestral sampling: the posterior with D in the place of x0 (Ho et al. 2020, algorithm 2; theory, equation 10.4)."""
+def ddpm(
+    model,
+    x,
+    sigmas,
+    extra_args=None,
+    callback=None,
+    disable=None,
+    *,
+    seeds=None,
+    process=None,
+    noise=None,
+):
+    """Ancestral sampling: the posterior with D in the place of x0 (Ho et al. 2020, algorithm 2;
+    theory, equation 10.4)."""
 
     def step(walk, x, t, u):
         mean, std = walk.process.posterior(x, walk.denoised(x, t), t, u)
@@ -122,8 +145,21 @@ def ddpm(model, x, sigmas, extra_args=None, callback=None, disable=None, *, seed
 
 
 @torch.no_grad()
-def ddim(model, x, sigmas, extra_args=None, callback=None, disable=None, *, eta=0.0, seeds=None, process=None, noise=None):
-    """Song et al. 2021 (DDIM), equation 12: ``eta`` times the noise of DDPM, 0 (none) to 1 (DDPM)."""
+def ddim(
+    model,
+    x,
+    sigmas,
+    extra_args=None,
+    callback=None,
+    disable=None,
+    *,
+    eta=0.0,
+    seeds=None,
+    process=None,
+    noise=None,
+):
+    """Song et al. 2021 (DDIM), equation 12: ``eta`` times the noise of DDPM, 0 (none) to 1
+    (DDPM)."""
     if not 0 <= eta <= 1:
         raise ValueError(f"eta is {eta!r}: give 0, no fresh noise, to 1, that of DDPM")
     step = partial(_renoised, kept=lambda q: math.sqrt(1 - eta**2 * (1 - q) * (1 + q)))
@@ -131,11 +167,24 @@ def ddim(model, x, sigmas, extra_args=None, callback=None, disable=None, *, eta=
 
 
 @torch.no_grad()
-def langevin(model, x, sigmas, extra_args=None, callback=None, disable=None, *, beta=1.0, seeds=None, process=None, noise=None):
-    """The ODE with a Langevin part of rate ``beta`` beside it (Karras et al. 2022, equation 8), exact where D is constant.
+def langevin(
+    model,
+    x,
+    sigmas,
+    extra_args=None,
+    callback=None,
+    disable=None,
+    *,
+    beta=1.0,
+    seeds=None,
+    process=None,
+    noise=None,
+):
+    """The ODE with a Langevin part of rate ``beta`` beside it (Karras et al. 2022, equation 8),
+    exact where D is constant.
 
-    The rate is per unit of log sigma: 0 is the ODE (DDIM), 1 the reverse SDE (this step is then DDPM's), more renews the
-    noise more often. Theory page, equations 10.8 and 10.14.
+    The rate is per unit of log sigma: 0 is the ODE (DDIM), 1 the reverse SDE (this step is then
+    DDPM's), more renews the noise more often. Theory page, equations 10.8 and 10.14.
     """
     if not 0 <= beta < math.inf:
         raise ValueError(f"beta is {beta!r}: give a rate of at least 0, per unit of log sigma")
@@ -148,7 +197,8 @@ def ode(
     model, x, sigmas, extra_args=None, callback=None, disable=None, *,
     method="heun", seeds=None, process=None, noise=None,
 ):  # fmt: skip
-    """The probability-flow ODE in the process's own time by a Runge-Kutta ``method`` of METHODS (theory, equation 10.6).
+    """The probability-flow ODE in the process's own time by a Runge-Kutta ``method`` of METHODS
+    (theory, equation 10.6).
 
     "euler" and "heun" are k-diffusion's on the path's own process. Nothing is drawn.
     """
@@ -158,7 +208,9 @@ def ode(
     def step(walk, x, t, u):
         return METHODS[method].step(partial(_slope, walk), t, x, u - t).y
 
-    return Walk(model, x, sigmas, extra_args, callback, seeds, process, noise).run(step, calls=METHODS[method].stages)
+    return Walk(model, x, sigmas, extra_args, callback, seeds, process, noise).run(
+        step, calls=METHODS[method].stages
+    )
 
 
 def _slope(walk, t, x):
@@ -170,21 +222,27 @@ def edm(
     model, x, sigmas, extra_args=None, callback=None, disable=None, *,
     s_churn=0.0, s_tmin=0.0, s_tmax=math.inf, s_noise=1.0, seeds=None, process=None, noise=None,
 ):  # fmt: skip
-    """Karras et al. 2022, algorithm 2: before each of Heun's steps noise is added, as k-diffusion's ``sample_heun``.
+    """Karras et al. 2022, algorithm 2: before each of Heun's steps noise is added, as k-diffusion's
+    ``sample_heun``.
 
     Args:
-        s_churn: over the number of steps, by what share sigma is raised in each; by sqrt(2) - 1 at most.
+        s_churn: over the number of steps, by what share sigma is raised in each; by sqrt(2) - 1 at
+            most.
         s_tmin, s_tmax: the sigmas between which that is done.
         s_noise: factor on the noise that is added.
     """
     if not (s_churn >= 0 and s_noise >= 0):
-        raise ValueError(f"s_churn is {s_churn!r} and s_noise {s_noise!r}: give numbers of at least 0")
+        raise ValueError(
+            f"s_churn is {s_churn!r} and s_noise {s_noise!r}: give numbers of at least 0"
+        )
     walk = Walk(model, x, sigmas, extra_args, callback, seeds, process, noise)
     gamma = min(s_churn / max(1, len(walk.levels) - 1), math.sqrt(2) - 1)
 
     def churned(x, t, sigma):
         """Return (x, t) with noise added."""
-        fresh = walk.fresh(x)  # also where it is not used, so that k-diffusion's generator is at the same place
+        fresh = walk.fresh(
+            x
+        )  # also where it is not used, so that k-diffusion's generator is at the same place
         if not s_tmin <= sigma <= s_tmax or math.isinf(walk.process.sigma(t)):
             return x, t
         most = walk.process.sigma(walk.process.domain[1])
@@ -199,11 +257,23 @@ def edm(
 
 
 @torch.no_grad()
-def reverse_sde(model, x, sigmas, extra_args=None, callback=None, disable=None, *, seeds=None, process=None, noise=None):
-    """The SDE from noise to picture by Euler and Maruyama in the process's own time (theory, equation 10.7).
+def reverse_sde(
+    model,
+    x,
+    sigmas,
+    extra_args=None,
+    callback=None,
+    disable=None,
+    *,
+    seeds=None,
+    process=None,
+    noise=None,
+):
+    """The SDE from noise to picture by Euler and Maruyama in the process's own time (theory,
+    equation 10.7).
 
-    ``process="vp linear"`` is Song et al.'s VP, "ve" or the default their VE. Where its rate is infinite, at the pure-noise
-    end of `flow`, the step is DDPM's.
+    ``process="vp linear"`` is Song et al.'s VP, "ve" or the default their VE. Where its rate is
+    infinite, at the pure-noise end of `flow`, the step is DDPM's.
     """
 
     def step(walk, x, t, u):

@@ -22,11 +22,12 @@ from .settings import RefineSettings, Settings
 from .spectrum import Spectrum
 
 log = logging.getLogger(__name__)
-# Seeds of the picture's own noise and of its refinement are the same numbers to the user; noise that the picture was
-# drawn from must not be added to it again.
+# Seeds of the picture's own noise and of its refinement are the same numbers to the user; noise
+# that the picture was drawn from must not be added to it again.
 SEED_OFFSET = 0x15D0_5EED
 FINE = 0.25  # cycles per pixel: half of the highest frequency along an axis
-# Detail that was all but absent, or is, is not brought back by a factor; nor is rounding made into detail.
+# Detail that was all but absent, or is, is not brought back by a factor; nor is rounding made into
+# detail.
 LEAST_DETAIL = 1e-3
 
 
@@ -37,8 +38,10 @@ class Refined:
     Attributes:
         x: the pictures, in the shape, dtype and on the device of those given.
         iterations: (B,) how many each went through.
-        converged: (B,) whether its last iteration changed it by less than the tolerance; never where that is 0.
-        changes: (iterations, B) the root mean square change in each iteration over that of the picture, 0 once done.
+        converged: (B,) whether its last iteration changed it by less than the tolerance; never
+            where that is 0.
+        changes: (iterations, B) the root mean square change in each iteration over that of the
+            picture, 0 once done.
         calls: model calls made.
     """
 
@@ -51,8 +54,9 @@ class Refined:
 
 @dataclass(frozen=True)
 class Action:
-    """What iteration k does: exp(pixels g) for the generator ``name`` (None: nothing), then noise up to ``ratio`` = s/a,
-    of which ``kept`` is still there, and the way down to ``end`` in ``steps``."""
+    """What iteration k does: exp(pixels g) for the generator ``name`` (None: nothing), then noise
+    up to ``ratio`` = s/a, of which ``kept`` is still there, and the way down to ``end`` in
+    ``steps``."""
 
     name: str | None
     pixels: float
@@ -67,16 +71,21 @@ def plan(settings, clean=True, shares=None):
 
     ``shares`` are the steps of each, where there is a number of them to be shared.
 
-    The generators take turns. With antithetic pairs each acts twice in a row, by the same eps and the opposite sign; the
-    eps is that of the pair, else the two would not cancel. Unless ``clean``, iterations before the last turn round at the
-    floor: going to 0 and back washes out what the model's mean does not have (Restart, Xu et al. 2023, turns there too).
+    The generators take turns. With antithetic pairs each acts twice in a row, by the same eps and
+    the opposite sign; the eps is that of the pair, else the two would not cancel. Unless ``clean``,
+    iterations before the last turn round at the floor: going to 0 and back washes out what the
+    model's mean does not have (Restart, Xu et al. 2023, turns there too).
     """
     names, done, kept = group.SETS[settings.generators], [], 0.0
     shares = [settings.calls] * settings.iterations if shares is None else shares
     ratios = [settings.noise / (k + 1) ** settings.noise_decay for k in range(len(shares))]
     for k, steps in enumerate(shares):
         turn, sign = (k // 2, (-1) ** k) if settings.antithetic else (k, 1)
-        pixels = sign * settings.strength / (1 + turn * (2 if settings.antithetic else 1)) ** settings.strength_decay
+        pixels = (
+            sign
+            * settings.strength
+            / (1 + turn * (2 if settings.antithetic else 1)) ** settings.strength_decay
+        )
         name = names[turn % len(names)] if names and pixels else None
         # there must be a way down to the floor, and up again
         turns = not clean and k + 1 < len(ratios) and settings.floor <= min(ratios[k : k + 2]) / 2
@@ -98,11 +107,14 @@ class Held:
 
     def __call__(self, x, sigma, **extra):
         denoised = check_kind(self.model(x, sigma, **extra), x).to(self.known)
-        return torch.where(self.mask == 0, self.known, torch.lerp(self.known, denoised, self.mask)).to(x.dtype)
+        return torch.where(
+            self.mask == 0, self.known, torch.lerp(self.known, denoised, self.mask)
+        ).to(x.dtype)
 
 
 class Watch:
-    """A sampler's callback that remembers what the model said last, and passes on with all calls counted."""
+    """A sampler's callback that remembers what the model said last, and passes on with all calls
+    counted."""
 
     def __init__(self, callback, done):
         self.callback, self.done, self.denoised = callback, done, None
@@ -114,7 +126,8 @@ class Watch:
 
 
 def descent(path, ratio, calls, low, sigmas=None, end=0.0):
-    """Return falling sigmas, at most ``calls`` + 1, from the noise-to-signal ``ratio``, or from ``low`` if that is more.
+    """Return falling sigmas, at most ``calls`` + 1, from the noise-to-signal ``ratio``, or from
+    ``low`` if that is more.
 
     Args:
         path: a Path.
@@ -122,12 +135,15 @@ def descent(path, ratio, calls, low, sigmas=None, end=0.0):
         calls: model calls.
         low: the smallest sigma of the model; 0: unknown.
         sigmas: a schedule in whose pace to go; left out, ISDO's own curvature schedule.
-        end: the ratio to stop at, 0 or above the model's smallest; the way there is even in log sigma.
+        end: the ratio to stop at, 0 or above the model's smallest; the way there is even in log
+            sigma.
     """
     start = max(path.from_noise_to_signal(ratio), low)
     if end > 0:
         bottom = path.from_noise_to_signal(end)
-        levels = torch.linspace(math.log(start), math.log(bottom), calls + 1, dtype=torch.float64, device="cpu").exp()
+        levels = torch.linspace(
+            math.log(start), math.log(bottom), calls + 1, dtype=torch.float64, device="cpu"
+        ).exp()
         levels[0], levels[-1] = start, bottom
         return levels
     if calls == 1 or start <= LEAST_ROOM * low:
@@ -138,11 +154,12 @@ def descent(path, ratio, calls, low, sigmas=None, end=0.0):
 
 
 class Lock:
-    """Takes the lowest modes out of a change of the painted part, so that those of the picture stay.
+    """Takes the lowest modes out of a change of the painted part, so that those of the picture
+    stay.
 
-    The modes are products of cosines (no wrap-around), those with fewer half waves per longer side than ``count``. Under a
-    mask they are not orthogonal any more, and what is taken out must itself lie under the mask: it is the projection in
-    the inner product that the mask weighs.
+    The modes are products of cosines (no wrap-around), those with fewer half waves per longer side
+    than ``count``. Under a mask they are not orthogonal any more, and what is taken out must itself
+    lie under the mask: it is the projection in the inner product that the mask weighs.
 
     Args:
         count: 0 locks nothing, 1 the mean of each channel (and frame).
@@ -152,20 +169,29 @@ class Lock:
 
     def __init__(self, count, mask, like):
         self.mask, (height, width) = mask, like.shape[-2:]
-        rows, columns = (torch.arange(n, dtype=torch.float64, device="cpu") * max(height, width) / n for n in (height, width))
+        rows, columns = (
+            torch.arange(n, dtype=torch.float64, device="cpu") * max(height, width) / n
+            for n in (height, width)
+        )
         chosen = (torch.hypot(rows[:, None], columns) < count).nonzero().tolist()
         waves = [torch.outer(_cosine(height, i), _cosine(width, j)).flatten() for i, j in chosen]
-        basis = torch.stack(waves) if waves else torch.zeros(0, height * width, dtype=torch.float64, device="cpu")
+        basis = (
+            torch.stack(waves)
+            if waves
+            else torch.zeros(0, height * width, dtype=torch.float64, device="cpu")
+        )
         self.basis, self.inverse = beside(basis, like), None
         if mask is not None and waves:
             weights = wide(mask).reshape(len(mask), -1, height * width)
             gram = torch.stack([(basis * w[:, None]) @ basis.T for w in weights])
-            # an empty or tiny window leaves directions without weight: those are not locked, nor in the change
+            # an empty or tiny window leaves directions without weight: those are not locked, nor in
+            # the change
             inverse = torch.linalg.pinv(gram, rtol=1e-9, hermitian=True)
             self.inverse = beside(inverse, like)
 
     def __call__(self, change):
-        """Return the part of a change (B, C, ..., H, W), already under the mask, that the lock lets through."""
+        """Return the part of a change (B, C, ..., H, W), already under the mask, that the lock lets
+        through."""
         if not len(self.basis):
             return change
         flat = change.reshape(len(change), -1, self.basis.shape[1])
@@ -181,9 +207,10 @@ class Lock:
 class Leash:
     """Keeps the energy of fine detail near that of the first picture, in each radial band.
 
-    A denoiser returns a mean, so noise and the way back wash detail out, or, once nothing is left to wash out, harden it;
-    either way many iterations would end far off. What is beyond the allowed drift is taken out by one factor for each
-    picture and band that is finer than FINE. One factor for all of them would let energy move among the bands.
+    A denoiser returns a mean, so noise and the way back wash detail out, or, once nothing is left
+    to wash out, harden it; either way many iterations would end far off. What is beyond the allowed
+    drift is taken out by one factor for each picture and band that is finer than FINE. One factor
+    for all of them would let energy move among the bands.
 
     Args:
         drift: by what share the energy may differ.
@@ -191,7 +218,10 @@ class Leash:
     """
 
     def __init__(self, drift, picture):
-        self.drift, self.spectrum = drift, Spectrum(*picture.shape[-2:], picture.device, halves=True)
+        self.drift, self.spectrum = (
+            drift,
+            Spectrum(*picture.shape[-2:], picture.device, halves=True),
+        )
         bands = torch.arange(self.spectrum.count, device=picture.device)
         self.fine = (bands + 1) / 2 >= FINE * max(picture.shape[-2:])
         self.first = self._energy(self.spectrum.forward(picture))
@@ -212,26 +242,35 @@ class Leash:
 
 def _cosine(size, order):
     """Return the orthonormal cosine with ``order`` half waves, (size,) float64."""
-    wave = torch.cos(torch.pi * order * (torch.arange(size, dtype=torch.float64, device="cpu") + 0.5) / size)
+    wave = torch.cos(
+        torch.pi * order * (torch.arange(size, dtype=torch.float64, device="cpu") + 0.5) / size
+    )
     return wave / wave.norm()
 
 
 class SeededNoise:
-    """Normal noise, each picture from a generator of its own: the same in any batch and on any device."""
+    """Normal noise, each picture from a generator of its own: the same in any batch and on any
+    device."""
 
     def __init__(self, seeds):
-        self.generators = [torch.Generator("cpu").manual_seed((seed + SEED_OFFSET) % 2**63) for seed in seeds]
+        self.generators = [
+            torch.Generator("cpu").manual_seed((seed + SEED_OFFSET) % 2**63) for seed in seeds
+        ]
 
     def __call__(self, x):
         kind = {"dtype": torch.float32, "device": "cpu"}
-        drawn = [torch.randn(x.shape[1:], generator=generator, **kind) for generator in self.generators]
+        drawn = [
+            torch.randn(x.shape[1:], generator=generator, **kind) for generator in self.generators
+        ]
         return torch.stack(drawn).to(x)
 
 
 def _source_of_noise(noise, seeds, x):
     if noise is not None:
         if not callable(noise):
-            raise ValueError(f"noise is a {type(noise).__name__}: give a function noise(x) -> normal noise shaped like x")
+            raise ValueError(
+                f"noise is a {type(noise).__name__}: give a function noise(x) -> normal noise shaped like x"
+            )
         return noise
     return SeededNoise(each_seed(seeds, len(x)))
 
@@ -248,12 +287,15 @@ def each_seed(seeds, count):
     except TypeError:
         each = ()
     if len(each) != count:
-        raise ValueError(f"seeds is {seeds!r}: give the first picture's seed, or {count}, one for each picture")
+        raise ValueError(
+            f"seeds is {seeds!r}: give the first picture's seed, or {count}, one for each picture"
+        )
     return each
 
 
 def _rms(x):
-    """Return the root mean square of each picture (B,), with bits that do not depend on the batch."""
+    """Return the root mean square of each picture (B,), with bits that do not depend on the
+    batch."""
     return torch.stack([picture.square().mean().sqrt() for picture in x])
 
 
@@ -274,25 +316,28 @@ def refine(
     call_callback=None,
     shares=None,
 ):
-    """Refine finished pictures: move a little, add a little noise, solve back, undo the move, again and again.
+    """Refine finished pictures: move a little, add a little noise, solve back, undo the move, again
+    and again.
 
     Args:
         model: ``model(x, sigma (B,), **extra_args) -> denoised``, as for `sample_isdo`.
         x: (B, C, H, W) or (B, C, T, H, W) without noise; any floating dtype. It is not modified.
         extra_args: keyword arguments handed to the model as they are.
-        callback: called after each iteration with {"x": the pictures so far, clean and held, "i": the iteration from 0,
-            "sigma": where it began, "change": (B,), "active": (B,)}. What it or the model raises passes through; the last
-            "x" stays good.
+        callback: called after each iteration with {"x": the pictures so far, clean and held, "i":
+            the iteration from 0, "sigma": where it began, "change": (B,), "active": (B,)}. What it
+            or the model raises passes through; the last "x" stays good.
         disable: hide the progress bar.
         settings: a RefineSettings.
-        mask: broadcasts to x, 1 where the picture may change and 0 where it stays, bit for bit, or between. The model is
-            held to the picture there: leave out any mask of its wrapper.
+        mask: broadcasts to x, 1 where the picture may change and 0 where it stays, bit for bit, or
+            between. The model is held to the picture there: leave out any mask of its wrapper.
 
     Rarely needed:
         seeds: of the noise: the first picture's (the next has the next), or one for each.
-        noise: ``noise(x) -> normal noise shaped like x``, called once an iteration, in place of the seeds.
-        sampler: for the way back, ``sampler(model, x, sigmas, extra_args, callback, disable) -> x``, which calls its callback
-            as k-diffusion's do; or Settings of ISDO, whose placement and tolerance do not count: the steps are the loop's own.
+        noise: ``noise(x) -> normal noise shaped like x``, called once an iteration, in place of the
+            seeds.
+        sampler: for the way back, ``sampler(model, x, sigmas, extra_args, callback, disable) ->
+            x``, which calls its callback as k-diffusion's do; or Settings of ISDO, whose placement
+            and tolerance do not count: the steps are the loop's own.
         sigmas: a schedule (N + 1,) whose pace the way back keeps; ISDO's own by default.
         call_callback: called at each model call as a sampler's callback, "i" counting all calls.
         shares: the steps of each iteration, in place of the settings' iterations and calls.
@@ -301,10 +346,12 @@ def refine(
         A Refined.
 
     Raises:
-        ValueError: x, settings, seeds or a mask that make no sense; the message says what, what was given, what to do.
+        ValueError: x, settings, seeds or a mask that make no sense; the message says what, what was
+            given, what to do.
         RuntimeError: the model returned NaN or infinity.
 
-    Theory page, section 9. Re-noising and solving back: SDEdit (Meng et al. 2022), Restart (Xu et al. 2023).
+    Theory page, section 9. Re-noising and solving back: SDEdit (Meng et al. 2022), Restart (Xu et
+    al. 2023).
     """
     settings = RefineSettings() if settings is None else settings
     if not isinstance(settings, RefineSettings):
@@ -318,15 +365,24 @@ def refine(
     picture = x.to(working)
     lock = Lock(settings.lock, mask, picture)
     leash = Leash(settings.detail, picture) if settings.detail < 1 else None
-    clean = mask is not None or settings.tolerance > 0 or settings.floor <= path.noise_to_signal(low)
+    clean = (
+        mask is not None or settings.tolerance > 0 or settings.floor <= path.noise_to_signal(low)
+    )
     actions = plan(settings, clean, shares)
     _warn_of_clamp(actions, path, low)
     state, active = picture, torch.ones(len(x), dtype=torch.bool, device=x.device)
-    iterations, changes, model = torch.zeros(len(x), dtype=torch.long, device=x.device), [], CallCounter(model)
+    iterations, changes, model = (
+        torch.zeros(len(x), dtype=torch.long, device=x.device),
+        [],
+        CallCounter(model),
+    )
 
     def settled(back, leash):
-        """Return the state after the way from ``moved`` to ``back``: what has changed is moved back and held."""
-        change = _moved(action.name, -action.pixels, back - moved) if settings.undo else back - state
+        """Return the state after the way from ``moved`` to ``back``: what has changed is moved back
+        and held."""
+        change = (
+            _moved(action.name, -action.pixels, back - moved) if settings.undo else back - state
+        )
         if leash is not None:
             change = change + leash(state + change)
         change = lock(change if mask is None else mask * change)
@@ -339,12 +395,19 @@ def refine(
         if action.ratio > 0:
             levels = descent(path, action.ratio, action.steps, low, sigmas, action.end)
             sigma, signal = float(levels[0]), path.signal(float(levels[0]))
-            fresh = math.sqrt(max(0.0, path.noise_to_signal(sigma) ** 2 - action.kept**2)) * settings.noise_scale
+            fresh = (
+                math.sqrt(max(0.0, path.noise_to_signal(sigma) ** 2 - action.kept**2))
+                * settings.noise_scale
+            )
             noisy = signal * (moved + fresh * noise(moved).to(working))
             held = model if mask is None else Held(model, mask, moved)
-            back = solve(held, noisy.to(x.dtype), levels, extra_args, watch).to(working) / path.signal(float(levels[-1]))
+            back = solve(held, noisy.to(x.dtype), levels, extra_args, watch).to(
+                working
+            ) / path.signal(float(levels[-1]))
         # where noise is kept, the picture so far is what the model said last
-        clean = settled(back if watch.denoised is None or not action.end else watch.denoised.to(working), leash)
+        clean = settled(
+            back if watch.denoised is None or not action.end else watch.denoised.to(working), leash
+        )
         state = settled(back, None) if action.end else clean
         change = torch.where(per_image(active, clean), clean - picture, 0.0)
         relative = _rms(change) / _rms(picture).clamp(min=torch.finfo(working).tiny)
@@ -353,12 +416,24 @@ def refine(
         changes.append(relative)
         active = active & (relative >= settings.tolerance)
         if callback is not None:
-            callback({"x": picture.to(x.dtype, copy=True), "i": k, "sigma": sigma, "change": relative, "active": active})
-        if settings.tolerance and not active.any():  # one look an iteration, none inside the sampler's steps
+            callback(
+                {
+                    "x": picture.to(x.dtype, copy=True),
+                    "i": k,
+                    "sigma": sigma,
+                    "change": relative,
+                    "active": active,
+                }
+            )
+        if (
+            settings.tolerance and not active.any()
+        ):  # one look an iteration, none inside the sampler's steps
             break
     changes = torch.stack(changes) if changes else picture.new_zeros(0, len(x))
     result = picture.to(x.dtype)
-    return Refined(result.clone() if result is x else result, iterations, ~active, changes, model.calls)
+    return Refined(
+        result.clone() if result is x else result, iterations, ~active, changes, model.calls
+    )
 
 
 def _moved(name, pixels, picture):
@@ -366,30 +441,42 @@ def _moved(name, pixels, picture):
 
 
 def _solver(model, sampler, mask):
-    """Return (solve(model, x, sigmas, extra_args, callback) -> x, path, (steps, whether to 0) -> model calls)."""
+    """Return (solve(model, x, sigmas, extra_args, callback) -> x, path, (steps, whether to 0) ->
+    model calls)."""
     if sampler is None or isinstance(sampler, Settings):
         settings = sampler or Settings()
         path = path_of(settings, model)
-        # a model that is held does not answer for itself, and the levels of a way back are the loop's own
+        # a model that is held does not answer for itself, and the levels of a way back are the
+        # loop's own
         settings = replace(settings, path=path.name, placement=0, tolerance=0)
         return functools.partial(_by_isdo, settings, mask), path
     return functools.partial(_by_other, sampler), detect_path(model)
 
 
 def _by_isdo(settings, mask, model, x, sigmas, extra_args, callback):
-    # each way back ends on D: what the ODE would still take out of the noise is what the loop is there to take away
+    # each way back ends on D: what the ODE would still take out of the noise is what the loop is
+    # there to take away
     return solve_ode(model, x, sigmas, extra_args, callback, True, settings, mask, low=0.0)
 
 
 def _by_other(sampler, model, x, sigmas, extra_args, callback):
     model = Checked(model, x.device, len(sigmas) - 1)
-    x = sampler(model, x, sigmas.to(x.dtype).to(x.device), extra_args=extra_args, callback=callback, disable=True)
+    x = sampler(
+        model,
+        x,
+        sigmas.to(x.dtype).to(x.device),
+        extra_args=extra_args,
+        callback=callback,
+        disable=True,
+    )
     model.answers.settle()
     return x
 
 
 def _warn_of_clamp(actions, path, low):
-    below = [action.ratio for action in actions if 0 < path.from_noise_to_signal(action.ratio) < low]
+    below = [
+        action.ratio for action in actions if 0 < path.from_noise_to_signal(action.ratio) < low
+    ]
     if below:
         log.warning(
             "%d of %d iterations ask for less noise (down to %.3g) than the model knows: its smallest, %.3g, is taken",

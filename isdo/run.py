@@ -25,8 +25,8 @@ ROUNDINGS = 10
 def solve_ode(model, x, sigmas, extra_args, callback, disable, settings, mask, low, report=None):
     """`isdo.sample_isdo` where all calls draw, with the model's smallest noise level ``low``.
 
-    Down to it calls are placed and the last step foresees; 0: no call goes below the schedule's, and the last step ends on
-    what D says.
+    Down to it calls are placed and the last step foresees; 0: no call goes below the schedule's,
+    and the last step ends on what D says.
     """
     settings = check_settings(settings)
     check_x(x)
@@ -53,10 +53,15 @@ class Run:
         self.model, self.given, self.extra_args, self.report = model, x, extra_args or {}, report
         self.settings, self.path, self.low, self.row = settings, path, low, SOLVERS[settings.solver]
         self.dtype = x.dtype if x.dtype == torch.float64 else torch.float32
-        self.spectrum, self.state = Spectrum(*x.shape[-2:], x.device, settings.basis), x.to(self.dtype, copy=True)
+        self.spectrum, self.state = (
+            Spectrum(*x.shape[-2:], x.device, settings.basis),
+            x.to(self.dtype, copy=True),
+        )
         self.mask = None if mask is None else check_mask(mask, x).to(x.device, self.dtype)
         self.calls, self.inner, weight = 0, None, settings.curvature_penalty
-        self.penalty = Penalty(weight, path, self.spectrum, self.window(), self.dtype) if weight else None
+        self.penalty = (
+            Penalty(weight, path, self.spectrum, self.window(), self.dtype) if weight else None
+        )
         self.each = calls_each(weight)  # model calls of one of the solver's
 
     def window(self, part=ALL):
@@ -70,7 +75,8 @@ class Run:
         return self.row.make(self.path, self.spectrum, settings, like, self.window(part), self.low)
 
     def ask(self, state, level, sigma):
-        """Return (what the model was asked, denoised, whether another model answers than before) at the levels (B,).
+        """Return (what the model was asked, denoised, whether another model answers than before) at
+        the levels (B,).
 
         ``sigma`` is a number for messages.
         """
@@ -78,7 +84,10 @@ class Run:
             return self.answer(state, level, sigma, self.said)
         # at x last: what a host shows of a step is what it was told last
         probe = self.penalty.probe(state, level)
-        beside = [self.call_model(state + side * probe, level, sigma, self.said)[1].to(self.dtype) for side in (1, -1)]
+        beside = [
+            self.call_model(state + side * probe, level, sigma, self.said)[1].to(self.dtype)
+            for side in (1, -1)
+        ]
         asked, denoised, anew = self.answer(state, level, sigma, self.said)
         bent_ = self.penalty.bend(state, level, denoised.to(self.dtype), *beside)
         return asked, bent_.to(denoised.dtype), anew
@@ -88,14 +97,16 @@ class Run:
         return self.model(asked, level, **self.extra_args)
 
     def answer(self, state, level, sigma, model, may_refuse=False):
-        """Return what ``ask`` does, of ``model(asked, level)`` alone; None if that may refuse, and returns None."""
+        """Return what ``ask`` does, of ``model(asked, level)`` alone; None if that may refuse, and
+        returns None."""
         if (found := self.call_model(state, level, sigma, model, may_refuse)) is None:
             return None
         before, self.inner = self.inner, Identity(self.model)
         return *found, before is not None and before != self.inner
 
     def call_model(self, state, level, sigma, model, may_refuse=False):
-        """Call ``model(asked, level)`` once and return (asked, what it said); None if that may refuse, and is None."""
+        """Call ``model(asked, level)`` once and return (asked, what it said); None if that may
+        refuse, and is None."""
         asked = state.to(self.given.dtype)
         self.answers.look()
         if (said := model(asked, level)) is None and may_refuse:
@@ -110,9 +121,17 @@ class Run:
     def by_schedule(self, given, callback, disable):
         """Go from level to level of a schedule, bent as the settings say; return x at its end."""
         levels = bent(given, self.settings.placement, self.low, self.path)
-        calls, whole = self.each * self.row.calls(len(levels) - 1, levels[-1] == 0), self.row.calls_a_step == 1
+        calls, whole = (
+            self.each * self.row.calls(len(levels) - 1, levels[-1] == 0),
+            self.row.calls_a_step == 1,
+        )
         self.begin_answers(calls, "step" if whole and self.each == 1 else "call")
-        solver, state, modes, sigma = self.solver(), self.state, self.spectrum.forward(self.state), levels[0]
+        solver, state, modes, sigma = (
+            self.solver(),
+            self.state,
+            self.spectrum.forward(self.state),
+            levels[0],
+        )
         for i in trange(len(levels) - 1, disable=disable):
             end, told, amid, arrived = levels[i + 1], None, False, False
             while not arrived:
@@ -124,7 +143,13 @@ class Run:
                     amid = False
                 if told is None and callback is not None:
                     scheduled = torch.full_like(level[0], given[i])
-                    told = {"x": asked, "i": i, "sigma": scheduled, "sigma_hat": level[0], "denoised": denoised}
+                    told = {
+                        "x": asked,
+                        "i": i,
+                        "sigma": scheduled,
+                        "sigma_hat": level[0],
+                        "denoised": denoised,
+                    }
                     if whole:
                         callback(told)
                 if arrived := not (amid or end < sigma):
@@ -138,7 +163,8 @@ class Run:
         return state.to(self.given.dtype)
 
     def by_tolerance(self, given, callback, disable):
-        """Go from the first to the last level of a schedule in steps that each picture needs; return x at 0."""
+        """Go from the first to the last level of a schedule in steps that each picture needs;
+        return x at 0."""
         way, most = Way(self.path, *self.ends(given)), self.settings.max_calls // self.each
         self.begin_answers(self.each * most)
         modes = self.spectrum.forward(self.state)
@@ -149,10 +175,22 @@ class Run:
             largest = max(sigma for sigma, on in zip(sigmas, running, strict=True) if on)
             levels = constants(sigmas, state)
             asked, denoised, anew = self.ask(state, levels, largest)
-            self.report |= {"calls": [self.each * (each.calls + on) for each, on in zip(walks, running, strict=True)]}
+            self.report |= {
+                "calls": [
+                    self.each * (each.calls + on) for each, on in zip(walks, running, strict=True)
+                ]
+            }
             if callback is not None:
                 now = torch.full_like(levels[0], largest)
-                callback({"x": asked, "i": self.calls - 1, "sigma": now, "sigma_hat": levels, "denoised": denoised})
+                callback(
+                    {
+                        "x": asked,
+                        "i": self.calls - 1,
+                        "sigma": now,
+                        "sigma_hat": levels,
+                        "denoised": denoised,
+                    }
+                )
             return self.spectrum.forward(denoised.to(self.dtype)), anew
 
         self.report["rejected"] = [0] * len(walks)
@@ -161,7 +199,9 @@ class Run:
                 self.report["rejected"] = [each.rejected for each in walks]
                 bar.update(self.each)
         self.answers.settle()
-        return self.spectrum.inverse(torch.cat([each.result for each in walks]), self.given.shape).to(self.given.dtype)
+        return self.spectrum.inverse(
+            torch.cat([each.result for each in walks]), self.given.shape
+        ).to(self.given.dtype)
 
     def ends(self, given):
         """Return the first and the last level above 0 of a run with a tolerance."""
@@ -180,16 +220,24 @@ class Run:
         """Refuse what a tolerance cannot be kept with."""
         settings, dtype = self.settings, self.given.dtype
         if given[-1] > 0:
-            raise ValueError(f"with a tolerance the schedule must end in 0, and it ends at {given[-1]:g}: append a 0, or set 0")
+            raise ValueError(
+                f"with a tolerance the schedule must end in 0, and it ends at {given[-1]:g}: append a 0, or set 0"
+            )
         if not (self.row.estimate or self.row.sweeps):
             able = ", ".join(name for name, row in SOLVERS.items() if row.estimate or row.sweeps)
-            raise ValueError(f"the solver {settings.solver} cannot say how far off a step is: with a tolerance take {able}")
+            raise ValueError(
+                f"the solver {settings.solver} cannot say how far off a step is: with a tolerance take {able}"
+            )
         if settings.solver == "multistep" and settings.corrector == 0:
-            raise ValueError("corrector is 0, and a tolerance is kept by what corrections change: set corrector to 1")
+            raise ValueError(
+                "corrector is 0, and a tolerance is kept by what corrections change: set corrector to 1"
+            )
         if settings.max_calls < self.each:
             raise ValueError(
                 f"max_calls is {settings.max_calls}, and with a curvature penalty a step makes {self.each} model calls: "
                 f"give {self.each} or more (in a WebUI: steps), or the penalty 0"
             )
         if settings.tolerance < (least := ROUNDINGS * torch.finfo(dtype).eps):
-            raise ValueError(f"tolerance is {settings.tolerance:g} and x is {dtype}: give 0, or {least:.1g} or more")
+            raise ValueError(
+                f"tolerance is {settings.tolerance:g} and x is {dtype}: give 0, or {least:.1g} or more"
+            )

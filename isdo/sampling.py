@@ -34,48 +34,63 @@ def sample_isdo(
     seeds=None,
     noise=None,
 ):
-    """Solve the probability-flow ODE from sigmas[0] to sigmas[-1]; by default with one model call per step.
+    """Solve the probability-flow ODE from sigmas[0] to sigmas[-1]; by default with one model call
+    per step.
 
-    With a curvature penalty it is another ODE, and each of the solver's calls makes three of the model.
+    With a curvature penalty it is another ODE, and each of the solver's calls makes three of the
+    model.
 
     Args:
         model: ``model(x, sigma (B,), **extra_args) -> denoised``, as k-diffusion's wrappers.
-        x: (B, C, H, W) or (B, C, T, H, W), noise included, at sigmas[0]; any floating dtype. It is not modified.
-        sigmas: falling noise levels (N + 1,), usually ending in 0; on any device. The first zero is the end. If there is one,
-            calls go ``settings.placement`` of the way from these levels to where pictures bend: `isdo.schedules.bent`. With a
-            tolerance they say where to begin and how far down to go: to the last above 0, or the model's smallest.
+        x: (B, C, H, W) or (B, C, T, H, W), noise included, at sigmas[0]; any floating dtype. It is
+            not modified.
+        sigmas: falling noise levels (N + 1,), usually ending in 0; on any device. The first zero is
+            the end. If there is one, calls go ``settings.placement`` of the way from these levels
+            to where pictures bend: `isdo.schedules.bent`. With a tolerance they say where to begin
+            and how far down to go: to the last above 0, or the model's smallest.
         extra_args: keyword arguments handed to the model as they are.
-        callback: called once a step, after its last call, with {"x", "i", "sigma", "sigma_hat", "denoised"} of its first: sigma
-            is the schedule's level, sigma_hat that of x, where the model was called. With a tolerance once a call: sigma is the
-            largest of the levels (B,) in sigma_hat at which pictures are that are still on their way. Calls are here the
-            solver's: with a curvature penalty denoised is what comes of three of the model. The solver "trajectory" calls
-            it once a step, as soon as the step's noise level is solved for all pictures; with a tolerance once a call.
+        callback: called once a step, after its last call, with {"x", "i", "sigma", "sigma_hat",
+            "denoised"} of its first: sigma is the schedule's level, sigma_hat that of x, where the
+            model was called. With a tolerance once a call: sigma is the largest of the levels (B,)
+            in sigma_hat at which pictures are that are still on their way. Calls are here the
+            solver's: with a curvature penalty denoised is what comes of three of the model. The
+            solver "trajectory" calls it once a step, as soon as the step's noise level is solved
+            for all pictures; with a tolerance once a call.
         disable: hide the progress bar.
         settings: a Settings.
-        mask: broadcasts to x, 1 where the picture is painted and 0 where the model's wrapper holds it to a known picture,
-            or between. Fits and norms look at the painted part only; kept pixels go straight to what the model says there.
-        report: a dict that takes in, while the run goes on, "calls" and "rejected": [B] numbers, how many model calls each
-            picture took, and how many of its steps were done again. With the solver "trajectory" a call is one picture at one
-            level, however many go into one call of the model, and "rounds" is how often it was waited for. Where steps go
-            back, "picture" is the last finished one, clean, for whoever interrupts.
-        seeds: of the noise that steps which go back add (``settings.draw``): the first picture's (the next has the next), or
-            one for each. Left out, each picture's x says it: the same x is the same picture in any batch.
-        noise: ``noise(x) -> normal noise shaped like x``, called once a way back, in place of the seeds.
+        mask: broadcasts to x, 1 where the picture is painted and 0 where the model's wrapper holds
+            it to a known picture, or between. Fits and norms look at the painted part only; kept
+            pixels go straight to what the model says there.
+        report: a dict that takes in, while the run goes on, "calls" and "rejected": [B] numbers,
+            how many model calls each picture took, and how many of its steps were done again. With
+            the solver "trajectory" a call is one picture at one level, however many go into one
+            call of the model, and "rounds" is how often it was waited for. Where steps go back,
+            "picture" is the last finished one, clean, for whoever interrupts.
+        seeds: of the noise that steps which go back add (``settings.draw``): the first picture's
+            (the next has the next), or one for each. Left out, each picture's x says it: the same x
+            is the same picture in any batch.
+        noise: ``noise(x) -> normal noise shaped like x``, called once a way back, in place of the
+            seeds.
 
     Returns:
         x at the last sigma, in the shape, dtype and on the device of x.
 
     Raises:
-        ValueError: x, sigmas, settings or a mask that make no sense; the message says what, what was given, what to do.
-        RuntimeError: the model returned NaN or infinity; the message names the step and the sigma. Another model answers
-            amid a run of the solver "trajectory".
+        ValueError: x, sigmas, settings or a mask that make no sense; the message says what, what
+            was given, what to do.
+        RuntimeError: the model returned NaN or infinity; the message names the step and the sigma.
+            Another model answers amid a run of the solver "trajectory".
 
-    Exceptions of the model or the callback pass through. No step waits for the device, but with a tolerance every call does,
-    and every round of the solver "trajectory".
-    Theory page, sections 2 to 5; 11 for the solvers "srk3" to "srk5", 12 for tolerances, 13 for the
-    curvature penalty, 14 for "trajectory", 16 for steps that go back.
+    Exceptions of the model or the callback pass through. No step waits for the device, but with a
+    tolerance every call does, and every round of the solver "trajectory". Theory page, sections 2
+    to 5; 11 for the solvers "srk3" to "srk5", 12 for tolerances, 13 for the curvature penalty, 14
+    for "trajectory", 16 for steps that go back.
     """
-    settings, report, low = check_settings(settings), {} if report is None else report, smallest_sigma(model)
+    settings, report, low = (
+        check_settings(settings),
+        {} if report is None else report,
+        smallest_sigma(model),
+    )
     solve = partial(solve_ode, extra_args=extra_args, mask=mask, low=low, report=report)
     if not settings.repaints:
         return solve(model, x, sigmas, callback=callback, disable=disable, settings=settings)
@@ -101,7 +116,9 @@ def sample_isdo(
 
     drawing = rest(levels, levels[0], steps, low, levels[0])
     with tqdm(total=steps + sum(ways), disable=disable) as bar:
-        report["picture"] = picture = solve(model, x, drawing, callback=told, disable=True, settings=settings)
+        report["picture"] = picture = solve(
+            model, x, drawing, callback=told, disable=True, settings=settings
+        )
         return refine(
             model, picture, extra_args, keep, True, settings=repainting(settings.repaint, levels[0], path), mask=mask,
             seeds=repaint_seeds(seeds, x), noise=noise, sampler=settings, call_callback=told_back, shares=ways,
@@ -109,16 +126,25 @@ def sample_isdo(
 
 
 def repainting(noise, first, path):
-    """Return the RefineSettings of the ways back; none goes higher than the level at which the run began.
+    """Return the RefineSettings of the ways back; none goes higher than the level at which the run
+    began.
 
-    Nothing of the drawing is locked: locked means cost sets of photographs a tenth of what repainting gains.
+    Nothing of the drawing is locked: locked means cost sets of photographs a tenth of what
+    repainting gains.
     """
-    return RefineSettings(noise=noise if path.from_noise_to_signal(noise) <= first else path.noise_to_signal(first), lock=0)
+    return RefineSettings(
+        noise=noise if path.from_noise_to_signal(noise) <= first else path.noise_to_signal(first),
+        lock=0,
+    )
 
 
 def repaint_seeds(seeds, x):
-    """Return the seed of each picture's fresh noise (B,): one made of x itself where there are no ``seeds``."""
+    """Return the seed of each picture's fresh noise (B,): one made of x itself where there are no
+    ``seeds``."""
     if seeds is not None:
         return [seed + REPAINT_OFFSET for seed in each_seed(seeds, len(x))]
     pictures = x.detach().cpu().float().numpy()
-    return [int.from_bytes(hashlib.blake2b(picture.tobytes(), digest_size=8).digest(), "big") for picture in pictures]
+    return [
+        int.from_bytes(hashlib.blake2b(picture.tobytes(), digest_size=8).digest(), "big")
+        for picture in pictures
+    ]

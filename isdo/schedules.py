@@ -30,16 +30,26 @@ def _ramp(first, last, count):
 def _range(sigma_min, sigma_max):
     low, high = float(sigma_min), float(sigma_max)
     if not 0 < low < high < float("inf"):
-        raise ValueError(f"sigma_min and sigma_max must satisfy 0 < sigma_min < sigma_max, not {low:g} and {high:g}")
+        raise ValueError(
+            f"sigma_min and sigma_max must satisfy 0 < sigma_min < sigma_max, not {low:g} and {high:g}"
+        )
     return low, high
 
 
 def _table(sigmas):
     if sigmas is None:
-        raise ValueError("the model has a range of noise levels and no table of them: take karras, exponential or curvature")
+        raise ValueError(
+            "the model has a range of noise levels and no table of them: take karras, exponential or curvature"
+        )
     table = wide(sigmas)
-    if table.ndim != 1 or len(table) < 2 or not (table[0] > 0 and (table.diff() > 0).all() and table[-1].isfinite()):
-        raise ValueError("sigmas must be an ascending table of at least 2 positive noise levels, such as model.sigmas")
+    if (
+        table.ndim != 1
+        or len(table) < 2
+        or not (table[0] > 0 and (table.diff() > 0).all() and table[-1].isfinite())
+    ):
+        raise ValueError(
+            "sigmas must be an ascending table of at least 2 positive noise levels, such as model.sigmas"
+        )
     return table
 
 
@@ -47,7 +57,9 @@ def _to_zero(sigmas):
     """Round to float32 and append the 0; grids so fine that two levels become one are refused."""
     sigmas = torch.cat([sigmas.float(), torch.zeros(1, device="cpu")])
     if not (sigmas.diff() < 0).all():
-        raise ValueError(f"{len(sigmas) - 1} steps are too many for this range of sigma: take fewer, or widen the range")
+        raise ValueError(
+            f"{len(sigmas) - 1} steps are too many for this range of sigma: take fewer, or widen the range"
+        )
     return sigmas
 
 
@@ -75,7 +87,8 @@ def exponential(steps, sigma_min, sigma_max):
 
 
 def simple(steps, sigmas):
-    """Return every (L / steps)-th level of the model's own table, from its end (ComfyUI's "simple").
+    """Return every (L / steps)-th level of the model's own table, from its end (ComfyUI's
+    "simple").
 
     Args:
         steps: model calls, 1 .. L.
@@ -86,37 +99,45 @@ def simple(steps, sigmas):
     """
     steps, table = _count(steps), _table(sigmas)
     if steps > len(table):
-        raise ValueError(f"steps must be at most {len(table)}, the levels of the table, not {steps}")
+        raise ValueError(
+            f"steps must be at most {len(table)}, the levels of the table, not {steps}"
+        )
     return _to_zero(table.flip(0)[torch.arange(steps, device="cpu") * len(table) // steps])
 
 
 def _at(table, index):
-    """Interpolate the table at fractional indices in log sigma, as k-diffusion's t_to_sigma does."""
+    """Interpolate the table at fractional indices in log sigma, as k-diffusion's t_to_sigma
+    does."""
     low = index.long().clamp(max=len(table) - 2)
     return torch.lerp(table.log()[low], table.log()[low + 1], index - low).exp()
 
 
 def uniform(steps, sigmas):
-    """Return levels evenly spaced in the table's index, both ends included (k-diffusion's ``get_sigmas``)."""
+    """Return levels evenly spaced in the table's index, both ends included (k-diffusion's
+    ``get_sigmas``)."""
     table = _table(sigmas)
     return _to_zero(_at(table, _ramp(len(table) - 1, 0, _count(steps))))
 
 
 def sgm_uniform(steps, sigmas):
-    """Return levels evenly spaced in the table's index, the lowest left out (the WebUIs' "SGM uniform").
+    """Return levels evenly spaced in the table's index, the lowest left out (the WebUIs' "SGM
+    uniform").
 
-    The last step to 0 is as long as the others. No steps at all are [0]: a WebUI's hires fix with strength 0 asks for that.
+    The last step to 0 is as long as the others. No steps at all are [0]: a WebUI's hires fix with
+    strength 0 asks for that.
     """
     table, steps = _table(sigmas), _count(steps, least=0)
     return _to_zero(_at(table, _ramp(len(table) - 1, 0, steps + 1)[:-1]))
 
 
 def flow(steps, shift=1.0):
-    """Return sigmas of the flow path from 1 to 0, ``shift s / (1 + (shift - 1) s)`` of an even ramp s.
+    """Return sigmas of the flow path from 1 to 0, ``shift s / (1 + (shift - 1) s)`` of an even ramp
+    s.
 
     Args:
         steps: model calls, at least 1.
-        shift: 1 is even; 3 is Stable Diffusion 3's (Esser et al. 2024, equation 23), which dwells at high noise.
+        shift: 1 is even; 3 is Stable Diffusion 3's (Esser et al. 2024, equation 23), which dwells
+            at high noise.
 
     Raises:
         ValueError: shift not positive.
@@ -128,16 +149,21 @@ def flow(steps, shift=1.0):
 
 
 def rest(sigmas, start, steps, low=0.0, high=0.0):
-    """Return steps + 1 sigmas that go from ``start`` down to the end of a schedule in that schedule's own pace.
+    """Return steps + 1 sigmas that go from ``start`` down to the end of a schedule in that
+    schedule's own pace.
 
-    The last level before 0 stays the schedule's while that has as many levels left as there are steps. Else the steps share
-    what is left down to 0 evenly, as far as the model's smallest level leaves room for them.
+    The last level before 0 stays the schedule's while that has as many levels left as there are
+    steps. Else the steps share what is left down to 0 evenly, as far as the model's smallest level
+    leaves room for them.
 
     Args:
-        sigmas: a falling schedule (N + 1,), which ends in 0 or above; what follows its first 0 is left out.
-        start: the noise level to begin at: also where the schedule has none, up to ``high`` and down to ``low``.
+        sigmas: a falling schedule (N + 1,), which ends in 0 or above; what follows its first 0 is
+            left out.
+        start: the noise level to begin at: also where the schedule has none, up to ``high`` and
+            down to ``low``.
         steps: model calls, at least 1.
-        low, high: the smallest and the largest noise level of the model, 0: unknown, and then the schedule says how far up.
+        low, high: the smallest and the largest noise level of the model, 0: unknown, and then the
+            schedule says how far up.
     """
     steps, levels = _count(steps), wide(sigmas)
     positive = levels[levels > 0]
@@ -162,8 +188,9 @@ def rest(sigmas, start, steps, low=0.0, high=0.0):
     return torch.cat([inner, end]).float()
 
 
-# Measured on the zoo's eps model after 9,000 steps of training, mean of guidance 1 and 3. A Gaussian with the 1/f^2 spectrum of
-# pictures has a curve of the same shape, so it is no bad guess for other models; `bench --suite grids` says how it does.
+# Measured on the zoo's eps model after 9,000 steps of training, mean of guidance 1 and 3. A
+# Gaussian with the 1/f^2 spectrum of pictures has a curve of the same shape, so it is no bad guess
+# for other models; `bench --suite grids` says how it does.
 TYPICAL = Curvature(
     ratios=(13.1, 10.5, 8.3, 6.54, 5.1, 3.95, 3.02, 2.29, 1.72, 1.27, 0.93, 0.67, 0.47, 0.33, 0.22, 0.15, 0.097, 0.038),
     values=(
@@ -171,7 +198,9 @@ TYPICAL = Curvature(
         0.064, 0.055, 0.044, 0.038, 0.031, 0.024, 0.020, 0.017, 0.0098,
     ),
 )  # fmt: skip
-ORDER = 2  # of the integrator that the grid is for; multistep samplers of order 3 gain as much from it
+ORDER = (
+    2  # of the integrator that the grid is for; multistep samplers of order 3 gain as much from it
+)
 STEP_ERROR = 0.25  # error of a step of that order over curvature x (change of log sigma)^3
 LEAST_ROOM = 1.01  # a way from less than so many times the model's smallest level has no room for a second one above it
 AHEAD = 0.5  # `left` of ISDO's own last step, which foresees part of what D has still to turn
@@ -180,23 +209,24 @@ AHEAD = 0.5  # `left` of ISDO's own last step, which foresees part of what D has
 def curvature_sigmas(steps, sigma_min, sigma_max, curvature=TYPICAL, path=VE, left=1.0):
     """Return sigmas between which the spectral curvature to the power 1/3 has equal shares.
 
-    A step of order p over h in log r, r = s/a, errs by c k h^(p+1), k being the curvature; the sum of squares is
-    smallest when each step has the same share of the integral of k^(1/(p+1)). The last sigma before 0 is free: ending
-    on D there errs by what D has still to turn, the integral of k from there on, and it is put where both errors
-    together are least.
+    A step of order p over h in log r, r = s/a, errs by c k h^(p+1), k being the curvature; the sum
+    of squares is smallest when each step has the same share of the integral of k^(1/(p+1)). The
+    last sigma before 0 is free: ending on D there errs by what D has still to turn, the integral of
+    k from there on, and it is put where both errors together are least.
 
     Args:
         steps: model calls; none at all are [0], which a WebUI's hires fix with strength 0 asks for.
         sigma_min, sigma_max: the lowest sigma allowed before 0, and the first.
-        curvature: a Curvature, from `isdo.probe.measure_curvature` in a short run of the model at hand; left out, a
-            stored one.
+        curvature: a Curvature, from `isdo.probe.measure_curvature` in a short run of the model at
+            hand; left out, a stored one.
         path: a Path.
         left: the share of that last error which the sampler leaves; 1 if it ends on D.
 
     Raises:
         ValueError: a range that is empty or not positive.
 
-    Source: the idea that grids follow the trajectory's curvature: Chen et al. 2024 (GITS), Sabour et al. 2024 (AYS).
+    Source: the idea that grids follow the trajectory's curvature: Chen et al. 2024 (GITS), Sabour
+    et al. 2024 (AYS).
     """
     steps, ends = _count(steps, least=0), _range(sigma_min, sigma_max)
     return _to_zero(_curved(steps, *ends, curvature, path, left)[:steps])
@@ -208,29 +238,40 @@ def _curved(steps, low, high, curvature, path, left):
     log_ratio = _ramp(noise_to_signal(path, high).log(), noise_to_signal(path, low).log(), 4001)
     kappa, h = curvature.at(log_ratio), log_ratio[0] - log_ratio[1]
     density = kappa ** (1 / (ORDER + 1))
-    done, turned = (torch.cat([v.new_zeros(1), ((v[1:] + v[:-1]) / 2 * h).cumsum(0)]) for v in (density, kappa))
-    between = float(max(1, steps - 1))  # of a whole number the fifth power may be too large for a tensor
-    error = (STEP_ERROR * done ** (ORDER + 1)) ** 2 / between ** (2 * ORDER + 1) + (left * (turned[-1] - turned)) ** 2
+    done, turned = (
+        torch.cat([v.new_zeros(1), ((v[1:] + v[:-1]) / 2 * h).cumsum(0)]) for v in (density, kappa)
+    )
+    between = float(
+        max(1, steps - 1)
+    )  # of a whole number the fifth power may be too large for a tensor
+    error = (STEP_ERROR * done ** (ORDER + 1)) ** 2 / between ** (2 * ORDER + 1) + (
+        left * (turned[-1] - turned)
+    ) ** 2
     last = done[max(1, int(error.argmin()))]
     inner = interpolate(_ramp(0, last, max(2, steps))[1:steps], done, log_ratio).exp()
     return torch.cat([high[None], path.from_noise_to_signal(inner)])
 
 
 def bent(sigmas, share, sigma_min=0.0, path=VE):
-    """Return a schedule whose levels went a ``share`` of the way to where curvature has them, in log r, r = s/a.
+    """Return a schedule whose levels went a ``share`` of the way to where curvature has them, in
+    log r, r = s/a.
 
-    A mean of the two in the logarithm keeps a smooth schedule smooth, which multistep methods need: moving each level as far
-    as some bound allows lets steps of unlike lengths meet, and was worse than either schedule.
+    A mean of the two in the logarithm keeps a smooth schedule smooth, which multistep methods need:
+    moving each level as far as some bound allows lets steps of unlike lengths meet, and was worse
+    than either schedule.
 
     Args:
-        sigmas: a falling schedule (N + 1,), floats; the first level stays, and one that does not end in 0 is left as it is.
-        share: 0, the schedule, to 1, the curvature: `curvature_sigmas` for a last step that looks ahead.
-        sigma_min: the smallest noise level that the model knows, 0 if it does not say; no level goes below that, or below
-            the last of the schedule if that is lower or nothing is said.
+        sigmas: a falling schedule (N + 1,), floats; the first level stays, and one that does not
+            end in 0 is left as it is.
+        share: 0, the schedule, to 1, the curvature: `curvature_sigmas` for a last step that looks
+            ahead.
+        sigma_min: the smallest noise level that the model knows, 0 if it does not say; no level
+            goes below that, or below the last of the schedule if that is lower or nothing is said.
         path: a Path.
 
     Returns:
-        a list of floats, float64 precision. Levels with r above 100 count as that, as in ``curvature_sigmas``.
+        a list of floats, float64 precision. Levels with r above 100 count as that, as in
+        ``curvature_sigmas``.
 
     Source: theory page, section 8.
     """
@@ -241,7 +282,8 @@ def bent(sigmas, share, sigma_min=0.0, path=VE):
     if not low < levels[0]:
         return [*levels, end]
     given, curved = (
-        noise_to_signal(path, wide(v[1:])).log() for v in (levels, _curved(len(levels), low, levels[0], TYPICAL, path, AHEAD))
+        noise_to_signal(path, wide(v[1:])).log()
+        for v in (levels, _curved(len(levels), low, levels[0], TYPICAL, path, AHEAD))
     )
     moved = path.from_noise_to_signal(torch.lerp(given, curved, share).exp())
     return [levels[0], *moved.tolist(), end]
@@ -249,7 +291,9 @@ def bent(sigmas, share, sigma_min=0.0, path=VE):
 
 def _flow_of(steps, model):
     if model.sigma_max != 1:
-        raise ValueError(f"the schedule 'flow' is for models that start at sigma 1, not {model.sigma_max:g}: try karras")
+        raise ValueError(
+            f"the schedule 'flow' is for models that start at sigma 1, not {model.sigma_max:g}: try karras"
+        )
     return flow(steps)
 
 
@@ -261,12 +305,15 @@ SCHEDULES = {
     "uniform": lambda steps, model: uniform(steps, model.sigmas),
     "sgm_uniform": lambda steps, model: sgm_uniform(steps, model.sigmas),
     "flow": _flow_of,
-    "curvature": lambda steps, model: curvature_sigmas(steps, model.sigma_min, model.sigma_max, path=detect_path(model)),
+    "curvature": lambda steps, model: curvature_sigmas(
+        steps, model.sigma_min, model.sigma_max, path=detect_path(model)
+    ),
 }
 
 
 def schedule(name, steps, model):
-    """Return the sigmas of the schedule ``name`` for a model that has sigma_min, sigma_max and sigmas.
+    """Return the sigmas of the schedule ``name`` for a model that has sigma_min, sigma_max and
+    sigmas.
 
     Raises:
         ValueError: an unknown name, or a schedule that does not suit the model.

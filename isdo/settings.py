@@ -1,4 +1,5 @@
-"""The settings, each declared once: page, infotext, API, command line and docs are made from FIELDS."""
+"""The settings, each declared once: page, infotext, API, command line and docs are made from
+FIELDS."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -7,10 +8,12 @@ from typing import ClassVar
 
 @dataclass(frozen=True)
 class Field:
-    """One setting: ``kind`` is its Python type; ``choices`` or ``low`` and ``high`` (inclusive) bound it.
+    """One setting: ``kind`` is its Python type; ``choices`` or ``low`` and ``high`` (inclusive)
+    bound it.
 
-    What is ``rare`` stands apart on a page. ``idle`` are pairs (key of another setting, function of its value): where any of
-    these says so, this setting has no effect. ``step`` is that of a slider.
+    What is ``rare`` stands apart on a page. ``idle`` are pairs (key of another setting, function of
+    its value): where any of these says so, this setting has no effect. ``step`` is that of a
+    slider.
     """
 
     key: str
@@ -49,13 +52,21 @@ class Field:
             return value
         if self.choices:
             if value not in self.choices:
-                raise ValueError(f"{self.key} is {value!r}: choose one of {', '.join(map(str, self.choices))}")
+                raise ValueError(
+                    f"{self.key} is {value!r}: choose one of {', '.join(map(str, self.choices))}"
+                )
             return value
-        if isinstance(value, bool) != (self.kind is bool) or not isinstance(value, (bool, int, float)):
-            raise ValueError(f"{self.key} is {value!r}: give {'true or false' if self.kind is bool else 'a number'}")
+        if isinstance(value, bool) != (self.kind is bool) or not isinstance(
+            value, (bool, int, float)
+        ):
+            raise ValueError(
+                f"{self.key} is {value!r}: give {'true or false' if self.kind is bool else 'a number'}"
+            )
         if not (self.low <= value <= self.high) or self.kind(value) != value:
             number = "a whole number" if self.kind is int else "a number"
-            raise ValueError(f"{self.key} is {value!r}: give {number} from {self.low} to {self.high}")
+            raise ValueError(
+                f"{self.key} is {value!r}: give {number} from {self.low} to {self.high}"
+            )
         return self.kind(value)
 
     def read(self, text):
@@ -161,7 +172,8 @@ FIELDS = (
         low=4, high=1_000, rare=True, idle=(("solver", lambda solver: solver != "trajectory"),),
     ),
 )  # fmt: skip
-# What the WebUIs' plugin asks besides: choices about the host's part of a run, of which the solver knows nothing.
+# What the WebUIs' plugin asks besides: choices about the host's part of a run, of which the solver
+# knows nothing.
 HOST_FIELDS = (
     Field(
         "strength", "steps", str, "Denoising strength counts", "ISDO strength",
@@ -176,7 +188,8 @@ NO_PRESET = "Custom"
 
 
 def preset_values(name):
-    """Return {key: value} of a preset: what it changes, and the defaults of what the others change."""
+    """Return {key: value} of a preset: what it changes, and the defaults of what the others
+    change."""
     defaults = {field.key: field.default for field in FIELDS}
     return {key: defaults[key] for changed in PRESETS.values() for key in changed} | PRESETS[name]
 
@@ -184,11 +197,16 @@ def preset_values(name):
 def preset_of(values):
     """Return the name of the preset that ``values`` {key: value} are, or NO_PRESET."""
     defaults = {field.key: field.default for field in FIELDS}
-    asked = {key: value for key, value in values.items() if key in defaults and value != defaults[key]}
+    asked = {
+        key: value for key, value in values.items() if key in defaults and value != defaults[key]
+    }
     return next((name for name, changed in PRESETS.items() if changed == asked), NO_PRESET)
 
 
-NO_NOISE, NO_ACTION = ("noise", lambda noise: noise == 0), ("generators", lambda name: name == "none")
+NO_NOISE, NO_ACTION = (
+    ("noise", lambda noise: noise == 0),
+    ("generators", lambda name: name == "none"),
+)
 # The loop that `isdo.refine` runs; "pixels" are the state's own, latent ones where a VAE is in use.
 REFINE_FIELDS = (
     Field(
@@ -363,9 +381,11 @@ class Settings(_Declared):
         return self.draw > 0 and self.repaint > 0 and _BY_KEY["draw"].counts(asdict(self))
 
     def shares(self, steps):
-        """Return (steps that draw, [steps of each way back]) of a run of so many steps that ends in 0.
+        """Return (steps that draw, [steps of each way back]) of a run of so many steps that ends in
+        0.
 
-        Each way back has at least as many steps as a refinement's. Where none is left, all steps draw.
+        Each way back has at least as many steps as a refinement's. Where none is left, all steps
+        draw.
         """
         each, left = RefineSettings.calls, steps - self.draw
         ways = left // each
@@ -373,7 +393,6 @@ class Settings(_Declared):
             return steps, []
         least, more = divmod(left, ways)
         return self.draw, [least + (i < more) for i in range(ways)]
-
 
 
 @dataclass(frozen=True)

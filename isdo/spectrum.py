@@ -1,4 +1,5 @@
-"""Orthonormal transforms over the last two axes, and the radial bands in which their modes are grouped."""
+"""Orthonormal transforms over the last two axes, and the radial bands in which their modes are
+grouped."""
 
 import functools
 import math
@@ -10,8 +11,12 @@ from .device import full_precision, has_complex_fft, precision
 
 
 def _fourier_modes(height, width):
-    """Return |frequency| (cycles per pixel) and multiplicity of each real number of the real FFT, (K,) each."""
-    ky, kx = (f(n, dtype=torch.float64, device="cpu") for f, n in ((torch.fft.fftfreq, height), (torch.fft.rfftfreq, width)))
+    """Return |frequency| (cycles per pixel) and multiplicity of each real number of the real FFT,
+    (K,) each."""
+    ky, kx = (
+        f(n, dtype=torch.float64, device="cpu")
+        for f, n in ((torch.fft.fftfreq, height), (torch.fft.rfftfreq, width))
+    )
     multiplicity = torch.full((height, len(kx)), 2.0, dtype=torch.float64, device="cpu")
     multiplicity[:, 0] = 1
     if width % 2 == 0:
@@ -71,9 +76,9 @@ def _cosine_inverse(modes, height, width):
 class Basis:
     """An orthonormal real transform over the last two axes, as a row of functions.
 
-    ``forward`` maps (..., H, W) to real numbers (..., K); their inner product, weighted with the multiplicity that
-    ``modes`` returns beside the frequency, is that of the pictures. ``parts`` neighbours are one mode: the real and the
-    imaginary part of a Fourier coefficient.
+    ``forward`` maps (..., H, W) to real numbers (..., K); their inner product, weighted with the
+    multiplicity that ``modes`` returns beside the frequency, is that of the pictures. ``parts``
+    neighbours are one mode: the real and the imaginary part of a Fourier coefficient.
     """
 
     name: str
@@ -94,20 +99,27 @@ BASES = {
 
 @functools.lru_cache(maxsize=32)
 def _radial_bands(basis, height, width, device, halves):
-    """Return the radial band of every number (K,) and of every mode (K / parts,), the modes' multiplicity and the bands' size.
+    """Return the radial band of every number (K,) and of every mode (K / parts,), the modes'
+    multiplicity and the bands' size.
 
-    A band is one step of the coarsest frequency that the longer side resolves, so pictures whose longer sides are
-    equal share their bands: frequency is physical, in cycles per pixel.
+    A band is one step of the coarsest frequency that the longer side resolves, so pictures whose
+    longer sides are equal share their bands: frequency is physical, in cycles per pixel.
     """
     radius, multiplicity = BASES[basis].modes(height, width)
     waves = radius * max(height, width)
     index = ((2 * waves - 1e-9).ceil().long() - 1).clamp(min=0) if halves else waves.round().long()
-    # a mode and its mirror image, or a real part and an imaginary part that is 0, are one degree of freedom
+    # a mode and its mirror image, or a real part and an imaginary part that is 0, are one degree of
+    # freedom
     parts = BASES[basis].parts
     size = multiplicity.new_zeros(int(index.max()) + 1).index_add_(0, index, multiplicity / parts)
     band, multiplicity = index[::parts].contiguous(), multiplicity[::parts].contiguous()
     number = precision(device)
-    return index.to(device), band.to(device), multiplicity.to(number).to(device), size.to(number).to(device)
+    return (
+        index.to(device),
+        band.to(device),
+        multiplicity.to(number).to(device),
+        size.to(number).to(device),
+    )
 
 
 class Spectrum:
@@ -118,21 +130,32 @@ class Spectrum:
         size: (bands,) real degrees of freedom of each.
         height_of: (bands,) from 0 at the lowest band to 1 at the highest.
 
-    Band k lies round k waves per longer side; of ``halves`` each is half as wide, from above k/2 to (k + 1)/2 waves, so that
-    whatever a person calls fine detail is a number of whole bands, or nearly.
+    Band k lies round k waves per longer side; of ``halves`` each is half as wide, from above k/2 to
+    (k + 1)/2 waves, so that whatever a person calls fine detail is a number of whole bands, or
+    nearly.
     """
 
     def __init__(self, height, width, device, basis="auto", halves=False):
         device = torch.device(device)
         if basis == "auto":
             basis = "fourier" if has_complex_fft(device) else "cosine"
-        self.basis, self.height, self.width, self.precision = BASES[basis], height, width, precision(device)
-        self.index, self.band, self.multiplicity, self.size = _radial_bands(basis, height, width, device, halves)
+        self.basis, self.height, self.width, self.precision = (
+            BASES[basis],
+            height,
+            width,
+            precision(device),
+        )
+        self.index, self.band, self.multiplicity, self.size = _radial_bands(
+            basis, height, width, device, halves
+        )
         self.count = len(self.size)
-        self.height_of = torch.arange(self.count, device=device, dtype=self.precision) / max(1, self.count - 1)
+        self.height_of = torch.arange(self.count, device=device, dtype=self.precision) / max(
+            1, self.count - 1
+        )
 
     def lowest(self, modes):
-        """Return (bands,) ones for the bands in which the ``modes`` lowest modes lie, zeros for the others."""
+        """Return (bands,) ones for the bands in which the ``modes`` lowest modes lie, zeros for the
+        others."""
         below = self.size.cumsum(0) - self.size
         return (below < modes).to(self.precision)
 
@@ -145,21 +168,25 @@ class Spectrum:
         return self.basis.inverse(modes, self.height, self.width).reshape(shape)
 
     def per_mode(self, p, q):
-        """Return the products of p and q (B, channels, K) for each mode, its parts pooled: (B, channels, K / parts)."""
+        """Return the products of p and q (B, channels, K) for each mode, its parts pooled: (B,
+        channels, K / parts)."""
         product = p * q
         return product if self.basis.parts == 1 else product[..., ::2] + product[..., 1::2]
 
     def per_band(self, values):
-        """Return values (..., K / parts) summed over each band, with the multiplicity: (..., bands)."""
+        """Return values (..., K / parts) summed over each band, with the multiplicity: (...,
+        bands)."""
         values = values.to(self.precision) * self.multiplicity
         return values.new_zeros(*values.shape[:-1], self.count).index_add_(-1, self.band, values)
 
     def inner(self, p, q):
-        """Return the inner product of p and q, per image and band (B, bands): pooled over channels, never over the batch."""
+        """Return the inner product of p and q, per image and band (B, bands): pooled over channels,
+        never over the batch."""
         return self.per_band(self.per_mode(p, q).sum(1))
 
     def spread(self, per_band, like):
-        """Return per_band (..., B, bands) at every number, (..., B, 1, K), in the dtype of ``like``."""
+        """Return per_band (..., B, bands) at every number, (..., B, 1, K), in the dtype of
+        ``like``."""
         index = self.index.expand(*per_band.shape[:-1], -1)
         return per_band.to(like.dtype).gather(-1, index).unsqueeze(-2)
 

@@ -1,4 +1,5 @@
-"""A run of the whole trajectory: its model calls round by round, what is told of them, and its last step."""
+"""A run of the whole trajectory: its model calls round by round, what is told of them, and its last
+step."""
 
 from functools import partial
 
@@ -14,11 +15,12 @@ from .trajectory import Equations, Trajectory, chebyshev, resampled, sweep
 
 # Residuals (RMS, beside pictures of the size of one) at which a schedule's nodes count as solved.
 RESIDUAL = 1e-5
-# Schedules have few nodes where noise covers all, and D turns little there: above so much noise to signal the variable of their
-# interpolation is all but 1/r.
+# Schedules have few nodes where noise covers all, and D turns little there: above so much noise to
+# signal the variable of their interpolation is all but 1/r.
 FEW = 3.0
-# With a tolerance: the intervals to begin with. They are doubled until the doubled ones find an error below ``NEAR`` tolerances
-# in the solution of the others: their own is then far smaller. The first ones need be solved no better than that.
+# With a tolerance: the intervals to begin with. They are doubled until the doubled ones find an
+# error below ``NEAR`` tolerances in the solution of the others: their own is then far smaller. The
+# first ones need be solved no better than that.
 START, NEAR = 8, 10.0
 LOOKS_BACK = 3  # nodes that the last step looks at
 
@@ -35,17 +37,26 @@ class Sweeps:
         self.modes, self.spent = run.spectrum.forward(run.state), [0] * len(run.state)
         # under a mask the host's denoiser holds the known picture of each place in its batch
         self.batch = Batch(run.model, run.extra_args, len(run.state), together=run.mask is None)
-        self.fitted = run.spectrum.lowest(run.settings.modes) if run.settings.power == "fitted" else None
+        self.fitted = (
+            run.spectrum.lowest(run.settings.modes) if run.settings.power == "fitted" else None
+        )
 
     def by_schedule(self, given, callback, disable):
         """Solve at the levels of a schedule, bent as the settings say; return x at its end."""
         run = self.run
         levels = bent(given, run.settings.placement, run.low, run.path)
-        to_zero, nodes = levels[-1] == 0, [v for i, v in enumerate(levels) if v > 0 and v not in levels[:i]]
+        to_zero, nodes = (
+            levels[-1] == 0,
+            [v for i, v in enumerate(levels) if v > 0 and v not in levels[:i]],
+        )
         steps = [nodes.index(level) for level in levels[:-1]]
         if not steps:
             return run.given.clone()
-        self.found = list(self.begin(self.equations(nodes, FEW), RESIDUAL, run.row.calls(len(steps), to_zero)).values())
+        self.found = list(
+            self.begin(
+                self.equations(nodes, FEW), RESIDUAL, run.row.calls(len(steps), to_zero)
+            ).values()
+        )
         run.begin_answers(run.row.calls(len(steps), to_zero))
         with tqdm(total=len(steps), disable=disable) as bar:
             for _ in self.rounds_of():
@@ -58,16 +69,29 @@ class Sweeps:
         return self.end(to_zero)
 
     def by_tolerance(self, given, callback, disable):
-        """Solve at Chebyshev's nodes between the ends of a schedule, as many as each picture needs; return x at 0."""
+        """Solve at Chebyshev's nodes between the ends of a schedule, as many as each picture needs;
+        return x at 0."""
         run, most, tolerance = self.run, self.run.settings.max_calls, self.run.settings.tolerance
         (first, last), intervals, before = run.ends(given), START, None
-        self.callback, self.found, running = callback, [None] * len(self.modes), list(range(len(self.modes)))
+        self.callback, self.found, running = (
+            callback,
+            [None] * len(self.modes),
+            list(range(len(self.modes))),
+        )
         run.begin_answers(most)
         with tqdm(disable=disable, unit="call") as bar:
             while running:
-                equations = self.equations(chebyshev(run.path, first, last, intervals) if first > last else [first])
-                guesses = {b: resampled(self.found[b].final, before, equations) for b in running if before is not None}
-                fresh = self.begin(equations, tolerance * (NEAR if before is None else 1), most, running, guesses)
+                equations = self.equations(
+                    chebyshev(run.path, first, last, intervals) if first > last else [first]
+                )
+                guesses = {
+                    b: resampled(self.found[b].final, before, equations)
+                    for b in running
+                    if before is not None
+                }
+                fresh = self.begin(
+                    equations, tolerance * (NEAR if before is None else 1), most, running, guesses
+                )
                 self.found = [fresh.get(b, self.found[b]) for b in range(len(self.modes))]
                 for _ in self.rounds_of():
                     bar.update(run.calls - bar.n)
@@ -87,7 +111,9 @@ class Sweeps:
     def equations(self, nodes, limit=RATIO_LIMIT):
         """Return the Equations between nodes, which fall or rise."""
         run = self.run
-        return Equations(run.path, run.spectrum, nodes, self.modes.new_zeros(0), run.settings.window, limit)
+        return Equations(
+            run.path, run.spectrum, nodes, self.modes.new_zeros(0), run.settings.window, limit
+        )
 
     def begin(self, equations, tolerance, most, pictures=None, guesses=None, **options):
         """Return {picture: Trajectory}, of all or some of the pictures.
@@ -110,7 +136,8 @@ class Sweeps:
         return made
 
     def rounds_of(self):
-        """Sweep over the trajectories of all pictures until they are done; yields after each round."""
+        """Sweep over the trajectories of all pictures until they are done; yields after each
+        round."""
         report = self.run.report
         report |= {"calls": list(self.spent), "rejected": [0] * len(self.spent)}
         for _ in sweep(self.found, self.ask):
@@ -131,7 +158,8 @@ class Sweeps:
         return [[levels[j][b : b + 1] for j in nodes] for b, nodes in enumerate(asked)]
 
     def ask_at_once(self, pairs):
-        """Return D (modes) at pairs of a picture and a node by one call; None if the model does not take that."""
+        """Return D (modes) at pairs of a picture and a node by one call; None if the model does not
+        take that."""
         run, index = self.run, [b for b, _ in pairs]
         sigmas = [self.found[b].equations.sigmas[j] for b, j in pairs]
         x = self.state_of(torch.cat([self.found[b].states[j] for b, j in pairs]))
@@ -149,15 +177,22 @@ class Sweeps:
         return run.spectrum.forward(denoised.to(run.dtype))
 
     def ask_at_level(self, j):
-        """Return D (modes) of all pictures at node j; one that does not need it lends what it has."""
+        """Return D (modes) of all pictures at node j; one that does not need it lends what it
+        has."""
         run, states, sigma = self.run, [], None
         for each in self.found:
             wanted = j in each.asked
             sigma = each.equations.sigmas[j] if wanted else sigma
             states.append(each.states[j] if wanted else each.states[max(each.states)])
-        x = run.state if j == 0 and all(each.asked for each in self.found) else self.state_of(torch.cat(states))
+        x = (
+            run.state
+            if j == 0 and all(each.asked for each in self.found)
+            else self.state_of(torch.cat(states))
+        )
         level = torch.full((len(x),), sigma, dtype=run.dtype, device=x.device)
-        asked, denoised = self.same_model(run.answer(x, level, sigma, lambda *given: self.batch.at_level(*given, j)))
+        asked, denoised = self.same_model(
+            run.answer(x, level, sigma, lambda *given: self.batch.at_level(*given, j))
+        )
         if self.callback is not None:
             self.tell(asked, [sigma] * len(x), denoised)
         return run.spectrum.forward(denoised.to(run.dtype))
@@ -183,7 +218,13 @@ class Sweeps:
     def tell(self, asked, sigmas, denoised):
         """Call the callback of a run with a tolerance."""
         levels = constants(sigmas, asked)
-        state = {"x": asked, "i": self.run.calls - 1, "sigma": levels.max(), "sigma_hat": levels, "denoised": denoised}
+        state = {
+            "x": asked,
+            "i": self.run.calls - 1,
+            "sigma": levels.max(),
+            "sigma_hat": levels,
+            "denoised": denoised,
+        }
         self.callback(state)
 
     def solved(self):
@@ -195,21 +236,29 @@ class Sweeps:
         """Return what the callback is told of step i."""
         dtype, number = self.run.given.dtype, {"dtype": self.run.dtype, "device": self.modes.device}
         x, denoised = (
-            self.state_of(torch.cat(parts)).to(dtype) for parts in zip(*((f.state, f.denoised) for f in finals), strict=True)
+            self.state_of(torch.cat(parts)).to(dtype)
+            for parts in zip(*((f.state, f.denoised) for f in finals), strict=True)
         )
         sigma, scheduled = (torch.full((), value, **number) for value in (sigma, scheduled))
         return {"x": x, "i": i, "sigma": scheduled, "sigma_hat": sigma, "denoised": denoised}
 
     def now(self):
-        """Return the pictures at 0 as far as they are known: by the last step from the nodes in flight."""
-        return self.state_of(torch.cat([self.last_step(b) for b in range(len(self.found))])).to(self.run.given.dtype)
+        """Return the pictures at 0 as far as they are known: by the last step from the nodes in
+        flight."""
+        return self.state_of(torch.cat([self.last_step(b) for b in range(len(self.found))])).to(
+            self.run.given.dtype
+        )
 
     def end(self, to_zero):
-        """Return the pictures at the last node, or at 0, whither what goes the last step of a sequential run goes."""
+        """Return the pictures at the last node, or at 0, whither what goes the last step of a
+        sequential run goes."""
         run = self.run
         if not to_zero and self.found[0].equations.last == 0:  # the same level all along
             return run.given.clone()
-        parts = [self.last_step(b) if to_zero else each.states[each.low] for b, each in enumerate(self.found)]
+        parts = [
+            self.last_step(b) if to_zero else each.states[each.low]
+            for b, each in enumerate(self.found)
+        ]
         return self.state_of(torch.cat(parts)).to(run.given.dtype)
 
     def last_step(self, b):

@@ -9,11 +9,15 @@ from typing import NamedTuple
 
 @cache
 def trees(order):
-    """Return the rooted trees with ``order`` nodes; a tree is the sorted tuple of the trees that hang from its root."""
+    """Return the rooted trees with ``order`` nodes; a tree is the sorted tuple of the trees that
+    hang from its root."""
     if order == 1:
         return ((),)
     grafted = {
-        tuple(sorted((branch, *rest))) for size in range(1, order) for branch in trees(size) for rest in trees(order - size)
+        tuple(sorted((branch, *rest)))
+        for size in range(1, order)
+        for branch in trees(size)
+        for rest in trees(order - size)
     }
     return tuple(sorted(grafted))
 
@@ -23,12 +27,14 @@ def _nodes(tree):
 
 
 def density(tree):
-    """Return gamma(tree): the order condition of a tree is sum b_i Phi_i = 1/gamma (Hairer, Norsett, Wanner, II.2)."""
+    """Return gamma(tree): the order condition of a tree is sum b_i Phi_i = 1/gamma (Hairer,
+    Norsett, Wanner, II.2)."""
     return _nodes(tree) * prod(density(branch) for branch in tree)
 
 
 class Step(NamedTuple):
-    """What one step gives: y at its end, the slopes of all stages, and the embedded estimate of y's error or None."""
+    """What one step gives: y at its end, the slopes of all stages, and the embedded estimate of y's
+    error or None."""
 
     y: object
     slopes: list
@@ -39,9 +45,9 @@ class Step(NamedTuple):
 class Tableau:
     """An explicit Runge-Kutta method, exact fractions throughout.
 
-    At birth it is checked that rows sum to c, that b sums to 1, that every order condition holds up to ``order`` and not
-    all of the next, and the same of the embedded weights. What can be deduced is not declared: stages, FSAL, the weights
-    of the error estimate.
+    At birth it is checked that rows sum to c, that b sums to 1, that every order condition holds up
+    to ``order`` and not all of the next, and the same of the embedded weights. What can be deduced
+    is not declared: stages, FSAL, the weights of the error estimate.
 
     Args:
         name: the key in TABLEAUX.
@@ -66,13 +72,17 @@ class Tableau:
 
     def __post_init__(self):
         if [len(row) for row in self.a] != list(range(len(self.b))) or len(self.c) != len(self.b):
-            raise ValueError(f"tableau {self.name!r}: {len(self.b)} weights want so many rows of 0, 1, 2 .. and so many c")
+            raise ValueError(
+                f"tableau {self.name!r}: {len(self.b)} weights want so many rows of 0, 1, 2 .. and so many c"
+            )
         if any(sum(row) != c for row, c in zip(self.a, self.c, strict=True)):
             raise ValueError(f"tableau {self.name!r}: its rows must sum to c")
         claims = [(self.b, self.order)] + ([(self.low, self.low_order)] if self.low else [])
         for weights, order in claims:
             if (found := self.order_of(weights)) != order:
-                raise ValueError(f"tableau {self.name!r}: weights said to be of order {order} are of order {found}")
+                raise ValueError(
+                    f"tableau {self.name!r}: weights said to be of order {order} are of order {found}"
+                )
 
     def order_of(self, weights):
         """Return the highest order whose conditions, and all below, the weights fulfil."""
@@ -82,12 +92,17 @@ class Tableau:
         return order
 
     def _holds(self, weights, tree):
-        return sum(w * v for w, v in zip(weights, self._stages(tree), strict=True)) == Fraction(1, density(tree))
+        return sum(w * v for w, v in zip(weights, self._stages(tree), strict=True)) == Fraction(
+            1, density(tree)
+        )
 
     def _stages(self, tree):
         """Return Phi_i of a tree: the product over its branches of sum_j a_ij Phi_j."""
         branches = [self._stages(branch) for branch in tree]
-        return [prod(sum(a * v for a, v in zip(row, values, strict=False)) for values in branches) for row in self.a]
+        return [
+            prod(sum(a * v for a, v in zip(row, values, strict=False)) for values in branches)
+            for row in self.a
+        ]
 
     @property
     def stages(self):
@@ -133,8 +148,12 @@ def _rows(text):
 
 
 EULER = Tableau("euler", 1, a=((),), b=_row("1"), c=_row("0"))
-HEUN = Tableau("heun", 2, a=_rows("; 1"), b=_row("1/2 1/2"), c=_row("0 1"), low=_row("1 0"), low_order=1)
-RK4 = Tableau("rk4", 4, a=_rows("; 1/2; 0 1/2; 0 0 1"), b=_row("1/6 1/3 1/3 1/6"), c=_row("0 1/2 1/2 1"))
+HEUN = Tableau(
+    "heun", 2, a=_rows("; 1"), b=_row("1/2 1/2"), c=_row("0 1"), low=_row("1 0"), low_order=1
+)
+RK4 = Tableau(
+    "rk4", 4, a=_rows("; 1/2; 0 1/2; 0 0 1"), b=_row("1/6 1/3 1/3 1/6"), c=_row("0 1/2 1/2 1")
+)
 BOGACKI_SHAMPINE = Tableau(  # Bogacki and Shampine 1989
     "bogacki_shampine", 3, a=_rows("; 1/2; 0 3/4; 2/9 1/3 4/9"), b=_row("2/9 1/3 4/9 0"), c=_row("0 1/2 3/4 1"),
     low=_row("7/24 1/4 1/3 1/8"), low_order=2,

@@ -1,4 +1,5 @@
-"""Gradio controls for the settings, for gradio 3.41 and 4.40: one table of what a setting looks like."""
+"""Gradio controls for the settings, for gradio 3.41 and 4.40: one table of what a setting looks
+like."""
 
 import functools
 
@@ -24,14 +25,17 @@ def widget(field):
 
 
 def has_choice(field):
-    """Say whether there is anything to choose: a setting with one value waits for others and is not shown."""
+    """Say whether there is anything to choose: a setting with one value waits for others and is not
+    shown."""
     return len(field.choices) != 1
 
 
 def unsaved(control):
-    """Return the control, whose value Settings > Defaults leaves alone: it stands in Settings > ISDO already.
+    """Return the control, whose value Settings > Defaults leaves alone: it stands in Settings >
+    ISDO already.
 
-    Else the page would keep the values of the first start, and Settings > ISDO would have no effect.
+    Else the page would keep the values of the first start, and Settings > ISDO would have no
+    effect.
     """
     control.do_not_save_to_config = True
     return control
@@ -81,7 +85,11 @@ def grey_out(fields, made):
             continue
         # what else decides over these is needed, too
         mine = [field for field in fields if any(name == key for name, _ in field.idle)]
-        asked = [name for name in by_key if any(name == other for field in mine for other, _ in field.idle)]
+        asked = [
+            name
+            for name in by_key
+            if any(name == other for field in mine for other, _ in field.idle)
+        ]
 
         def update(*values, mine=mine, asked=asked):
             found = dict(zip(asked, values, strict=True))
@@ -89,7 +97,11 @@ def grey_out(fields, made):
             return updates if len(updates) > 1 else updates[0]
 
         by_key[key].change(
-            update, [by_key[name] for name in asked], [by_key[field.key] for field in mine], show_progress=False, queue=False
+            update,
+            [by_key[name] for name in asked],
+            [by_key[field.key] for field in mine],
+            show_progress=False,
+            queue=False,
         )
 
 
@@ -118,7 +130,9 @@ def tie_preset(chooser, fields, made, then=None):
         if changed is None:
             return [gr.update() for _ in made] + [gr.update() for _ in on]
         values = {field.key: field.default for field in fields} | changed
-        return [gr.update(value=values[field.key]) for field in fields] + [gr.update(value=True) for _ in on]
+        return [gr.update(value=values[field.key]) for field in fields] + [
+            gr.update(value=True) for _ in on
+        ]
 
     def name_it(*values):
         return preset_of({field.key: value for field, value in zip(fields, values, strict=True)})
@@ -127,14 +141,18 @@ def tie_preset(chooser, fields, made, then=None):
     for control in made:
         control.change(name_it, list(made), [chooser], show_progress=False, queue=False)
         if on:
-            control.input(functools.partial(gr.update, value=True), [], on, show_progress=False, queue=False)
+            control.input(
+                functools.partial(gr.update, value=True), [], on, show_progress=False, queue=False
+            )
 
 
 def follow(button, hidden, fields, made, stored):
-    """Let a button put the stored values into the controls, and a hidden one do so where nobody has touched them.
+    """Let a button put the stored values into the controls, and a hidden one do so where nobody has
+    touched them.
 
     Args:
-        button, hidden: gr.Buttons; the page's script presses the hidden one when the Settings have changed.
+        button, hidden: gr.Buttons; the page's script presses the hidden one when the Settings have
+            changed.
         fields, made: as of ``controls``.
         stored: a function that returns the stored {key: value}.
     """
@@ -151,9 +169,12 @@ def follow(button, hidden, fields, made, stored):
     def put_where_untouched(before, *current):
         now = values()
         updates = [
-            gr.update(value=new) if old == seen else gr.update() for old, seen, new in zip(before, current, now, strict=True)
+            gr.update(value=new) if old == seen else gr.update()
+            for old, seen, new in zip(before, current, now, strict=True)
         ]
         return [now, *updates]
 
     button.click(put, [], [shown, *made], show_progress=False, queue=False)
-    hidden.click(put_where_untouched, [shown, *made], [shown, *made], show_progress=False, queue=False)
+    hidden.click(
+        put_where_untouched, [shown, *made], [shown, *made], show_progress=False, queue=False
+    )

@@ -23,15 +23,24 @@ class Masked:
     """
 
     def __init__(self, spectrum, shape, mask):
-        self.spectrum, self.shape, self.mask, self.kept = spectrum, shape, mask, (mask == 0).to(mask.dtype)
+        self.spectrum, self.shape, self.mask, self.kept = (
+            spectrum,
+            shape,
+            mask,
+            (mask == 0).to(mask.dtype),
+        )
 
     def painted(self, modes):
-        """Return the part of a change that counts: what the host does to the kept pixels says nothing of the model."""
+        """Return the part of a change that counts: what the host does to the kept pixels says
+        nothing of the model."""
         return self._times(self.mask, modes)
 
     def keep(self, stepped, start, shrink, rise):
-        """Return the step; kept pixels, whose D is what the host says, go from ``start`` where a constant D leads."""
-        return stepped + self._times(self.kept, shrink * start.corrected + rise * start.denoised - stepped)
+        """Return the step; kept pixels, whose D is what the host says, go from ``start`` where a
+        constant D leads."""
+        return stepped + self._times(
+            self.kept, shrink * start.corrected + rise * start.denoised - stepped
+        )
 
     def _times(self, weight, modes):
         return self.spectrum.forward(weight * self.spectrum.inverse(modes, self.shape))

@@ -7,7 +7,9 @@ import isdo
 ROOT = Path(__file__).absolute().parents[1]
 LOADED = Path(isdo.__file__).absolute().parents[1]
 if not LOADED.samefile(ROOT):
-    raise ImportError(f"ISDO is here twice, in {LOADED} and in {ROOT}: delete one of the two folders and restart the WebUI")
+    raise ImportError(
+        f"ISDO is here twice, in {LOADED} and in {ROOT}: delete one of the two folders and restart the WebUI"
+    )
 
 from isdo.hosts import UnsupportedHost, check_host  # noqa: E402  only once it is clear whose they are
 
@@ -37,7 +39,8 @@ else:
             webui.before_picture(p, args)
 
     class RefineAccordion(scripts.Script):
-        """The accordion that refines finished pictures. First of the two of that title: the API takes the first it finds."""
+        """The accordion that refines finished pictures. First of the two of that title: the API
+        takes the first it finds."""
 
         def title(self):
             return webui.REFINE.name

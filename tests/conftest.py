@@ -25,7 +25,8 @@ def idct(x):
 
 
 class Gaussian:
-    """D of one Gaussian that is diagonal in a basis; every mode of x - a mean only shrinks on its way.
+    """D of one Gaussian that is diagonal in a basis; every mode of x - a mean only shrinks on its
+    way.
 
     Args:
         path: a Path.
@@ -64,7 +65,8 @@ def seeded():
 
 @pytest.fixture
 def no_grad():
-    """Hold gradients off for one test: a module that switched them off for good would break the training's tests."""
+    """Hold gradients off for one test: a module that switched them off for good would break the
+    training's tests."""
     with torch.no_grad():
         yield
 
@@ -107,8 +109,13 @@ class PixelMixture:
     def __call__(self, x, sigma):
         sigma = per_image(sigma, x)
         a = self.path.signal(sigma)
-        rows = [(mean, v, a**2 * v + sigma**2, x - a * mean) for mean, v in zip(self.means, self.variances, strict=True)]
-        first, second = (-miss.square() / (2 * total) - total.log() / 2 for _, _, total, miss in rows)
+        rows = [
+            (mean, v, a**2 * v + sigma**2, x - a * mean)
+            for mean, v in zip(self.means, self.variances, strict=True)
+        ]
+        first, second = (
+            -miss.square() / (2 * total) - total.log() / 2 for _, _, total, miss in rows
+        )
         own, other = (mean + a * v / total * miss for mean, v, total, miss in rows)
         return (own + torch.sigmoid(second - first) * (other - own)).to(x.dtype)
 
@@ -139,7 +146,8 @@ def solve():
 
 @pytest.fixture(scope="session")
 def solved():
-    """solved(path, start, end) -> a mixture of pixels, an x at ``start``, the solution at ``end``: once for all who ask."""
+    """solved(path, start, end) -> a mixture of pixels, an x at ``start``, the solution at ``end``:
+    once for all who ask."""
 
     @functools.cache
     def make(path, start, end):

@@ -1,4 +1,5 @@
-"""A small double of AUTOMATIC1111 and of Forge: the names, signatures and habits that the plugin depends on.
+"""A small double of AUTOMATIC1111 and of Forge: the names, signatures and habits that the plugin
+depends on.
 
 `test_host_double.py` compares it with a real WebUI whenever WEBUI_DIR names one.
 """
@@ -57,7 +58,8 @@ class Component:
         self.listen("click", fn, inputs, outputs)
 
     def happens(self, event, value=None):
-        """Let a person do something with it, or a change of its value come about; what follows, follows."""
+        """Let a person do something with it, or a change of its value come about; what follows,
+        follows."""
         if event == "input":
             self.value = value
             self.happens("change")
@@ -82,7 +84,18 @@ class Update(dict):
 
 
 def gradio():
-    names = ("Accordion", "Button", "Checkbox", "Dropdown", "Markdown", "Number", "Row", "Slider", "State", "Textbox")
+    names = (
+        "Accordion",
+        "Button",
+        "Checkbox",
+        "Dropdown",
+        "Markdown",
+        "Number",
+        "Row",
+        "Slider",
+        "State",
+        "Textbox",
+    )
     made = {name: type(name, (Component,), {}) for name in names}
     warnings = []
     return {**made, "update": Update, "Warning": warnings.append, "warnings": warnings}
@@ -102,7 +115,11 @@ class Wrapped:
 
     def __init__(self, checkpoint):
         self.inner_model = checkpoint
-        self.sigmas = torch.linspace(SIGMA_MIN**0.25, SIGMA_MAX**0.25, 1000, dtype=torch.float64).pow(4).float()
+        self.sigmas = (
+            torch.linspace(SIGMA_MIN**0.25, SIGMA_MAX**0.25, 1000, dtype=torch.float64)
+            .pow(4)
+            .float()
+        )
 
     def get_sigmas(self, n):
         at = torch.linspace(len(self.sigmas) - 1, 0, n).long()
@@ -136,7 +153,9 @@ class Linked(Wrapped):
 
     @property
     def sigma_min(self):
-        raise TypeError("'Tensor' object is not callable")  # the predictor's is a number, and the linker calls it
+        raise TypeError(
+            "'Tensor' object is not callable"
+        )  # the predictor's is a number, and the linker calls it
 
     def get_sigmas(self, n):
         if self.predictor.prediction_type == "const":
@@ -167,15 +186,32 @@ class CFGDenoiser:
 
     def __call__(self, x, sigma, uncond, cond, cond_scale, s_min_uncond, image_cond):
         host = self.sampler.host
-        seen = SimpleNamespace(step=self.step, total=self.total_steps, sigma=float(sigma[0]), x=x.clone(), masked=self.mask)
+        seen = SimpleNamespace(
+            step=self.step,
+            total=self.total_steps,
+            sigma=float(sigma[0]),
+            x=x.clone(),
+            masked=self.mask,
+        )
         seen.scale = cond_scale
-        seen.prompts = None if cond is None else [at_step(part.schedules, self.step) for parts in cond.batch for part in parts]
-        seen.negative = None if uncond is None else [at_step(schedule, self.step) for schedule in uncond]
-        seen.image_cond, seen.half = image_cond, torch.mm(*torch.ones(2, 1, 1)).dtype == torch.bfloat16
+        seen.prompts = (
+            None
+            if cond is None
+            else [at_step(part.schedules, self.step) for parts in cond.batch for part in parts]
+        )
+        seen.negative = (
+            None if uncond is None else [at_step(schedule, self.step) for schedule in uncond]
+        )
+        seen.image_cond, seen.half = (
+            image_cond,
+            torch.mm(*torch.ones(2, 1, 1)).dtype == torch.bfloat16,
+        )
         host.seen.append(seen)
         if host.interrupt_at is not None and len(host.seen) > host.interrupt_at:
             host.state.interrupted = True
-        if host.stop_at is not None and len(host.seen) > host.stop_at:  # a click, where the host counts more jobs than one
+        if (
+            host.stop_at is not None and len(host.seen) > host.stop_at
+        ):  # a click, where the host counts more jobs than one
             host.state.stopping_generation = True
         if host.skip_at is not None and len(host.seen) > host.skip_at:
             host.state.skipped, host.skip_at = True, None
@@ -187,10 +223,14 @@ class CFGDenoiser:
             self.model_wrap = None
         if self.mask is not None and host.forge:
             noise = torch.randn_like(self.init_latent)
-            noised = self.inner_model.predictor.noise_scaling(sigma.view(-1, 1, 1, 1), noise, self.init_latent)
+            noised = self.inner_model.predictor.noise_scaling(
+                sigma.view(-1, 1, 1, 1), noise, self.init_latent
+            )
             x = x * self.nmask + noised * self.mask
         denoised = self.inner_model.denoise(x, sigma)
-        if host.forge and self.mask is not None:  # a network mixes its pixels: what is kept shows in what is painted
+        if (
+            host.forge and self.mask is not None
+        ):  # a network mixes its pixels: what is kept shows in what is painted
             denoised = denoised + 0.3 * x.mean((-2, -1), keepdim=True)
         if self.mask is not None:
             denoised = denoised * self.nmask + self.init_latent * self.mask
@@ -232,8 +272,21 @@ class Scheduler:
 
 
 class OptionInfo:
-    def __init__(self, default=None, label="", component=None, component_args=None, onchange=None, section=None):
-        self.default, self.label, self.component, self.component_args = default, label, component, component_args
+    def __init__(
+        self,
+        default=None,
+        label="",
+        component=None,
+        component_args=None,
+        onchange=None,
+        section=None,
+    ):
+        self.default, self.label, self.component, self.component_args = (
+            default,
+            label,
+            component,
+            component_args,
+        )
         self.section, self.category_id = section, None
 
 
@@ -279,18 +332,40 @@ class Script:
         pass
 
     def elem_id(self, item_id):
-        tab = ("img2img_" if self.is_img2img else "txt2img_") if self.show(True) == self.show(False) else ""
+        tab = (
+            ("img2img_" if self.is_img2img else "txt2img_")
+            if self.show(True) == self.show(False)
+            else ""
+        )
         return f"script_{tab}{self.title().lower().replace(' ', '_')}_{item_id}"
 
 
 class AxisOption:
-    def __init__(self, label, type, apply, format_value=None, confirm=None, cost=0.0, choices=None, prepare=None):
-        self.label, self.type, self.apply, self.confirm, self.choices = label, type, apply, confirm, choices
+    def __init__(
+        self,
+        label,
+        type,
+        apply,
+        format_value=None,
+        confirm=None,
+        cost=0.0,
+        choices=None,
+        prepare=None,
+    ):
+        self.label, self.type, self.apply, self.confirm, self.choices = (
+            label,
+            type,
+            apply,
+            confirm,
+            choices,
+        )
 
 
 def setup_img2img_steps(p, steps=None):
     if steps is not None:
-        return (int(steps / min(p.denoising_strength, 0.999)) if p.denoising_strength > 0 else 0), steps - 1
+        return (
+            int(steps / min(p.denoising_strength, 0.999)) if p.denoising_strength > 0 else 0
+        ), steps - 1
     return p.steps, int(min(p.denoising_strength, 0.999) * p.steps)
 
 
@@ -308,16 +383,21 @@ def too_high(n, sigma_min, sigma_max, device):
 
 
 class Host:
-    """A WebUI in a test: ``forge`` chooses the family, ``prediction`` the model, ``schedules`` whether there is a list."""
+    """A WebUI in a test: ``forge`` chooses the family, ``prediction`` the model, ``schedules``
+    whether there is a list."""
 
-    def __init__(self, forge=False, prediction="epsilon", schedules=True, more_samplers=False, half=False):
+    def __init__(
+        self, forge=False, prediction="epsilon", schedules=True, more_samplers=False, half=False
+    ):
         self.forge, self.prediction, self.predictor = forge, prediction, Predictor(prediction)
         self.more_samplers, self.half = more_samplers, half
         self.seen, self.interrupt_at, self.refine_at, self.scripts_data = [], None, None, []
         self.skip_at = self.nan_at = self.stop_at = None
         self.state, self.total_tqdm, self.saved, self.reported = State(), TotalTQDM(), [], []
         self.callbacks = {"on_app_started": [], "on_before_ui": [], "on_ui_settings": []}
-        self.opts = Options(labels={}, always_discard_next_to_last_sigma=False, sgm_noise_multiplier=False)
+        self.opts = Options(
+            labels={}, always_discard_next_to_last_sigma=False, sgm_noise_multiplier=False
+        )
         vars(self.opts).update(enable_pnginfo=True, samples_format="png", sigma_min=0, sigma_max=0)
         self.modules = self.make_modules(schedules)
 
@@ -333,20 +413,44 @@ class Host:
             vars(made).update(content)
             return made
 
-        euler = SamplerData("Euler", lambda model: KDiffusionSampler(sample_euler, model), ["k_euler"], {})
-        heun = SamplerData("Heun", lambda model: KDiffusionSampler(sample_heun, model), ["k_heun"], {"second_order": True})
+        euler = SamplerData(
+            "Euler", lambda model: KDiffusionSampler(sample_euler, model), ["k_euler"], {}
+        )
+        heun = SamplerData(
+            "Heun",
+            lambda model: KDiffusionSampler(sample_heun, model),
+            ["k_heun"],
+            {"second_order": True},
+        )
         sde_options = {"solver_type": "heun", "brownian_noise": True}
-        sde = SamplerData("SDE", lambda model: KDiffusionSampler(sample_sde, model), ["k_sde"], sde_options)
-        fast = SamplerData("DPM fast", lambda model: KDiffusionSampler(sample_fast, model), ["k_fast"], {})
-        others = {each.name: each for each in (euler, heun, sde, fast)} if self.more_samplers else {"Euler": euler}
+        sde = SamplerData(
+            "SDE", lambda model: KDiffusionSampler(sample_sde, model), ["k_sde"], sde_options
+        )
+        fast = SamplerData(
+            "DPM fast", lambda model: KDiffusionSampler(sample_fast, model), ["k_fast"], {}
+        )
+        others = (
+            {each.name: each for each in (euler, heun, sde, fast)}
+            if self.more_samplers
+            else {"Euler": euler}
+        )
         all_samplers = list(others.values())
         listed = [Scheduler("automatic", "Automatic", None), Scheduler("karras", "Karras", karras)]
-        listed += [Scheduler("kl", "KL Optimal", stops_above_zero), Scheduler("ays", "Align Your Steps", too_high)]
+        listed += [
+            Scheduler("kl", "KL Optimal", stops_above_zero),
+            Scheduler("ays", "Align Your Steps", too_high),
+        ]
         schedulers_map = {key: each for each in listed for key in (each.name, each.label)}
 
         class KDiffusionSampler:
             def __init__(self, funcname, sd_model, options=None):
-                self.host, self.funcname, self.func, self.config, self.p = host, funcname, funcname, None, None
+                self.host, self.funcname, self.func, self.config, self.p = (
+                    host,
+                    funcname,
+                    funcname,
+                    None,
+                    None,
+                )
                 self.model_wrap_cfg = CFGDenoiser(self)
                 self.model_wrap = self.model_wrap_cfg.inner_model
                 self.last_latent = None
@@ -364,8 +468,13 @@ class Host:
                 else:
                     table = self.model_wrap.sigmas
                     inner = {"inner_model": self.model_wrap} if scheduler.need_inner_model else {}
-                    low, high = host.opts.sigma_min or table[0].item(), host.opts.sigma_max or table[-1].item()
-                    sigmas = scheduler.function(n=steps, sigma_min=low, sigma_max=high, device="cpu", **inner)
+                    low, high = (
+                        host.opts.sigma_min or table[0].item(),
+                        host.opts.sigma_max or table[-1].item(),
+                    )
+                    sigmas = scheduler.function(
+                        n=steps, sigma_min=low, sigma_max=high, device="cpu", **inner
+                    )
                     p.extra_generation_params["Schedule type"] = scheduler.label
                 return torch.cat([sigmas[:-2], sigmas[-1:]]) if discard else sigmas
 
@@ -375,7 +484,14 @@ class Host:
                 return image + noise * sigma
 
             def sample_img2img(
-                self, p, x, noise, conditioning, unconditional_conditioning, steps=None, image_conditioning=None
+                self,
+                p,
+                x,
+                noise,
+                conditioning,
+                unconditional_conditioning,
+                steps=None,
+                image_conditioning=None,
             ):
                 steps, t_enc = setup_img2img_steps(p, steps)
                 sigmas = self.get_sigmas(p, steps)[steps - t_enc - 1 :]
@@ -383,16 +499,38 @@ class Host:
                 given = conditioning, unconditional_conditioning, image_conditioning
                 return self.run(p, self.noised(x, noise, sigmas[0]), sigmas, t_enc + 1, *given)
 
-            def sample(self, p, x, conditioning, unconditional_conditioning, steps=None, image_conditioning=None):
+            def sample(
+                self,
+                p,
+                x,
+                conditioning,
+                unconditional_conditioning,
+                steps=None,
+                image_conditioning=None,
+            ):
                 steps = steps or p.steps
                 sigmas = self.get_sigmas(p, steps)
                 scale = (1 + sigmas[0] ** 2).sqrt() if host.opts.sgm_noise_multiplier else sigmas[0]
-                return self.run(p, x * scale, sigmas, steps, conditioning, unconditional_conditioning, image_conditioning)
+                return self.run(
+                    p,
+                    x * scale,
+                    sigmas,
+                    steps,
+                    conditioning,
+                    unconditional_conditioning,
+                    image_conditioning,
+                )
 
             def run(self, p, x, sigmas, steps, cond, uncond, image_cond):
                 self.last_latent = x
                 scale = getattr(p, "cfg_scale", 7.0)
-                names = {"uncond": uncond, "cond": cond, "cond_scale": scale, "s_min_uncond": 0.0, "image_cond": image_cond}
+                names = {
+                    "uncond": uncond,
+                    "cond": cond,
+                    "cond_scale": scale,
+                    "s_min_uncond": 0.0,
+                    "image_cond": image_cond,
+                }
                 given = self.initialize(p)
                 if "sigmas" in inspect.signature(self.func).parameters:
                     given["sigmas"] = sigmas
@@ -401,11 +539,21 @@ class Host:
                 if self.config.options.get("solver_type"):
                     given["solver_type"] = self.config.options["solver_type"]
                 # by name at this moment, as the hosts hand it over
-                kind = {"extra_args": names, "disable": True, "callback": self.callback_state, **given}
-                return self.launch_sampling(steps, lambda: self.func(self.model_wrap_cfg, x, **kind))
+                kind = {
+                    "extra_args": names,
+                    "disable": True,
+                    "callback": self.callback_state,
+                    **given,
+                }
+                return self.launch_sampling(
+                    steps, lambda: self.func(self.model_wrap_cfg, x, **kind)
+                )
 
             def launch_sampling(self, steps, func):
-                self.model_wrap_cfg.steps, self.model_wrap_cfg.total_steps = steps, self.config.total_steps(steps)
+                self.model_wrap_cfg.steps, self.model_wrap_cfg.total_steps = (
+                    steps,
+                    self.config.total_steps(steps),
+                )
                 host.state.sampling_steps, host.state.sampling_step = steps, 0
                 try:
                     return func()
@@ -414,34 +562,64 @@ class Host:
 
             def initialize(self, p):
                 self.p = self.model_wrap_cfg.p = p
-                self.model_wrap_cfg.mask, self.model_wrap_cfg.nmask, self.model_wrap_cfg.step = p.mask, p.nmask, 0
-                return {"s_noise": 1.0} if "s_noise" in inspect.signature(self.func).parameters else {}
+                self.model_wrap_cfg.mask, self.model_wrap_cfg.nmask, self.model_wrap_cfg.step = (
+                    p.mask,
+                    p.nmask,
+                    0,
+                )
+                return (
+                    {"s_noise": 1.0} if "s_noise" in inspect.signature(self.func).parameters else {}
+                )
 
             def callback_state(self, d):
                 host.steps_done.append(d)
                 host.state.sampling_step = d["i"]
                 host.total_tqdm.update()
 
-        new("modules.scripts", Script=Script, AlwaysVisible=object(), scripts_data=self.scripts_data)
-        new("modules.script_callbacks", **{name: found.append for name, found in self.callbacks.items()})
+        new(
+            "modules.scripts", Script=Script, AlwaysVisible=object(), scripts_data=self.scripts_data
+        )
+        new(
+            "modules.script_callbacks",
+            **{name: found.append for name, found in self.callbacks.items()},
+        )
         new(
             "modules.shared", opts=self.opts, OptionInfo=OptionInfo, options_section=None, state=self.state,
             total_tqdm=self.total_tqdm, cmd_opts=SimpleNamespace(no_half=False),
         )  # fmt: skip
         new("modules.options", **({"categories": Categories()} if schedules else {}))
-        on, off = (functools.partial(torch.autocast, "cpu", torch.bfloat16, enabled) for enabled in (True, False))
+        on, off = (
+            functools.partial(torch.autocast, "cpu", torch.bfloat16, enabled)
+            for enabled in (True, False)
+        )
         on, off = (on, off) if self.half else (nullcontext, nullcontext)
         new("modules.devices", unet_needs_upcast=False, autocast=on, without_autocast=off)
-        new("modules.errors", report=lambda message, *, exc_info=False: self.reported.append(message))
+        new(
+            "modules.errors",
+            report=lambda message, *, exc_info=False: self.reported.append(message),
+        )
         new("modules.images", save_image=self.save_image)
         new("modules.rng", ImageRNG=ImageRNG)
-        new("modules.processing", process_images=self.process_images, create_infotext=create_infotext)
+        new(
+            "modules.processing",
+            process_images=self.process_images,
+            create_infotext=create_infotext,
+        )
         new(
             "modules.sd_samplers_common", SamplerData=SamplerData, setup_img2img_steps=setup_img2img_steps,
             InterruptedException=Interrupted,
         )  # fmt: skip
-        new("modules.sd_samplers_kdiffusion", KDiffusionSampler=KDiffusionSampler, k_diffusion_samplers_map=dict(others))
-        samplers = new("modules.sd_samplers", all_samplers=all_samplers, all_samplers_map=dict(others), samplers_map={})
+        new(
+            "modules.sd_samplers_kdiffusion",
+            KDiffusionSampler=KDiffusionSampler,
+            k_diffusion_samplers_map=dict(others),
+        )
+        samplers = new(
+            "modules.sd_samplers",
+            all_samplers=all_samplers,
+            all_samplers_map=dict(others),
+            samplers_map={},
+        )
 
         def find_sampler_config(name):
             return all_samplers[0] if name is None else samplers.all_samplers_map.get(name)
@@ -449,7 +627,9 @@ class Host:
         def set_samplers():
             samplers.samplers_map.clear()
             for sampler in all_samplers:
-                samplers.samplers_map.update({name.lower(): sampler.name for name in (sampler.name, *sampler.aliases)})
+                samplers.samplers_map.update(
+                    {name.lower(): sampler.name for name in (sampler.name, *sampler.aliases)}
+                )
 
         @functools.cache
         def get_sampler_and_scheduler(sampler_name, scheduler_name):
@@ -465,7 +645,12 @@ class Host:
             sample_to_image=lambda samples, index=0, approximation=None: Image(samples[index]),
         )  # fmt: skip
         if schedules:
-            new("modules.sd_schedulers", Scheduler=Scheduler, schedulers=listed, schedulers_map=schedulers_map)
+            new(
+                "modules.sd_schedulers",
+                Scheduler=Scheduler,
+                schedulers=listed,
+                schedulers_map=schedulers_map,
+            )
         accordion = type("InputAccordion", (Component,), {})
         new("modules.ui_components", InputAccordion=accordion)
         parent = new("modules", __path__=[])
@@ -480,7 +665,9 @@ class Host:
     def running(self):
         """Let the plugin import this host; afterwards nothing of it is left."""
         ours = [name for name in sys.modules if name.startswith("isdo.hosts") or name == "isdo.ui"]
-        hosts = [name for name in sys.modules if name.split(".")[0] in ("modules", "gradio", "fastapi")]
+        hosts = [
+            name for name in sys.modules if name.split(".")[0] in ("modules", "gradio", "fastapi")
+        ]
         gone = {name: sys.modules.pop(name) for name in (*ours, *hosts)}
         for name in ("ui", "hosts"):  # an import from the package would find the other host's there
             vars(isdo).pop(name, None)
@@ -507,10 +694,16 @@ class Host:
                 callback()
 
     def generate(self, p, args=()):
-        """Make the latents of one picture, first pass and hires, and leave the infotext's parameters on p."""
+        """Make the latents of one picture, first pass and hires, and leave the infotext's
+        parameters on p."""
         script = self.script.IsdoScript()
         script.process(p, *args)
-        x = torch.stack([torch.randn(p.shape, generator=torch.Generator().manual_seed(seed)) for seed in p.seeds])
+        x = torch.stack(
+            [
+                torch.randn(p.shape, generator=torch.Generator().manual_seed(seed))
+                for seed in p.seeds
+            ]
+        )
         self.seen.clear()
         self.steps_done.clear()
         sampler = self.create(p.sampler_name)
@@ -541,10 +734,13 @@ class Host:
         self.saved.append((image, seed, info, image.already_saved_as))
 
     def runner(self, img2img=False):
-        """Return the scripts of a tab as the host keeps them, each with its place among the arguments."""
+        """Return the scripts of a tab as the host keeps them, each with its place among the
+        arguments."""
         made, at = [], 1
         for value in vars(self.script).values():
-            if isinstance(value, type) and issubclass(value, self.modules["modules.scripts"].Script):
+            if isinstance(value, type) and issubclass(
+                value, self.modules["modules.scripts"].Script
+            ):
                 script = value()
                 script.is_img2img = img2img
                 if not script.show(img2img):
@@ -557,9 +753,13 @@ class Host:
         return made
 
     def ask(self, p, img2img=False, **args):
-        """Give p the scripts of its tab and the arguments that the page would hand over: ``refine`` and ``script``."""
+        """Give p the scripts of its tab and the arguments that the page would hand over: ``refine``
+        and ``script``."""
         p.scripts = self.runner(img2img)
-        given, names = [0], {"IsdoScript": "sampler", "RefineAccordion": "refine", "RefineScript": "script"}
+        given, names = (
+            [0],
+            {"IsdoScript": "sampler", "RefineAccordion": "refine", "RefineScript": "script"},
+        )
         names["InvertScript"] = "invert"
         for script in p.scripts:
             mine = args.get(names[type(script).__name__])
@@ -574,7 +774,8 @@ class Host:
         return p
 
     def process_images(self, p):
-        """Draw every batch of p; hooks of scripts in the hosts' order, and what they raise is reported and no more."""
+        """Draw every batch of p; hooks of scripts in the hosts' order, and what they raise is
+        reported and no more."""
 
         def hook(name, *given, **named):
             for script in [script for script in p.scripts if script.alwayson]:
@@ -599,11 +800,24 @@ class Host:
             if self.state.interrupted or self.state.stopping_generation:
                 break
             mine = slice(batch * p.batch_size, (batch + 1) * p.batch_size)
-            p.seeds, p.prompts, p.subseeds = p.all_seeds[mine], p.all_prompts[mine], p.all_subseeds[mine]
+            p.seeds, p.prompts, p.subseeds = (
+                p.all_seeds[mine],
+                p.all_prompts[mine],
+                p.all_subseeds[mine],
+            )
             p.rng = ImageRNG(p.shape, p.seeds)
-            hook("process_batch", batch_number=batch, prompts=p.prompts, seeds=p.seeds, subseeds=p.subseeds)
+            hook(
+                "process_batch",
+                batch_number=batch,
+                prompts=p.prompts,
+                seeds=p.seeds,
+                subseeds=p.subseeds,
+            )
             total = p.find_total(self, p.steps)
-            p.c, p.uc = Conds([p.schedule(total)] * p.batch_size), [[(3, "bad"), (total, "worse")]] * p.batch_size
+            p.c, p.uc = (
+                Conds([p.schedule(total)] * p.batch_size),
+                [[(3, "bad"), (total, "worse")]] * p.batch_size,
+            )
             p.host, p.hook = self, hook
             with self.modules["modules.devices"].autocast():
                 ps = SimpleNamespace(samples=p.sample())
@@ -617,7 +831,9 @@ class Host:
                 infotexts.append(create_infotext(p, p.prompts, p.seeds, p.subseeds))
                 if p.save_samples():
                     i = (len(made) - 1) % p.batch_size
-                    self.save_image(pp.image, "out", "", p.seeds[i], p.prompts[i], "png", infotexts[-1], p)
+                    self.save_image(
+                        pp.image, "out", "", p.seeds[i], p.prompts[i], "png", infotexts[-1], p
+                    )
         processed = SimpleNamespace(images=made, infotexts=infotexts, p=p, index_of_first_image=0)
         hook("postprocess", processed)
         return processed
@@ -628,7 +844,9 @@ class Host:
             p.sampler = self.create(p.sampler_name)
         hook("process_before_every_sampling", x=noise, noise=noise, c=p.c, uc=p.uc)
         if p.kind == "img2img":
-            samples = p.sampler.sample_img2img(p, p.init_latent, noise, p.c, p.uc, image_conditioning=p.image_conditioning)
+            samples = p.sampler.sample_img2img(
+                p, p.init_latent, noise, p.c, p.uc, image_conditioning=p.image_conditioning
+            )
             return samples if p.mask is None else samples * p.nmask + p.init_latent * p.mask
         samples = p.sampler.sample(p, noise, p.c, p.uc, image_conditioning=torch.zeros(1))
         if not p.enable_hr or self.state.interrupted:
@@ -637,10 +855,19 @@ class Host:
         self.state.nextjob()
         steps = p.hr_second_pass_steps or p.steps
         p.rng = ImageRNG(p.shape, p.seeds)
-        p.hr_c, p.hr_uc = Conds([p.schedule(steps)] * p.batch_size), [[(steps, "bad")]] * p.batch_size
+        p.hr_c, p.hr_uc = (
+            Conds([p.schedule(steps)] * p.batch_size),
+            [[(steps, "bad")]] * p.batch_size,
+        )
         hook("before_hr")
         samples = p.sampler.sample_img2img(
-            p, samples, p.rng.next(), p.hr_c, p.hr_uc, steps=steps, image_conditioning=torch.zeros(1)
+            p,
+            samples,
+            p.rng.next(),
+            p.hr_c,
+            p.hr_uc,
+            steps=steps,
+            image_conditioning=torch.zeros(1),
         )
         p.sampler, p.is_hr_pass = None, False
         return Decoded(samples)
@@ -675,11 +902,24 @@ class TotalTQDM:
 class ImageRNG:
     """Noise of each picture from its own generator."""
 
-    def __init__(self, shape, seeds, subseeds=None, subseed_strength=0.0, seed_resize_from_h=0, seed_resize_from_w=0):
-        self.shape, self.generators = tuple(shape), [torch.Generator().manual_seed(seed) for seed in seeds]
+    def __init__(
+        self,
+        shape,
+        seeds,
+        subseeds=None,
+        subseed_strength=0.0,
+        seed_resize_from_h=0,
+        seed_resize_from_w=0,
+    ):
+        self.shape, self.generators = (
+            tuple(shape),
+            [torch.Generator().manual_seed(seed) for seed in seeds],
+        )
 
     def next(self):
-        return torch.stack([torch.randn(self.shape, generator=generator) for generator in self.generators])
+        return torch.stack(
+            [torch.randn(self.shape, generator=generator) for generator in self.generators]
+        )
 
 
 class Decoded(list):
@@ -695,7 +935,9 @@ class Image:
         self.data, self.info = data, {}
 
 
-def create_infotext(p, all_prompts, all_seeds, all_subseeds, comments=None, iteration=0, position_in_batch=0):
+def create_infotext(
+    p, all_prompts, all_seeds, all_subseeds, comments=None, iteration=0, position_in_batch=0
+):
     """Return the parameters as a mapping: how they are written down is the hosts' own."""
     return {"Steps": p.steps, "Sampler": p.sampler_name, **p.extra_generation_params}
 
@@ -721,7 +963,16 @@ def sample_heun(model, x, sigmas, extra_args=None, callback=None, disable=None, 
     return x
 
 
-def sample_sde(model, x, sigmas, extra_args=None, callback=None, disable=None, noise_sampler=None, solver_type="midpoint"):
+def sample_sde(
+    model,
+    x,
+    sigmas,
+    extra_args=None,
+    callback=None,
+    disable=None,
+    noise_sampler=None,
+    solver_type="midpoint",
+):
     assert solver_type == "heun"
     for i in range(len(sigmas) - 1):
         denoised = model(x, sigmas[i].expand(len(x)), **extra_args)
@@ -761,7 +1012,11 @@ class Picture(SimpleNamespace):
         self.uc = None if none else [[(total, text)] for text in self.negative_prompts]
 
     def find_total(self, host, steps):
-        return host.modules["modules.sd_samplers"].find_sampler_config(self.sampler_name).total_steps(steps)
+        return (
+            host.modules["modules.sd_samplers"]
+            .find_sampler_config(self.sampler_name)
+            .total_steps(steps)
+        )
 
     def schedule(self, steps):
         return [(steps // 2, "cat"), (steps, "dog")]
@@ -776,7 +1031,9 @@ def asked(kind="txt2img", **changes):
         outpath_samples="out", override_settings={},
     )  # fmt: skip
     if kind == "img2img":
-        p.init_images = torch.randn(1, *p.shape, generator=torch.Generator().manual_seed(9)) * 0.5 + MEAN
+        p.init_images = (
+            torch.randn(1, *p.shape, generator=torch.Generator().manual_seed(9)) * 0.5 + MEAN
+        )
     vars(p).update(changes)
     if kind == "img2img" and len(p.init_images) < p.batch_size:
         p.init_images = p.init_images.expand(p.batch_size, *p.shape)

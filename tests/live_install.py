@@ -1,4 +1,5 @@
-"""install.py, run as a WebUI runs it at each start: by its own function and interpreter. See livehost.py for what to set."""
+"""install.py, run as a WebUI runs it at each start: by its own function and interpreter. See
+livehost.py for what to set."""
 
 import os
 import subprocess
@@ -7,7 +8,10 @@ import livehost
 import pytest
 from livehost import QUIET, ROOT, declared, python
 
-pytestmark = [pytest.mark.live, pytest.mark.skipif(livehost.missing() is not None, reason=str(livehost.missing()))]
+pytestmark = [
+    pytest.mark.live,
+    pytest.mark.skipif(livehost.missing() is not None, reason=str(livehost.missing())),
+]
 
 RUN = """
 import sys, time
@@ -22,14 +26,17 @@ for _ in range(5):
 
 
 def installer(data, **environment):
-    """Return the lines that the WebUI prints while its own installer runs ours, five times, and the seconds of each."""
+    """Return the lines that the WebUI prints while its own installer runs ours, five times, and the
+    seconds of each."""
     folder = os.environ["WEBUI_DIR"]
     flags = ["--always-cpu"] if '"--always-cpu"' in declared(folder) else []
     command = [str(python(folder)), "-c", RUN, str(ROOT), str(data), *flags]
     env = QUIET | dict(os.environ) | environment
     run = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr[-3000:]
-    lines = run.stdout.splitlines() + run.stderr.splitlines()  # what fails is swallowed and told on the latter
+    lines = (
+        run.stdout.splitlines() + run.stderr.splitlines()
+    )  # what fails is swallowed and told on the latter
     said = [line for line in lines if "ISDO" in line or str(ROOT) in line]
     return said, [float(line.split()[1]) for line in lines if line.startswith("seconds ")]
 

@@ -1,4 +1,5 @@
-"""ISDO invert in a real WebUI, over HTTP: see livehost.py for what to set, and run python -m pytest tests/live_invert.py."""
+"""ISDO invert in a real WebUI, over HTTP: see livehost.py for what to set, and run python -m pytest
+tests/live_invert.py."""
 
 import livehost
 import numpy as np
@@ -9,19 +10,35 @@ from livehost import Refused, encode, ours, rms
 from isdo.hosts.request import INVERT
 from isdo.settings import INVERT_HOST_FIELDS
 
-pytestmark = [pytest.mark.live, pytest.mark.skipif(livehost.missing() is not None, reason=str(livehost.missing()))]
+pytestmark = [
+    pytest.mark.live,
+    pytest.mark.skipif(livehost.missing() is not None, reason=str(livehost.missing())),
+]
 
-ISDO = EULER | {"sampler_name": "ISDO", "scheduler": "Automatic", "steps": 24, "cfg_scale": 1.0, "prompt": "a cat"}
+ISDO = EULER | {
+    "sampler_name": "ISDO",
+    "scheduler": "Automatic",
+    "steps": 24,
+    "cfg_scale": 1.0,
+    "prompt": "a cat",
+}
 
 
 def script(webui, picture=None, *, values=None, **ask):
     """Run the script of img2img's list."""
-    request = {"init_images": [encode(scene() if picture is None else picture)], "script_name": "ISDO invert"}
-    return webui.picture("img2img", **request, **ISDO | ask, script_args=[{"prompt": "a cat"} | (values or {})])
+    request = {
+        "init_images": [encode(scene() if picture is None else picture)],
+        "script_name": "ISDO invert",
+    }
+    return webui.picture(
+        "img2img", **request, **ISDO | ask, script_args=[{"prompt": "a cat"} | (values or {})]
+    )
 
 
 def plain(webui, picture, **ask):
-    return webui.picture("img2img", init_images=[encode(picture)], **ISDO | {"denoising_strength": 1.0} | ask)
+    return webui.picture(
+        "img2img", init_images=[encode(picture)], **ISDO | {"denoising_strength": 1.0} | ask
+    )
 
 
 def sigmas(calls):
@@ -42,21 +59,34 @@ def eps(webui):
 
 def test_the_script_is_listed_once_in_img2img(webui):
     found = [s for s in webui.get("/sdapi/v1/script-info") if s["name"] == "isdo invert"]
-    assert [(s["is_img2img"], s["is_alwayson"], len(s["args"])) for s in found] == [(True, False, len(INVERT_HOST_FIELDS))]
+    assert [(s["is_img2img"], s["is_alwayson"], len(s["args"])) for s in found] == [
+        (True, False, len(INVERT_HOST_FIELDS))
+    ]
     schema = webui.get("/isdo/v1/schema")["invert"]
     assert schema["script_args"] == [field.key for field in INVERT_HOST_FIELDS]
     assert {key: value["default"] for key, value in schema["settings"].items()} == INVERT.defaults
 
 
 def test_the_same_prompt_brings_the_picture_back(model):
-    """The picture is one that the model drew; the number is in grey levels, and holds the VAE's own way to and fro."""
+    """The picture is one that the model drew; the number is in grey levels, and holds the VAE's own
+    way to and fro."""
     picture = model.picture(**ISDO | {"seed": 5}).image
     got, other = script(model, picture), plain(model, picture, seed=6)
-    vae = rms(picture, model.picture("img2img", init_images=[encode(picture)], **ISDO | {"denoising_strength": 0.0}).image)
+    vae = rms(
+        picture,
+        model.picture(
+            "img2img", init_images=[encode(picture)], **ISDO | {"denoising_strength": 0.0}
+        ).image,
+    )
     back, else_where = rms(picture, got.image), rms(picture, other.image)
-    print(f"\nround trip: {back:.2f} grey levels, the VAE alone {vae:.2f}, another seed {else_where:.1f}")
+    print(
+        f"\nround trip: {back:.2f} grey levels, the VAE alone {vae:.2f}, another seed {else_where:.1f}"
+    )
     assert back < max(3.0, 1.5 * vae) < 0.5 * else_where
-    assert ours(got.values)["ISDO invert"].startswith("24 steps, ") and got.values["Script"] == "ISDO invert"
+    assert (
+        ours(got.values)["ISDO invert"].startswith("24 steps, ")
+        and got.values["Script"] == "ISDO invert"
+    )
 
 
 def test_other_words_draw_another_picture_from_the_same_noise(eps):
@@ -70,7 +100,9 @@ def test_the_way_up_comes_first_and_rises(eps):
     got = script(eps, values={"negative_prompt": "blurry", "cfg": 2.0}, cfg_scale=7.0)
     levels = sigmas(got.calls)
     top = levels.index(max(levels))
-    assert levels[: top + 1] == sorted(levels[: top + 1]) and levels[top:] == sorted(levels[top:], reverse=True)
+    assert levels[: top + 1] == sorted(levels[: top + 1]) and levels[top:] == sorted(
+        levels[top:], reverse=True
+    )
     assert len(levels) - top == 24 and all(call["finite"] for call in got.calls)
 
 
@@ -89,7 +121,15 @@ def test_less_strength_goes_less_far_up(eps):
 
 def test_under_a_mask_the_kept_part_stays(eps):
     picture = scene()
-    got = script(eps, picture, prompt="a dog", mask=encode(mask()), inpainting_fill=1, mask_blur=0, inpaint_full_res=False)
+    got = script(
+        eps,
+        picture,
+        prompt="a dog",
+        mask=encode(mask()),
+        inpainting_fill=1,
+        mask_blur=0,
+        inpaint_full_res=False,
+    )
     kept = mask().max(-1) == 0
     assert np.abs(got.image.astype(int) - picture)[kept].max() <= 2
 

@@ -1,4 +1,5 @@
-"""Drawing, then repainting in a real WebUI: see livehost.py for what to set, and run pytest tests/live_odyssey.py."""
+"""Drawing, then repainting in a real WebUI: see livehost.py for what to set, and run pytest
+tests/live_odyssey.py."""
 
 import livehost
 import numpy as np
@@ -8,7 +9,10 @@ from live_refine import alike, sigmas
 from live_webui import EULER, ISDO, SCHEDULE, grid, scene, with_args
 from livehost import Refused, encode, meanwhile, ours, rms, steps_of
 
-pytestmark = [pytest.mark.live, pytest.mark.skipif(livehost.missing() is not None, reason=str(livehost.missing()))]
+pytestmark = [
+    pytest.mark.live,
+    pytest.mark.skipif(livehost.missing() is not None, reason=str(livehost.missing())),
+]
 ODYSSEY = with_args({"preset": "Odyssey"}) | {"steps": 24, "scheduler": "Karras"}
 SMALL = with_args({"preset": "Odyssey", "draw": 6}) | {"steps": 12, "scheduler": "Karras"}
 
@@ -37,7 +41,9 @@ def test_a_run_of_n_steps_is_n_calls_on_every_model(model):
 
 def test_the_host_counts_the_ways_back_as_steps(eps):
     ask = {"prompt": "a [cat:dog:.75]", "negative_prompt": "[bad:worse:0.3]"}
-    assert steps_of(eps.picture(**SMALL | ask).calls) == steps_of(eps.picture(**SMALL | EULER | ask).calls)
+    assert steps_of(eps.picture(**SMALL | ask).calls) == steps_of(
+        eps.picture(**SMALL | EULER | ask).calls
+    )
 
 
 def test_a_picture_does_not_know_its_neighbours(eps):
@@ -50,14 +56,28 @@ def test_the_infotext_brings_the_picture_back(eps):
     got = eps.picture(**SMALL, seed=3)
     values = {"draw": int(got.values["ISDO draw"])}
     again = eps.picture(**SMALL | with_args(values), seed=int(got.values["Seed"]))
-    assert got.values["ISDO draw"] == "6" and "ISDO repainting" not in got.values and alike(again.image, got.image)
+    assert (
+        got.values["ISDO draw"] == "6"
+        and "ISDO repainting" not in got.values
+        and alike(again.image, got.image)
+    )
 
 
 @pytest.mark.parametrize("amid", [3, 8])
 def test_interrupt_gives_a_finished_picture(eps, amid):
     """While it is drawn as every sampler does; then the picture as it was before this way back."""
-    ask = with_args({"draw": 6}) | {"steps": 150, "scheduler": "Karras", "width": 256, "height": 256}
-    got, seconds = meanwhile(eps, lambda: eps.post("/sdapi/v1/interrupt", {}), lambda: eps.picture(**ask), range(amid, 148))
+    ask = with_args({"draw": 6}) | {
+        "steps": 150,
+        "scheduler": "Karras",
+        "width": 256,
+        "height": 256,
+    }
+    got, seconds = meanwhile(
+        eps,
+        lambda: eps.post("/sdapi/v1/interrupt", {}),
+        lambda: eps.picture(**ask),
+        range(amid, 148),
+    )
     assert len(got.calls) < 150 and seconds < 10 and got.image.std() > 5
     ways = max(len(got.calls) - 6, 0) // 3
     if ways > 1:  # its noise is that of a shorter run with as many whole ways
@@ -79,7 +99,12 @@ def test_hires_repaints_no_more_than_its_strength(eps):
 def test_img2img_and_inpainting(eps):
     mask = np.zeros((128, 128, 3), np.uint8)
     mask[:, 64:] = 255
-    ask = {"init_images": [encode(scene())], "denoising_strength": 0.75, "steps": 20, "scheduler": "Karras"}
+    ask = {
+        "init_images": [encode(scene())],
+        "denoising_strength": 0.75,
+        "steps": 20,
+        "scheduler": "Karras",
+    }
     got = eps.picture("img2img", **with_args({"draw": 6}) | ask)
     levels = sigmas(got.calls)
     assert len(got.calls) == 16 and max(levels) == pytest.approx(levels[0], rel=1e-3)
@@ -101,6 +126,13 @@ def test_a_grid_over_the_presets(eps):
 
 def test_the_schedule_of_the_user_gives_the_pace(eps):
     ask = {"steps": 24}
-    paces = {name: sigmas(eps.picture(**ODYSSEY | ask | {"scheduler": name}).calls) for name in ("Karras", SCHEDULE)}
-    assert all(levels[0] == pytest.approx(paces["Karras"][0], rel=1e-2) for levels in paces.values())
-    assert paces["Karras"][12:] == pytest.approx(paces[SCHEDULE][12:])  # the ways back are ISDO's own
+    paces = {
+        name: sigmas(eps.picture(**ODYSSEY | ask | {"scheduler": name}).calls)
+        for name in ("Karras", SCHEDULE)
+    }
+    assert all(
+        levels[0] == pytest.approx(paces["Karras"][0], rel=1e-2) for levels in paces.values()
+    )
+    assert paces["Karras"][12:] == pytest.approx(
+        paces[SCHEDULE][12:]
+    )  # the ways back are ISDO's own

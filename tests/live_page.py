@@ -1,4 +1,5 @@
-"""The plugin on a real WebUI's page, in headless Chromium: run as live_webui.py; CHROMIUM names the browser if it is not found.
+"""The plugin on a real WebUI's page, in headless Chromium: run as live_webui.py; CHROMIUM names the
+browser if it is not found.
 
 LIVE_SHOTS names a folder for pictures of the page.
 """
@@ -39,13 +40,21 @@ def browser():
 
 @pytest.fixture
 def page(webui, browser):
-    """The WebUI's page, freshly loaded, with the eps checkpoint; the test fails if a script of ours caused an error on it."""
+    """The WebUI's page, freshly loaded, with the eps checkpoint; the test fails if a script of ours
+    caused an error on it."""
     webui.model("tiny-eps")
     page = browser.new_page(viewport={"width": 1400, "height": 1100})
-    page.route("**/*", lambda r: r.continue_() if r.request.url.startswith((webui.url, "data:", "blob:")) else r.abort())
+    page.route(
+        "**/*",
+        lambda r: (
+            r.continue_() if r.request.url.startswith((webui.url, "data:", "blob:")) else r.abort()
+        ),
+    )
     errors = []
     page.on("pageerror", lambda error: errors.append(f"{error}\n{error.stack}"))
-    page.on("console", lambda m: errors.append(f"{m.text} {m.location}") if m.type == "error" else None)
+    page.on(
+        "console", lambda m: errors.append(f"{m.text} {m.location}") if m.type == "error" else None
+    )
     page.webui = webui
     load(page)
     yield page
@@ -60,7 +69,9 @@ def load(page):
 
 def ready(page):
     page.wait_for_selector("#txt2img_sampling input", timeout=90_000)
-    page.wait_for_selector(".isdo-calls", state="attached", timeout=30_000)  # our script has run, so have the host's
+    page.wait_for_selector(
+        ".isdo-calls", state="attached", timeout=30_000
+    )  # our script has run, so have the host's
     page.wait_for_timeout(1500)
 
 
@@ -68,7 +79,9 @@ def choices(page, element):
     """Return what a dropdown offers; its list stays open."""
     page.click(f"#{element} input")
     page.wait_for_selector(f"#{element} ul.options li")
-    return page.eval_on_selector_all(f"#{element} ul.options li", "e => e.map(x => x.getAttribute('aria-label'))")
+    return page.eval_on_selector_all(
+        f"#{element} ul.options li", "e => e.map(x => x.getAttribute('aria-label'))"
+    )
 
 
 def pick(page, element, value):
@@ -121,8 +134,15 @@ def generate(page, tab="txt2img"):
     find = f"() => (document.querySelector('#{tab}_gallery img') || {{}}).src"
     before = page.evaluate(find)
     page.click(f"#{tab}_generate")
-    page.wait_for_function(f"before => {{ const now = ({find})(); return now && now !== before }}", arg=before, timeout=120_000)
-    page.wait_for_function(f"() => document.querySelector('#{tab}_interrupt').style.display !== 'block'", timeout=120_000)
+    page.wait_for_function(
+        f"before => {{ const now = ({find})(); return now && now !== before }}",
+        arg=before,
+        timeout=120_000,
+    )
+    page.wait_for_function(
+        f"() => document.querySelector('#{tab}_interrupt').style.display !== 'block'",
+        timeout=120_000,
+    )
     page.wait_for_selector(f"#html_info_{tab}:has-text('Sampler:')")
     page.wait_for_timeout(500)
     picture = Image.open(io.BytesIO(page.request.get(page.evaluate(find)).body()))
@@ -139,7 +159,9 @@ def paste(page, infotext, tab="txt2img"):
     """Put an infotext into the prompt and press the arrow."""
     page.fill(f"#{tab}_prompt textarea", infotext)
     page.click(f"#{tab}_tools #paste, #{tab}_tools button[title*='Read generation parameters']")
-    page.wait_for_function(f"() => document.querySelector('#{tab}_prompt textarea').value.indexOf('Steps:') < 0")
+    page.wait_for_function(
+        f"() => document.querySelector('#{tab}_prompt textarea').value.indexOf('Steps:') < 0"
+    )
     page.wait_for_timeout(1200)
 
 
@@ -162,7 +184,9 @@ def test_generate_paste_generate_the_same(page):
     assert shown(page, ours_on(page, "order")) == "4"
     paste(page, text)
     assert shown(page, "txt2img_sampling") == "ISDO"
-    assert shown(page, ours_on(page, "order")) == "2" and shown(page, ours_on(page, "power")) == "zero"
+    assert (
+        shown(page, ours_on(page, "order")) == "2" and shown(page, ours_on(page, "power")) == "zero"
+    )
     again, same_text = generate(page)
     assert same_text == text
     assert np.array_equal(again, picture)
@@ -196,7 +220,10 @@ def test_to_look_changes_nothing_and_to_change_counts_until_it_is_unticked(page)
     assert same_text == text and np.array_equal(again, plain)
     page.click(f"#{ours_on(page, 'defaults')}")
     page.wait_for_timeout(1200)
-    assert shown(page, ours_on(page, "order")) == "4" and shown(page, ours_on(page, "preset")) == "Fast"
+    assert (
+        shown(page, ours_on(page, "order")) == "4"
+        and shown(page, ours_on(page, "preset")) == "Fast"
+    )
 
 
 def test_what_has_no_effect_is_grey(page):
@@ -228,7 +255,10 @@ def test_untouched_accordions_follow_the_settings(page):
         page.wait_for_timeout(2500)
         page.click("#tabs > .tab-nav button:has-text('txt2img')")
 
-    assert page.locator("#settings .settings-category:has-text('ISDO')").count() or "categories" not in page.webui.text()
+    assert (
+        page.locator("#settings .settings-category:has-text('ISDO')").count()
+        or "categories" not in page.webui.text()
+    )
     try:
         apply(3)
         assert shown(page, ours_on(page, "order")) == "3"
@@ -253,7 +283,10 @@ def test_pasting_one_bad_value_takes_the_good_ones_and_says_so_in_a_line(page):
     before = page.webui.text().count("Traceback")
     ours_s = "ISDO order: 9, ISDO tau: root, ISDO placement: 0.5"
     paste(page, f"{PROMPT}\nSteps: 6, Sampler: ISDO, Seed: 3, Size: 128x128, {ours_s}")
-    assert shown(page, ours_on(page, "tau")) == "root" and shown(page, ours_on(page, "placement")) == "0.5"
+    assert (
+        shown(page, ours_on(page, "tau")) == "root"
+        and shown(page, ours_on(page, "placement")) == "0.5"
+    )
     assert shown(page, ours_on(page, "order")) == "4" and counts(page)
     said = page.text_content(f"#{ours_on(page, 'notice')}")
     assert "left out: order is 9: give a whole number from 1 to 4" in said and "tau" not in said
@@ -301,12 +334,16 @@ def test_the_accordion_tells_the_calls(page):
     page.click("#txt2img_hr > .label-wrap > .icon")
     page.wait_for_selector("#txt2img_hires_steps input[type=number]", state="visible")
     number(page, "txt2img_hires_steps", 4)
-    page.wait_for_function(f"() => document.querySelector('{note}').textContent.includes('11 model calls')")
+    page.wait_for_function(
+        f"() => document.querySelector('{note}').textContent.includes('11 model calls')"
+    )
     page.webui.get("/live-probe/calls")
     generate(page)
     assert len(page.webui.get("/live-probe/calls")) == 11
     page.click("#txt2img_hr > .label-wrap > .icon")
-    page.wait_for_function(f"() => /\\b7 model calls/.test(document.querySelector('{note}').textContent)")
+    page.wait_for_function(
+        f"() => /\\b7 model calls/.test(document.querySelector('{note}').textContent)"
+    )
     pick(page, "txt2img_sampling", "Euler")
     page.wait_for_function(f"() => !/[0-9]/.test(document.querySelector('{note}').textContent)")
 
@@ -319,9 +356,16 @@ def test_the_accordion_tells_the_calls_of_img2img(page):
     for steps, strength in ((7, 0.5), (20, 0.33), (9, 1)):
         number(page, "img2img_steps", steps)
         number(page, "img2img_denoising_strength", strength)
-        ask = {"sampler_name": "ISDO", "steps": steps, "denoising_strength": strength, "init_images": [black]}
+        ask = {
+            "sampler_name": "ISDO",
+            "steps": steps,
+            "denoising_strength": strength,
+            "init_images": [black],
+        }
         calls = len(page.webui.picture("img2img", **ask).calls)
-        page.wait_for_function(f"() => document.querySelector('{note}').textContent.startsWith('{calls} model calls')")
+        page.wait_for_function(
+            f"() => document.querySelector('{note}').textContent.startsWith('{calls} model calls')"
+        )
 
 
 def test_img2img_tab_has_it_all(page):
@@ -330,9 +374,9 @@ def test_img2img_tab_has_it_all(page):
     page.keyboard.press("Escape")
     open_accordion(page, "img2img")
     for field in CONTROLS:
-        assert page.locator(f"#{ours_on(page, field.key, 'img2img')}").count() == (1 if len(field.choices) != 1 else 0) or (
-            not page.is_visible(f"#{ours_on(page, field.key, 'img2img')}")
-        )
+        assert page.locator(f"#{ours_on(page, field.key, 'img2img')}").count() == (
+            1 if len(field.choices) != 1 else 0
+        ) or (not page.is_visible(f"#{ours_on(page, field.key, 'img2img')}"))
 
 
 def test_reload_ui_twice(page):
@@ -343,8 +387,11 @@ def test_reload_ui_twice(page):
         page.evaluate(
             "() => [...gradioApp().querySelectorAll('#footer a, footer a')].find(e => /Reload UI/.test(e.textContent)).click()"
         )
-        # the browser's events are looked at meanwhile: the page goes on asking for the WebUI that is away
-        page.webui.wait_started(started + 1, pause=lambda seconds: page.wait_for_timeout(1000 * seconds))
+        # the browser's events are looked at meanwhile: the page goes on asking for the WebUI that
+        # is away
+        page.webui.wait_started(
+            started + 1, pause=lambda seconds: page.wait_for_timeout(1000 * seconds)
+        )
         page.wait_for_timeout(3000)
         load(page)
         assert choices(page, "txt2img_sampling").count("ISDO") == 1
@@ -355,7 +402,9 @@ def test_reload_ui_twice(page):
         assert page.locator(f"#{ours_on(page, 'enable')}").count() == 1
         small(page)
         again, same_text = generate(page)
-        assert same_text == text and np.array_equal(again, first), f"another picture after reload {turn}"
+        assert same_text == text and np.array_equal(again, first), (
+            f"another picture after reload {turn}"
+        )
     names = [sampler["name"] for sampler in page.webui.get("/sdapi/v1/samplers")]
     assert names.count("ISDO") == 1
     assert page.webui.get("/isdo/v1/version")["name"] == "ISDO"
@@ -390,7 +439,9 @@ def give_picture(page, array, folder):
     Image.fromarray(array).save(path)
     page.click("#tabs > .tab-nav button:has-text('img2img')")
     page.wait_for_timeout(500)
-    page.locator("#img2img_image input[type=file], #img2img_img2img_tab input[type=file]").first.set_input_files(str(path))
+    page.locator(
+        "#img2img_image input[type=file], #img2img_img2img_tab input[type=file]"
+    ).first.set_input_files(str(path))
     page.wait_for_timeout(2500)
 
 
@@ -405,7 +456,11 @@ def test_refine_and_paste_and_refine_the_same(page):
     number(page, refine_on(page, "noise"), 0.5)
     page.click(f"#{refine_on(page, 'same')} input")
     picture, text = generate(page)
-    told = {"ISDO refine": "4 iterations, 12 calls", "ISDO refine noise": "0.5", "ISDO refine same sampler": "True"}
+    told = {
+        "ISDO refine": "4 iterations, 12 calls",
+        "ISDO refine noise": "0.5",
+        "ISDO refine same sampler": "True",
+    }
     assert ours(Host.parse(text)) == told and rms(picture, plain) > 1
     shoot(page, "refine.png")
     load(page)
@@ -421,7 +476,10 @@ def test_pasting_a_plain_run_switches_refinement_off(page):
     plain, text = generate(page)
     tick_refine(page)
     refined, refined_text = generate(page)
-    assert ours(Host.parse(refined_text)) == {"ISDO refine": "2 iterations, 6 calls"} and rms(refined, plain) > 1  # seven steps
+    assert (
+        ours(Host.parse(refined_text)) == {"ISDO refine": "2 iterations, 6 calls"}
+        and rms(refined, plain) > 1
+    )  # seven steps
     paste(page, text)
     assert not is_ticked(page)
     again, same_text = generate(page)
@@ -442,8 +500,12 @@ def test_the_script_and_paste_and_the_script_again(page, tmp_path):
     load(page)
     give_picture(page, scene(), tmp_path)
     paste(page, text, "img2img")
-    assert shown(page, "tab_img2img #script_list") == "ISDO refine" and not is_ticked(page, "img2img")
-    assert shown(page, refine_on(page, "noise", None)) == "0.5" and page.is_visible(f"#{refine_on(page, 'noise', None)}")
+    assert shown(page, "tab_img2img #script_list") == "ISDO refine" and not is_ticked(
+        page, "img2img"
+    )
+    assert shown(page, refine_on(page, "noise", None)) == "0.5" and page.is_visible(
+        f"#{refine_on(page, 'noise', None)}"
+    )
     again, same_text = generate(page, "img2img")
     assert same_text == text and np.abs(again.astype(int) - picture).max() <= 1
     assert rms(picture, scene()) > 1

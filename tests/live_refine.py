@@ -1,4 +1,5 @@
-"""ISDO refine in a real WebUI, over HTTP: see livehost.py for what to set, and run python -m pytest tests/live_refine.py."""
+"""ISDO refine in a real WebUI, over HTTP: see livehost.py for what to set, and run python -m pytest
+tests/live_refine.py."""
 
 import threading
 import time
@@ -11,7 +12,10 @@ from livehost import Refused, encode, meanwhile, ours, rms
 
 from isdo.hosts.request import REFINE, REFINE_CONTROLS
 
-pytestmark = [pytest.mark.live, pytest.mark.skipif(livehost.missing() is not None, reason=str(livehost.missing()))]
+pytestmark = [
+    pytest.mark.live,
+    pytest.mark.skipif(livehost.missing() is not None, reason=str(livehost.missing())),
+]
 
 KARRAS = EULER | {"scheduler": "Karras", "steps": 12}
 FULL = {"ISDO refine": "4 iterations, 12 calls"}
@@ -24,12 +28,18 @@ def refine(*args):
 
 def script(webui, *args, **values):
     """Run the script of img2img's list."""
-    ask = {"init_images": [encode(scene())], "script_name": "ISDO refine", "script_args": list(args), **KARRAS}
+    ask = {
+        "init_images": [encode(scene())],
+        "script_name": "ISDO refine",
+        "script_args": list(args),
+        **KARRAS,
+    }
     return webui.picture("img2img", **ask | values)
 
 
 def alike(a, b):
-    """Say whether two pictures are the same but for the rounding of a host's network, which a batch or a repetition moves."""
+    """Say whether two pictures are the same but for the rounding of a host's network, which a batch
+    or a repetition moves."""
     return np.abs(a.astype(int) - b).max() <= 1
 
 
@@ -49,7 +59,10 @@ def eps(webui):
 
 def test_script_and_accordion_are_listed_once_where_they_belong(webui):
     found = [s for s in webui.get("/sdapi/v1/script-info") if s["name"] == "isdo refine"]
-    listed, many = [(s["is_img2img"], s["is_alwayson"], len(s["args"])) for s in found], len(REFINE_CONTROLS)
+    listed, many = (
+        [(s["is_img2img"], s["is_alwayson"], len(s["args"])) for s in found],
+        len(REFINE_CONTROLS),
+    )
     assert sorted(listed) == [(False, True, many + 1), (True, False, many), (True, True, many + 1)]
 
 
@@ -57,11 +70,18 @@ def test_schema_settings_and_axes_have_every_setting(webui):
     schema = webui.get("/isdo/v1/schema")["refine"]
     assert schema["script_args"] == [field.key for field in REFINE_CONTROLS] == schema["args"][1:]
     assert {key: value["default"] for key, value in schema["settings"].items()} == REFINE.defaults
-    shown = {part["props"].get("elem_id"): part["props"].get("value") for part in webui.get("/config")["components"]}
-    assert {key: shown.get(f"setting_isdo_refine_{key}", "missing") for key in REFINE.defaults} == REFINE.defaults
+    shown = {
+        part["props"].get("elem_id"): part["props"].get("value")
+        for part in webui.get("/config")["components"]
+    }
+    assert {
+        key: shown.get(f"setting_isdo_refine_{key}", "missing") for key in REFINE.defaults
+    } == REFINE.defaults
     for tab in ("txt2img", "img2img"):
         labels = axes(webui, tab)
-        assert [label for label in labels if "ISDO refine" in label] == [f"[ISDO refine] {f.label}" for f in REFINE_CONTROLS]
+        assert [label for label in labels if "ISDO refine" in label] == [
+            f"[ISDO refine] {f.label}" for f in REFINE_CONTROLS
+        ]
 
 
 # ---------------------------------------------------------------------------------------------------------- one picture
@@ -77,7 +97,9 @@ def test_the_accordion_adds_its_calls_and_says_so(eps):
     plain, got = eps.picture(**KARRAS), eps.picture(**KARRAS, **refine())
     assert sigmas(got.calls)[:12] == sigmas(plain.calls) and len(got.calls) == 24
     assert [call["total"] for call in got.calls] == [12] * 24
-    assert sigmas(got.calls)[12] == pytest.approx(1, rel=0.01) and all(call["finite"] for call in got.calls)
+    assert sigmas(got.calls)[12] == pytest.approx(1, rel=0.01) and all(
+        call["finite"] for call in got.calls
+    )
     assert ours(got.values) == FULL and rms(plain.image, got.image) > 1
     assert alike(got.image, eps.picture(**KARRAS, **refine()).image)  # same seed, same picture
     assert alike(plain.image, eps.picture(**KARRAS).image)
@@ -85,7 +107,10 @@ def test_the_accordion_adds_its_calls_and_says_so(eps):
 
 def test_less_noise_changes_less(eps):
     plain = eps.picture(**KARRAS)
-    moved = [rms(plain.image, eps.picture(**KARRAS, **refine({"noise": noise})).image) for noise in (0.0, 0.1, 0.3, 1.0)]
+    moved = [
+        rms(plain.image, eps.picture(**KARRAS, **refine({"noise": noise})).image)
+        for noise in (0.0, 0.1, 0.3, 1.0)
+    ]
     assert moved[0] == 0 and moved == sorted(moved)
 
 
@@ -95,7 +120,9 @@ def test_the_palette_is_locked(eps):
     plain = eps.picture(**EULER | {"scheduler": "Karras"} | ask)
     change = {}
     for lock in (0, 1):
-        got = eps.picture(**EULER | {"scheduler": "Karras"} | ask, **refine({"lock": lock, "noise": 0.3}))
+        got = eps.picture(
+            **EULER | {"scheduler": "Karras"} | ask, **refine({"lock": lock, "noise": 0.3})
+        )
         change[lock] = np.abs(got.image.mean((0, 1)) - plain.image.mean((0, 1))).max()
     assert change[1] < 1.5 and change[1] < change[0]
 
@@ -113,7 +140,9 @@ def test_the_sampler_isdo_and_the_refinement_go_together(eps):
 
 
 def test_the_prompt_stays_as_it_was_at_the_end(eps):
-    got = eps.picture(**KARRAS, **refine(), prompt="a [cat:dog:.5]", negative_prompt="[bad:worse:.3]")
+    got = eps.picture(
+        **KARRAS, **refine(), prompt="a [cat:dog:.5]", negative_prompt="[bad:worse:.3]"
+    )
     words = [call["cond"] for call in got.calls]
     assert words[0] != words[11] and set(words[11:]) == {words[11]}
     assert len({call["uncond"] for call in got.calls[11:]}) == 1
@@ -132,7 +161,9 @@ def test_use_same_sampler_stays_within_the_calls(eps, name):
     plain = eps.picture(**ask)
     got = eps.picture(**ask, **refine({"same": True}))
     assert 4 <= len(got.calls) - len(plain.calls) <= 12
-    assert ours(got.values)["ISDO refine same sampler"] == "True" and all(call["finite"] for call in got.calls)
+    assert ours(got.values)["ISDO refine same sampler"] == "True" and all(
+        call["finite"] for call in got.calls
+    )
     assert alike(got.image, eps.picture(**ask, **refine({"same": True})).image)
     assert rms(got.image, eps.picture(**ask, **refine()).image) > 0.1
 
@@ -142,8 +173,13 @@ def test_a_sampler_without_a_schedule_leaves_the_picture(eps):
         pytest.skip("this WebUI has no DPM fast")
     ask = {"sampler_name": "DPM fast", "steps": 12}
     got = eps.picture(**ask, **refine({"same": True}))
-    assert alike(got.image, eps.picture(**ask).image) and set(ours(got.values)) == {"ISDO refine problem"}
-    assert '"Use same sampler" off' in eps.text() and '"Use same sampler" off' in got.values["ISDO refine problem"]
+    assert alike(got.image, eps.picture(**ask).image) and set(ours(got.values)) == {
+        "ISDO refine problem"
+    }
+    assert (
+        '"Use same sampler" off' in eps.text()
+        and '"Use same sampler" off' in got.values["ISDO refine problem"]
+    )
 
 
 # ---------------------------------------------------------------------------------------------------- batches, hires, masks
@@ -168,7 +204,9 @@ def test_the_script_with_batches(eps):
 def test_variation_seeds_vary_the_refinement(eps):
     ask = {"subseed_strength": 0.5, "seed": 5, "init_images": [encode(scene())]}
     first, second = (script(eps, **ask, subseed=n) for n in (1, 2))
-    assert rms(first.image, second.image) > 1 and alike(first.image, script(eps, **ask, subseed=1).image)
+    assert rms(first.image, second.image) > 1 and alike(
+        first.image, script(eps, **ask, subseed=1).image
+    )
 
 
 @pytest.mark.parametrize("upscaler", ["Latent", "Lanczos"])
@@ -196,7 +234,11 @@ def masked(full, **values):
 @pytest.mark.parametrize("full", [False, True])
 def test_kept_pixels_are_those_that_euler_keeps(eps, full):
     ask = masked(full, **KARRAS, denoising_strength=0.999)
-    euler, got, refined = eps.picture("img2img", **ask), script(eps, **ask), eps.picture("img2img", **ask, **refine())
+    euler, got, refined = (
+        eps.picture("img2img", **ask),
+        script(eps, **ask),
+        eps.picture("img2img", **ask, **refine()),
+    )
     kept = mask()[..., 0] == 0
     if full:  # the part that was cut out comes back resized, with any sampler
         kept = np.zeros_like(kept)
@@ -212,7 +254,9 @@ def test_pictures_in_between(eps):
     got = eps.picture(**KARRAS, **refine({"show": True}))
     assert len(got.images) == len(got.texts) == 4 and alike(got.image, alone.image)
     plain = eps.picture(**KARRAS).image
-    assert all(rms(picture, other) > 0.5 for picture in got.images[1:] for other in (got.image, plain))
+    assert all(
+        rms(picture, other) > 0.5 for picture in got.images[1:] for other in (got.image, plain)
+    )
 
 
 def test_a_detailer_after_it_draws_its_parts_unrefined(eps):
@@ -221,7 +265,9 @@ def test_a_detailer_after_it_draws_its_parts_unrefined(eps):
     got = eps.picture(**KARRAS, alwayson_scripts=detail | refine()["alwayson_scripts"])
     assert len(plain.calls) > 12 and len(got.calls) == len(plain.calls) + 12
     chosen = script(eps, alwayson_scripts=detail | refine()["alwayson_scripts"])
-    assert len(chosen.calls) == len(plain.calls)  # twelve for the script's refinement as for Euler's picture
+    assert len(chosen.calls) == len(
+        plain.calls
+    )  # twelve for the script's refinement as for Euler's picture
     assert ours(got.values) == ours(chosen.values) == FULL
 
 
@@ -229,7 +275,8 @@ def test_a_detailer_after_it_draws_its_parts_unrefined(eps):
 
 
 def while_refining(webui, act, ask):
-    """Call ``act`` when the refinement is some calls old; return the picture and the seconds from then to its end."""
+    """Call ``act`` when the refinement is some calls old; return the picture and the seconds from
+    then to its end."""
     return meanwhile(webui, act, ask, range(6, 195))
 
 
@@ -246,21 +293,29 @@ def counts(values):
 def test_interrupt_gives_the_best_so_far(eps):
     start = encode(scene(256))
     got, seconds = while_refining(
-        eps, lambda: eps.post("/sdapi/v1/interrupt", {}), lambda: script(eps, LONG, init_images=[start], **BIG)
+        eps,
+        lambda: eps.post("/sdapi/v1/interrupt", {}),
+        lambda: script(eps, LONG, init_images=[start], **BIG),
     )
     iterations, calls = counts(got.values)
     assert 3 <= iterations < 100 and calls // 2 == iterations and seconds < 10
     # the noise of iteration k is that of a whole run: the picture is one it passed through
-    between = script(eps, LONG | {"show": True, "iterations": iterations + 1}, init_images=[start], **BIG)
+    between = script(
+        eps, LONG | {"show": True, "iterations": iterations + 1}, init_images=[start], **BIG
+    )
     assert alike(got.image, between.images[iterations])
     assert ours(script(eps).values) == FULL
 
 
 def test_interrupt_of_the_accordion_keeps_the_picture(eps):
     ask = KARRAS | BIG | {"steps": 4}
-    got, seconds = while_refining(eps, lambda: eps.post("/sdapi/v1/interrupt", {}), lambda: eps.picture(**ask, **refine(LONG)))
+    got, seconds = while_refining(
+        eps, lambda: eps.post("/sdapi/v1/interrupt", {}), lambda: eps.picture(**ask, **refine(LONG))
+    )
     assert 3 <= counts(got.values)[0] < 100 and seconds < 10
-    assert got.image.std() > 5 and ours(eps.picture(**ask, **refine()).values) == {"ISDO refine": "1 iteration, 3 calls"}
+    assert got.image.std() > 5 and ours(eps.picture(**ask, **refine()).values) == {
+        "ISDO refine": "1 iteration, 3 calls"
+    }
 
 
 def test_skip_goes_on_with_the_next_picture(eps):
@@ -272,7 +327,12 @@ def test_skip_goes_on_with_the_next_picture(eps):
 
 def test_progress_never_falls_and_shows_the_picture(eps):
     seen, previews, done = [], [], []
-    ask = KARRAS | BIG | {"steps": 30, "hr_second_pass_steps": 10} | refine({"iterations": 15, "calls": 2})
+    ask = (
+        KARRAS
+        | BIG
+        | {"steps": 30, "hr_second_pass_steps": 10}
+        | refine({"iterations": 15, "calls": 2})
+    )
     thread = threading.Thread(target=lambda: done.append(hires(eps, **ask)))
     thread.start()
     while thread.is_alive():
@@ -283,7 +343,9 @@ def test_progress_never_falls_and_shows_the_picture(eps):
             assert now["state"]["job_count"] in (2, 3) and now["progress"] <= 1
         time.sleep(0.05)
     assert len(done[0].calls) == 70 and seen == sorted(seen)
-    assert max(step for job, step in seen if job == 2) > 5  # three jobs: both passes, and the refinement
+    assert (
+        max(step for job, step in seen if job == 2) > 5
+    )  # three jobs: both passes, and the refinement
     if eps.get("/sdapi/v1/options").get("live_previews_enable"):
         assert any(picture for job, picture in previews if job == 2)
 
@@ -310,7 +372,13 @@ def test_wrong_arguments_of_the_accordion_answer_422_with_a_message(eps, args, w
 
 
 @pytest.mark.parametrize(
-    ("args", "word"), [([-1], "iterations"), ([{"nois": 1}], "nois"), (list(range(40)), "arguments"), ([True], "iterations")]
+    ("args", "word"),
+    [
+        ([-1], "iterations"),
+        ([{"nois": 1}], "nois"),
+        (list(range(40)), "arguments"),
+        ([True], "iterations"),
+    ],
 )
 def test_wrong_arguments_of_the_script_answer_422_with_a_message(eps, args, word):
     with pytest.raises(Refused) as refused:
@@ -335,12 +403,18 @@ def test_arguments_by_place_and_by_name(eps):
     told |= {"ISDO refine": "3 iterations, 6 calls"}
     for args in ([True, 3, 2, 0.5], [{"iterations": 3, "calls": 2, "noise": 0.5}]):
         assert ours(eps.picture(**KARRAS, **refine(*args)).values) == told
-    pictures = [script(eps, *args) for args in ([3, 2, 0.5], [{"iterations": 3, "calls": 2, "noise": 0.5}])]
-    assert ours(pictures[0].values) == ours(pictures[1].values) == told and alike(pictures[0].image, pictures[1].image)
+    pictures = [
+        script(eps, *args) for args in ([3, 2, 0.5], [{"iterations": 3, "calls": 2, "noise": 0.5}])
+    ]
+    assert ours(pictures[0].values) == ours(pictures[1].values) == told and alike(
+        pictures[0].image, pictures[1].image
+    )
 
 
 def test_nothing_of_ours_is_left_in_the_next_picture(eps):
-    assert ours(eps.picture(**KARRAS, **refine({"noise": 0.5})).values) == FULL | {"ISDO refine noise": "0.5"}
+    assert ours(eps.picture(**KARRAS, **refine({"noise": 0.5})).values) == FULL | {
+        "ISDO refine noise": "0.5"
+    }
     assert ours(eps.picture(**KARRAS).values) == {}
     script(eps, {"noise": 0.5})
     plain = eps.picture("img2img", init_images=[encode(scene())], **KARRAS)
@@ -348,7 +422,12 @@ def test_nothing_of_ours_is_left_in_the_next_picture(eps):
 
 
 def test_grid_over_settings_leaks_no_keys(eps):
-    got = grid(eps, ("[ISDO refine] Iterations", "2,0,4"), ("[ISDO refine] Undo the action", "True,False"), **KARRAS)
+    got = grid(
+        eps,
+        ("[ISDO refine] Iterations", "2,0,4"),
+        ("[ISDO refine] Undo the action", "True,False"),
+        **KARRAS,
+    )
     cells = [ours(eps.parse(text)) for text in got.texts]
     for row, undo in zip((cells[:3], cells[3:]), ({}, {"ISDO refine undo": "False"}), strict=True):
         assert row == [
@@ -378,14 +457,24 @@ def test_v_prediction(webui):
 def test_flow_models(webui, checkpoint):
     webui.model(checkpoint)
     # the default preview would be downloaded
-    ask = {"scheduler": "Simple", "cfg_scale": 1, "steps": 12, "override_settings": {"show_progress_type": "Approx cheap"}}
+    ask = {
+        "scheduler": "Simple",
+        "cfg_scale": 1,
+        "steps": 12,
+        "override_settings": {"show_progress_type": "Approx cheap"},
+    }
     ask |= EULER
     plain, got = webui.picture(**ask), webui.picture(**ask, **refine())
     assert len(got.calls) == 24 and ours(got.values) == FULL and rms(plain.image, got.image) > 1
     levels = sigmas(got.calls)[12:]
-    assert levels[0] == pytest.approx(0.5, abs=0.01) and max(levels) < 0.51  # as much noise as signal
+    assert (
+        levels[0] == pytest.approx(0.5, abs=0.01) and max(levels) < 0.51
+    )  # as much noise as signal
     kept = script(webui, **masked(False, **ask))
-    assert same(kept.image[mask()[..., 0] == 0], webui.picture("img2img", **masked(False, **ask)).image[mask()[..., 0] == 0])
+    assert same(
+        kept.image[mask()[..., 0] == 0],
+        webui.picture("img2img", **masked(False, **ask)).image[mask()[..., 0] == 0],
+    )
 
 
 # ------------------------------------------------------------------------------------------------------ the whole session
@@ -394,7 +483,11 @@ def test_flow_models(webui, checkpoint):
 def test_the_console_has_no_trouble_of_ours(webui):
     """Runs last in this file: what the WebUI said of us during all of the above."""
     text = webui.text()
-    assert "Error loading script" not in text and "Error running" not in text and "Error in ISDO refine" not in text
+    assert (
+        "Error loading script" not in text
+        and "Error running" not in text
+        and "Error in ISDO refine" not in text
+    )
     for part in text.split("Traceback (most recent call last)")[1:]:
         trace = part[:6000].split("\n---")[0]
         if "isdo/" in trace:

@@ -1,4 +1,5 @@
-"""Without a server or weights: a WebUI of Forge's kind loads our script by its own loader and samples by its own classes."""
+"""Without a server or weights: a WebUI of Forge's kind loads our script by its own loader and
+samples by its own classes."""
 
 import json
 import os
@@ -8,7 +9,10 @@ import livehost
 import pytest
 from livehost import QUIET, ROOT, python
 
-pytestmark = [pytest.mark.live, pytest.mark.skipif(livehost.missing() is not None, reason=str(livehost.missing()))]
+pytestmark = [
+    pytest.mark.live,
+    pytest.mark.skipif(livehost.missing() is not None, reason=str(livehost.missing())),
+]
 
 
 @pytest.fixture(scope="module")
@@ -22,8 +26,17 @@ def found(tmp_path_factory):
     if "--always-cpu" not in flags:
         flags += ["--cpu"]
     data = tmp_path_factory.mktemp("data")
-    command = [str(python(folder)), str(ROOT / "tests/live_probe/sampling.py"), folder, str(ROOT), str(data), *flags]
-    run = subprocess.run(command, env=QUIET | dict(os.environ), capture_output=True, text=True, timeout=580)
+    command = [
+        str(python(folder)),
+        str(ROOT / "tests/live_probe/sampling.py"),
+        folder,
+        str(ROOT),
+        str(data),
+        *flags,
+    ]
+    run = subprocess.run(
+        command, env=QUIET | dict(os.environ), capture_output=True, text=True, timeout=580
+    )
     assert (data / "found.json").is_file(), run.stderr[-4000:]
     return json.loads((data / "found.json").read_text())
 
@@ -39,7 +52,9 @@ def kind(request, found):
 def test_one_isdo_that_asks_the_model_what_euler_asks(found, kind):
     assert found["names"] == 1
     asked, eulers = ([given for _, given in kind[who]["calls"]] for who in ("isdo", "euler"))
-    assert asked == eulers and len(asked) == 8  # at the schedule's noise levels: Forge Classic has one for each sampler
+    assert (
+        asked == eulers and len(asked) == 8
+    )  # at the schedule's noise levels: Forge Classic has one for each sampler
     assert kind["isdo"]["dtype"] == kind["euler"]["dtype"] == "torch.float32"
 
 
@@ -51,7 +66,9 @@ def test_prompt_editing_and_sizes_reach_the_model(found, kind):
 
 
 def test_it_is_right_where_the_answer_is_known(kind):
-    assert kind["euler fine"]["error"] < kind["euler"]["error"] / 5  # the answer is the hosts' own limit
+    assert (
+        kind["euler fine"]["error"] < kind["euler"]["error"] / 5
+    )  # the answer is the hosts' own limit
     assert kind["isdo"]["error"] < kind["euler"]["error"] / 10
 
 
@@ -74,5 +91,7 @@ def test_the_accordion_s_hooks_refine_what_was_sampled(kind):
     assert len(got["calls"]) == 24 and got["steps"] == 12 and got["dtype"] == "torch.float32"
     assert got["change"] > 0.1 and got["means"] < 1e-5  # repainted, and the lock held
     assert 0.35 < got["spread"] < 0.65  # of a Gaussian with 0.5
-    assert {max(given["c_crossattn"]) for _, given in got["calls"][12:]} == {2.0}  # the prompt as it was at the end
+    assert {max(given["c_crossattn"]) for _, given in got["calls"][12:]} == {
+        2.0
+    }  # the prompt as it was at the end
     assert kind["refined alone"]["first"] == got["first"]

@@ -1,4 +1,5 @@
-"""The plugin in a real WebUI, over HTTP: see livehost.py for what to set, and run python -m pytest tests/live_webui.py."""
+"""The plugin in a real WebUI, over HTTP: see livehost.py for what to set, and run python -m pytest
+tests/live_webui.py."""
 
 import threading
 import time
@@ -12,7 +13,10 @@ from livehost import Refused, encode, meanwhile, ours, rms, steps_of
 import isdo
 from isdo.hosts.request import CONTROLS
 
-pytestmark = [pytest.mark.live, pytest.mark.skipif(livehost.missing() is not None, reason=str(livehost.missing()))]
+pytestmark = [
+    pytest.mark.live,
+    pytest.mark.skipif(livehost.missing() is not None, reason=str(livehost.missing())),
+]
 
 ISDO = {"sampler_name": "ISDO"}
 EULER = {"sampler_name": "Euler"}
@@ -60,15 +64,24 @@ def test_version_and_schema(webui):
     assert webui.get("/isdo/v1/version")["version"] == isdo.__version__
     schema = webui.get("/isdo/v1/schema")
     assert schema["args"] == ["enabled", *(field.key for field in CONTROLS)]
-    assert {key: value["default"] for key, value in schema["settings"].items()} == {f.key: f.default for f in CONTROLS}
+    assert {key: value["default"] for key, value in schema["settings"].items()} == {
+        f.key: f.default for f in CONTROLS
+    }
 
 
 def test_settings_page_has_each_choice(webui):
-    shown = {part["props"].get("elem_id"): part["props"].get("value") for part in webui.get("/config")["components"]}
-    ours_shown = {key: value for key, value in shown.items() if key and key.startswith("setting_isdo_")}
+    shown = {
+        part["props"].get("elem_id"): part["props"].get("value")
+        for part in webui.get("/config")["components"]
+    }
+    ours_shown = {
+        key: value for key, value in shown.items() if key and key.startswith("setting_isdo_")
+    }
     others = ("setting_isdo_refine_", "setting_isdo_invert_")
     ours_shown = {key: value for key, value in ours_shown.items() if not key.startswith(others)}
-    assert ours_shown == {f"setting_isdo_{field.key}": field.default for field in CONTROLS if len(field.choices) != 1}
+    assert ours_shown == {
+        f"setting_isdo_{field.key}": field.default for field in CONTROLS if len(field.choices) != 1
+    }
 
 
 # ----------------------------------------------------------------------------------------------------------- one picture
@@ -92,13 +105,21 @@ def test_an_alias_is_never_another_sampler(eps, alias):
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 30])
 def test_any_number_of_steps_is_as_many_calls(eps, steps):
-    got, eulers = eps.picture(**ISDO, steps=steps), eps.picture(**EULER, steps=steps, scheduler="Karras")
+    got, eulers = (
+        eps.picture(**ISDO, steps=steps),
+        eps.picture(**EULER, steps=steps, scheduler="Karras"),
+    )
     assert steps_of(got.calls) == steps_of(eulers.calls)
     assert len(got.calls) == steps
     levels, as_scheduled, scheduled = (
-        [call["sigma"] for call in p.calls] for p in (got, eps.picture(**AS_SCHEDULED, steps=steps), eulers)
+        [call["sigma"] for call in p.calls]
+        for p in (got, eps.picture(**AS_SCHEDULED, steps=steps), eulers)
     )
-    assert as_scheduled == scheduled and levels[0] == scheduled[0] and (levels == scheduled) == (steps == 1)
+    assert (
+        as_scheduled == scheduled
+        and levels[0] == scheduled[0]
+        and (levels == scheduled) == (steps == 1)
+    )
 
 
 def test_the_same_again_after_other_pictures(eps):
@@ -115,7 +136,9 @@ def test_schedule_by_name(eps):
     sigmas = [call["sigma"][0] for call in got.calls]
     assert sigmas == sorted(sigmas, reverse=True) and len(set(sigmas)) == 8
     euler = eps.picture(**EULER, scheduler=SCHEDULE)
-    assert [call["sigma"][0] for call in euler.calls] == sigmas and euler.values["Schedule type"] == SCHEDULE
+    assert [call["sigma"][0] for call in euler.calls] == sigmas and euler.values[
+        "Schedule type"
+    ] == SCHEDULE
     assert sigmas[1] != eps.picture(**ISDO).calls[1]["sigma"][0]
 
 
@@ -124,7 +147,12 @@ def test_schedule_by_name(eps):
 
 @pytest.mark.parametrize(
     "prompt",
-    ["a [cat:dog:.5]", "a [cat:dog:2] [[moon]:3]", "[cat|dog|sun]", "a red circle AND a blue square :0.7 AND [cat:dog:4]"],
+    [
+        "a [cat:dog:.5]",
+        "a [cat:dog:2] [[moon]:3]",
+        "[cat|dog|sun]",
+        "a red circle AND a blue square :0.7 AND [cat:dog:4]",
+    ],
 )
 def test_prompts_change_when_they_do_with_euler(eps, prompt):
     ask = {"prompt": prompt, "negative_prompt": "[bad:worse:0.3]", "scheduler": "Karras"}
@@ -134,7 +162,12 @@ def test_prompts_change_when_they_do_with_euler(eps, prompt):
 
 
 @pytest.mark.parametrize(
-    "options", [{"s_min_uncond": 4.0}, {"skip_early_cond": 0.5}, {"s_min_uncond_all": True, "s_min_uncond": 3.0}]
+    "options",
+    [
+        {"s_min_uncond": 4.0},
+        {"skip_early_cond": 0.5},
+        {"s_min_uncond_all": True, "s_min_uncond": 3.0},
+    ],
 )
 def test_savings_of_the_negative_prompt_act_when_they_do_with_euler(eps, options):
     if unknown := set(options) - set(eps.get("/sdapi/v1/options")):
@@ -146,7 +179,9 @@ def test_savings_of_the_negative_prompt_act_when_they_do_with_euler(eps, options
     assert rms(got.image, eps.picture(**AS_SCHEDULED, steps=10).image) > 0
 
 
-@pytest.mark.parametrize("options", [{"sgm_noise_multiplier": True}, {"always_discard_next_to_last_sigma": True}])
+@pytest.mark.parametrize(
+    "options", [{"sgm_noise_multiplier": True}, {"always_discard_next_to_last_sigma": True}]
+)
 def test_options_of_the_noise_act_as_with_euler(eps, options):
     if unknown := set(options) - set(eps.get("/sdapi/v1/options")):
         pytest.skip(f"this WebUI has no {', '.join(unknown)}")
@@ -157,7 +192,8 @@ def test_options_of_the_noise_act_as_with_euler(eps, options):
 
 
 def once_a_step(calls):
-    """Return what the host's denoiser was asked, the calls of one step as one: its number and its prompts."""
+    """Return what the host's denoiser was asked, the calls of one step as one: its number and its
+    prompts."""
     seen = [[c[key] for key in ("own step", "cond", "uncond")] for c in calls]
     return [part for i, part in enumerate(seen) if i == 0 or part != seen[i - 1]]
 
@@ -165,7 +201,10 @@ def once_a_step(calls):
 @pytest.mark.parametrize(("solver", "a_step"), [("srk3", 3), ("srk4", 4), ("srk5", 6)])
 def test_solvers_of_several_calls_a_step_keep_the_host_s_steps(eps, solver, a_step):
     ask = {"prompt": "[cat:dog:.5]", "steps": 6, "scheduler": "Karras"}
-    got, euler = eps.picture(**with_args({"solver": solver, "placement": 0}), **ask), eps.picture(**EULER, **ask)
+    got, euler = (
+        eps.picture(**with_args({"solver": solver, "placement": 0}), **ask),
+        eps.picture(**EULER, **ask),
+    )
     assert len(got.calls) == 5 * a_step + 1 and got.values["ISDO calls"] == str(len(got.calls))
     assert once_a_step(got.calls) == once_a_step(euler.calls)
     fine = eps.picture(**with_args({"solver": solver}), **ask | {"prompt": "cat", "steps": 30})
@@ -176,7 +215,10 @@ def test_an_accuracy_takes_as_many_calls_as_it_needs_and_no_more_than_steps(eps)
     ask = {"steps": 80, "scheduler": "Karras"}
     got = eps.picture(**with_args({"tolerance": 0.03}), **ask, batch_size=2)
     assert 3 < len(got.calls) < 80 and got.values["ISDO calls"] == str(len(got.calls))
-    assert rms(got.images[-2], eps.picture(**ISDO, **ask | {"steps": 100}, batch_size=2).images[-2]) < 5
+    assert (
+        rms(got.images[-2], eps.picture(**ISDO, **ask | {"steps": 100}, batch_size=2).images[-2])
+        < 5
+    )
     assert len(eps.picture(**with_args({"tolerance": 0.0001}), **ask | {"steps": 6}).calls) == 6
     with pytest.raises(Refused, match="cannot say how far off") as refused:
         eps.picture(**with_args({"tolerance": 0.01, "solver": "srk4"}), **ask)
@@ -186,13 +228,19 @@ def test_an_accuracy_takes_as_many_calls_as_it_needs_and_no_more_than_steps(eps)
 def test_refiner_takes_over_when_it_does_with_euler(eps):
     if "tiny-v" not in eps.models:
         pytest.skip("no checkpoint tiny-v to hand over to")
-    ask = {"refiner_checkpoint": eps.models["tiny-v"], "refiner_switch_at": 0.5, "scheduler": "Karras", "steps": 10}
+    ask = {
+        "refiner_checkpoint": eps.models["tiny-v"],
+        "refiner_switch_at": 0.5,
+        "scheduler": "Karras",
+        "steps": 10,
+    }
     got, eulers = eps.picture(**ISDO, **ask), eps.picture(**EULER, **ask)
     assert got.values["Refiner"].startswith("tiny-v")
     assert steps_of(got.calls) == steps_of(eulers.calls)
     assert rms(got.image, eps.picture(**ISDO, steps=10).image) > 0.5  # it did take over
     fine = eps.picture(**EULER, **ask | {"steps": 100})
-    # x is strange to the second of these nets, which know no pictures: what counts is that ISDO goes on as well as Euler does
+    # x is strange to the second of these nets, which know no pictures: what counts is that ISDO
+    # goes on as well as Euler does
     assert rms(got.image, fine.image) < 1.1 * rms(eulers.image, fine.image)
 
 
@@ -200,16 +248,29 @@ def test_refiner_takes_over_when_it_does_with_euler(eps):
 def test_the_refiner_takes_over_from_solvers_of_several_calls_as_from_euler(eps, solver):
     if "tiny-v" not in eps.models:
         pytest.skip("no checkpoint tiny-v to hand over to")
-    ask = {"refiner_checkpoint": eps.models["tiny-v"], "refiner_switch_at": 0.5, "scheduler": "Karras", "steps": 10}
-    got, eulers = eps.picture(**with_args({"solver": solver, "placement": 0}), **ask), eps.picture(**EULER, **ask)
-    assert got.values["Refiner"].startswith("tiny-v") and once_a_step(got.calls) == once_a_step(eulers.calls)
+    ask = {
+        "refiner_checkpoint": eps.models["tiny-v"],
+        "refiner_switch_at": 0.5,
+        "scheduler": "Karras",
+        "steps": 10,
+    }
+    got, eulers = (
+        eps.picture(**with_args({"solver": solver, "placement": 0}), **ask),
+        eps.picture(**EULER, **ask),
+    )
+    assert got.values["Refiner"].startswith("tiny-v") and once_a_step(got.calls) == once_a_step(
+        eulers.calls
+    )
     assert all(call["finite"] for call in got.calls) and got.image.std() > 5
-    assert rms(got.image, eps.picture(**with_args({"solver": solver}), steps=10).image) > 0.5  # it did take over
+    assert (
+        rms(got.image, eps.picture(**with_args({"solver": solver}), steps=10).image) > 0.5
+    )  # it did take over
 
 
 @pytest.mark.parametrize("window", [(0.25, 0.75), (0.0, 0.4), (0.6, 1.0)])
 def test_a_control_acts_in_the_steps_it_acts_in_with_euler(eps, window):
-    """As ControlNet's: by the step counter of AUTOMATIC1111, by the noise level in Forge's own class."""
+    """As ControlNet's: by the step counter of AUTOMATIC1111, by the noise level in Forge's own
+    class."""
     ask = {"scheduler": "Karras", "steps": 12, "seed": centred(128)}
     with eps.probing(window=window):
         got, eulers = eps.picture(**AS_SCHEDULED, **ask), eps.picture(**EULER, **ask)
@@ -226,11 +287,15 @@ def test_a_control_acts_in_the_steps_it_acts_in_with_euler(eps, window):
 
 
 def test_a_picture_does_not_know_its_neighbours(eps):
-    """The bit-equality of the sampler itself is proven elsewhere: a host's network may round otherwise in a batch."""
+    """The bit-equality of the sampler itself is proven elsewhere: a host's network may round
+    otherwise in a batch."""
 
     def worst(ask):
         batch = eps.picture(**ask, seed=5, batch_size=3).images[-3:]
-        return max(np.abs(one.astype(int) - eps.picture(**ask, seed=5 + i).image).max() for i, one in enumerate(batch))
+        return max(
+            np.abs(one.astype(int) - eps.picture(**ask, seed=5 + i).image).max()
+            for i, one in enumerate(batch)
+        )
 
     assert worst(ISDO) <= max(worst(EULER), 1)
 
@@ -302,7 +367,11 @@ def test_wrong_arguments_answer_422_with_a_message(eps, args, word):
 
 def test_wrong_arguments_of_img2img_answer_422(eps):
     with pytest.raises(Refused) as refused:
-        eps.picture("img2img", init_images=[encode(np.zeros((64, 64, 3), np.uint8))], **with_args({"tau": "cubic"}))
+        eps.picture(
+            "img2img",
+            init_images=[encode(np.zeros((64, 64, 3), np.uint8))],
+            **with_args({"tau": "cubic"}),
+        )
     assert refused.value.status == 422 and "tau" in refused.value.text
 
 
@@ -317,7 +386,13 @@ def scene(size=128):
 
 
 def hires(webui, **values):
-    ask = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "denoising_strength": 0.6, "hr_second_pass_steps": 6}
+    ask = {
+        "enable_hr": True,
+        "hr_scale": 2,
+        "hr_upscaler": "Latent",
+        "denoising_strength": 0.6,
+        "hr_second_pass_steps": 6,
+    }
     schema = str(webui.get("/openapi.json"))
     if "hr_additional_modules" in schema:  # Forge: else its API route fails for every sampler
         ask["hr_additional_modules"] = ["Use same choices"]
@@ -335,7 +410,9 @@ def test_hires_alone(eps):
     got = hires(eps, **EULER, hr_sampler_name="ISDO")
     assert got.values["Sampler"] == "Euler" and got.values["Hires sampler"] == "ISDO"
     assert rms(got.image, hires(eps, **EULER).image) > 0.5
-    asked = hires(eps, **EULER, hr_sampler_name="ISDO", alwayson_scripts={"ISDO": {"args": [{"order": 1}]}})
+    asked = hires(
+        eps, **EULER, hr_sampler_name="ISDO", alwayson_scripts={"ISDO": {"args": [{"order": 1}]}}
+    )
     assert ours(asked.values) == {"ISDO order": "1"} and rms(asked.image, got.image) > 0
 
 
@@ -343,7 +420,9 @@ def test_hires_alone(eps):
 def test_hires_by_another_sampler(eps, first, second):
     got = hires(eps, sampler_name=first, hr_sampler_name=second, scheduler="Karras")
     eulers = hires(eps, **EULER, scheduler="Karras")
-    assert [call[:4] for call in steps_of(got.calls)] == [call[:4] for call in steps_of(eulers.calls)]
+    assert [call[:4] for call in steps_of(got.calls)] == [
+        call[:4] for call in steps_of(eulers.calls)
+    ]
     assert (got.values["Sampler"], got.values["Hires sampler"]) == (first, second)
     assert rms(got.image, eulers.image) > 0.1
 
@@ -351,11 +430,19 @@ def test_hires_by_another_sampler(eps, first, second):
 @pytest.mark.parametrize(("strength", "calls"), [(0.05, 1), (0.275, 4), (0.815, 10), (1.0, 12)])
 def test_img2img(webui, strength, calls):
     webui.model("tiny-gauss")
-    ask = {"init_images": [encode(scene())], "denoising_strength": strength, "scheduler": "Karras", "steps": 12}
+    ask = {
+        "init_images": [encode(scene())],
+        "denoising_strength": strength,
+        "scheduler": "Karras",
+        "steps": 12,
+    }
     got, eulers = webui.picture("img2img", **ISDO, **ask), webui.picture("img2img", **EULER, **ask)
     assert got.values["Sampler"] == "ISDO"
     assert steps_of(got.calls) == steps_of(eulers.calls) and len(got.calls) == calls
-    if calls in (4, 10):  # of 111 steps, these two strengths begin at the very noise level they begin at of 12
+    if calls in (
+        4,
+        10,
+    ):  # of 111 steps, these two strengths begin at the very noise level they begin at of 12
         fine = webui.picture("img2img", **EULER, **ask | {"steps": 111})
         assert fine.calls[0]["sigma"] == pytest.approx(got.calls[0]["sigma"], rel=1e-4)
         assert rms(got.image, fine.image) < rms(eulers.image, fine.image) / 2
@@ -368,14 +455,20 @@ def test_strength_as_noise_level_has_no_jumps(eps):
         ask = {"init_images": [encode(scene())], "denoising_strength": strength, "steps": 10}
         return eps.picture("img2img", **ask, **values).calls[0]["sigma"][0]
 
-    by_level = [first_sigma(s, **with_args({"strength": "noise level"})) for s in (0.41, 0.45, 0.49)]
+    by_level = [
+        first_sigma(s, **with_args({"strength": "noise level"})) for s in (0.41, 0.45, 0.49)
+    ]
     assert by_level[0] < by_level[1] < by_level[2]
     assert len({first_sigma(s, **ISDO) for s in (0.41, 0.45, 0.49)}) == 1
 
 
 def mask(size=128, soft=False):
     y, x = np.mgrid[:size, :size] / size
-    inside = np.clip((0.35 - np.hypot(x - 0.5, y - 0.5)) * 5, 0, 1) if soft else (np.hypot(x - 0.5, y - 0.5) < 0.3)
+    inside = (
+        np.clip((0.35 - np.hypot(x - 0.5, y - 0.5)) * 5, 0, 1)
+        if soft
+        else (np.hypot(x - 0.5, y - 0.5) < 0.3)
+    )
     return np.repeat((inside * 255).astype(np.uint8)[..., None], 3, -1)
 
 
@@ -389,7 +482,9 @@ def test_inpaint_keeps_what_euler_keeps(eps, fill):
     kept = mask()[..., 0] == 0
     assert same(got.image[kept], eulers.image[kept])
     assert rms(got.image[~kept], eulers.image[~kept]) > 0.5  # there, the samplers differ
-    assert [call[:4] for call in steps_of(got.calls)] == [call[:4] for call in steps_of(eulers.calls)]
+    assert [call[:4] for call in steps_of(got.calls)] == [
+        call[:4] for call in steps_of(eulers.calls)
+    ]
 
 
 def test_inpaint_of_the_latent_keeps_what_euler_keeps(eps):
@@ -405,14 +500,19 @@ def test_inpaint_of_the_latent_keeps_what_euler_keeps(eps):
 
 
 def test_inpaint_converges_faster_than_euler(eps):
-    """Each against its own limit: where a WebUI noises the kept area anew at each call, Euler's averages over noises."""
+    """Each against its own limit: where a WebUI noises the kept area anew at each call, Euler's
+    averages over noises."""
     ask = {
         "init_images": [encode(scene())], "mask": encode(mask()), "denoising_strength": 0.85, "mask_blur": 0,
         "inpainting_fill": 1, "inpaint_full_res": False, "scheduler": "Karras",
     }  # fmt: skip
     got, eulers = eps.picture("img2img", **ISDO, **ask), eps.picture("img2img", **EULER, **ask)
-    fine, eulers_fine = (eps.picture("img2img", **who, **ask | {"steps": 106}) for who in (ISDO, EULER))
-    assert fine.calls[0]["sigma"] == pytest.approx(got.calls[0]["sigma"], rel=1e-4)  # else the limits would differ
+    fine, eulers_fine = (
+        eps.picture("img2img", **who, **ask | {"steps": 106}) for who in (ISDO, EULER)
+    )
+    assert fine.calls[0]["sigma"] == pytest.approx(
+        got.calls[0]["sigma"], rel=1e-4
+    )  # else the limits would differ
     assert rms(got.image, fine.image) < rms(eulers.image, eulers_fine.image)
 
 
@@ -427,7 +527,9 @@ def test_soft_inpainting(eps):
     }  # fmt: skip
     eulers = eps.picture("img2img", **EULER, **ask)
     if rms(eulers.image, scene()) < 1:
-        pytest.skip("with these checkpoints this WebUI gives the original back, whatever the sampler")
+        pytest.skip(
+            "with these checkpoints this WebUI gives the original back, whatever the sampler"
+        )
     got = eps.picture("img2img", **ISDO, **ask)
     assert got.values["Sampler"] == "ISDO" and got.values["Soft inpainting enabled"] == "True"
     assert 0 < rms(got.image, eulers.image) < 60
@@ -437,14 +539,17 @@ def test_soft_inpainting(eps):
 
 
 def while_running(webui, act, **values):
-    """Call ``act`` in the middle of a long picture; return the picture and the seconds from then to its end."""
+    """Call ``act`` in the middle of a long picture; return the picture and the seconds from then to
+    its end."""
     ask = {"steps": 150, "width": 256, "height": 256} | values
     return meanwhile(webui, act, lambda: webui.picture(**ask), range(5, ask["steps"] + 1))
 
 
 def test_interrupt_is_quick_and_leaves_nothing_behind(eps):
     before = eps.picture(**ISDO)
-    got, seconds = while_running(eps, lambda: eps.post("/sdapi/v1/interrupt", {}), **with_args({"order": 2}))
+    got, seconds = while_running(
+        eps, lambda: eps.post("/sdapi/v1/interrupt", {}), **with_args({"order": 2})
+    )
     assert 5 <= len(got.calls) < 140
     assert got.values["Sampler"] == "ISDO" and ours(got.values) == {"ISDO order": "2"}
     assert seconds < 10
@@ -459,7 +564,9 @@ def test_skip_goes_on_with_the_next_picture(eps):
 
 
 def test_stop_after_this_picture_finishes_it(eps):
-    got, _ = while_running(eps, lambda: eps.post("/live-probe/stop", {}), **ISDO, n_iter=3, steps=60)
+    got, _ = while_running(
+        eps, lambda: eps.post("/live-probe/stop", {}), **ISDO, n_iter=3, steps=60
+    )
     assert len(got.calls) == 60 and len(got.images) == 1
     assert same(got.image, eps.picture(**ISDO, steps=60, width=256, height=256).image)
 
@@ -477,7 +584,9 @@ def test_a_sampler_told_to_stop_stops_where_euler_does(eps, last):
 
 def test_progress_never_falls_and_shows_the_picture(eps):
     seen, previews, done = [], [], []
-    thread = threading.Thread(target=lambda: done.append(eps.picture(**ISDO, steps=60, width=256, height=256)))
+    thread = threading.Thread(
+        target=lambda: done.append(eps.picture(**ISDO, steps=60, width=256, height=256))
+    )
     thread.start()
     while thread.is_alive():
         now = eps.get("/sdapi/v1/progress")
@@ -498,20 +607,31 @@ def axes(webui, tab="txt2img"):
     """Return the labels of the axis menu of the X/Y/Z plot, in its order."""
     for part in webui.get("/config")["components"]:
         if part.get("props", {}).get("elem_id") == f"script_{tab}_xyz_plot_x_type":
-            return [choice if isinstance(choice, str) else choice[0] for choice in part["props"]["choices"]]
+            return [
+                choice if isinstance(choice, str) else choice[0]
+                for choice in part["props"]["choices"]
+            ]
     raise AssertionError("no X/Y/Z plot on the page")
 
 
 def grid(webui, x, y=("Nothing", ""), **values):
     """Run an X/Y/Z plot and return the pictures of its cells, row by row."""
     labels = axes(webui)
-    settings = [s for s in webui.get("/sdapi/v1/script-info") if s["name"] == "x/y/z plot" and not s["is_img2img"]][0]["args"]
+    settings = [
+        s
+        for s in webui.get("/sdapi/v1/script-info")
+        if s["name"] == "x/y/z plot" and not s["is_img2img"]
+    ][0]["args"]
     args = [setting["value"] for setting in settings]
     names = [setting["label"] for setting in settings]
     for i, (label, text) in enumerate((x, y)):
         args[3 * i : 3 * i + 3] = [labels.index(label), text, []]
     args[6:9] = [labels.index("Nothing"), "", []]
-    for label, value in (("Draw legend", False), ("Include Sub Images", True), ("Keep -1 for seeds", False)):
+    for label, value in (
+        ("Draw legend", False),
+        ("Include Sub Images", True),
+        ("Keep -1 for seeds", False),
+    ):
         args[names.index(label)] = value
     args[[i for i, name in enumerate(names) if "text inputs" in (name or "")][0]] = True
     got = webui.picture(**values, script_name="x/y/z plot", script_args=args)
@@ -533,7 +653,8 @@ def test_every_setting_has_one_axis(webui):
     for tab in ("txt2img", "img2img"):
         labels = axes(webui, tab)
         assert [label for label in labels if "[ISDO]" in label] == [
-            "[ISDO] Preset", *(f"[ISDO] {field.label}" for field in CONTROLS)
+            "[ISDO] Preset",
+            *(f"[ISDO] {field.label}" for field in CONTROLS),
         ]
 
 
@@ -564,7 +685,9 @@ def test_grid_refuses_wrong_values(eps):
 
 
 def test_grid_over_samplers_and_our_settings_and_prompts(eps):
-    got = grid(eps, ("Sampler", "ISDO,Euler"), ("[ISDO] Order", f"1,{isdo.Settings().order}"), **ISDO)
+    got = grid(
+        eps, ("Sampler", "ISDO,Euler"), ("[ISDO] Order", f"1,{isdo.Settings().order}"), **ISDO
+    )
     found = [eps.parse(text) for text in got.texts]
     assert [(values["Sampler"], ours(values)) for values in found] == [
         ("ISDO", {"ISDO order": "1"}), ("Euler", {}), ("ISDO", {}), ("Euler", {}),
@@ -575,7 +698,11 @@ def test_grid_over_samplers_and_our_settings_and_prompts(eps):
 
 
 def test_grid_over_checkpoints_and_pictures_after_a_change_of_checkpoint(eps):
-    names = [name for name in ("tiny-eps", "tiny-v", "tiny-sdxl", "tiny-sd3", "tiny-flux") if name in eps.models]
+    names = [
+        name
+        for name in ("tiny-eps", "tiny-v", "tiny-sdxl", "tiny-sd3", "tiny-flux")
+        if name in eps.models
+    ]
     pictures = {}
     for name in names:
         eps.model(name)
@@ -583,7 +710,9 @@ def test_grid_over_checkpoints_and_pictures_after_a_change_of_checkpoint(eps):
     eps.model("tiny-eps")
     again = eps.picture(**ISDO, cfg_scale=3)
     assert same(again.image, pictures["tiny-eps"].image) and again.text == pictures["tiny-eps"].text
-    got = grid(eps, ("Checkpoint name", ",".join(eps.models[name] for name in names)), **ISDO, cfg_scale=3)
+    got = grid(
+        eps, ("Checkpoint name", ",".join(eps.models[name] for name in names)), **ISDO, cfg_scale=3
+    )
     for name, image in zip(names, got.images, strict=True):
         assert same(image, pictures[name].image), name
 
@@ -592,13 +721,22 @@ def test_grid_over_checkpoints_and_pictures_after_a_change_of_checkpoint(eps):
 
 
 def script_args(webui, name, tab, changes):
-    """Return a script's own arguments, some changed by the beginning of their labels; skip where there is no such script."""
-    found = [s for s in webui.get("/sdapi/v1/script-info") if s["name"] == name and s["is_img2img"] == (tab == "img2img")]
+    """Return a script's own arguments, some changed by the beginning of their labels; skip where
+    there is no such script."""
+    found = [
+        s
+        for s in webui.get("/sdapi/v1/script-info")
+        if s["name"] == name and s["is_img2img"] == (tab == "img2img")
+    ]
     if not found:
         pytest.skip(f"this WebUI has no {name}")
     args = [argument["value"] for argument in found[0]["args"]]
     for start, value in changes.items():
-        (i,) = [i for i, argument in enumerate(found[0]["args"]) if (argument["label"] or "").startswith(start)]
+        (i,) = [
+            i
+            for i, argument in enumerate(found[0]["args"])
+            if (argument["label"] or "").startswith(start)
+        ]
         args[i] = value
     return {"script_name": name, "script_args": args}
 
@@ -607,22 +745,37 @@ def script_args(webui, name, tab, changes):
     ("tab", "name", "changes"),
     [
         ("txt2img", "prompt matrix", {}),
-        ("txt2img", "prompts from file or textbox", {"List of prompt inputs": 'a cat\n--prompt "a dog" --steps 5'}),
+        (
+            "txt2img",
+            "prompts from file or textbox",
+            {"List of prompt inputs": 'a cat\n--prompt "a dog" --steps 5'},
+        ),
         ("img2img", "sd upscale", {"Scale Factor": 2}),
         ("img2img", "loopback", {"Loops": 3}),
         ("img2img", "outpainting mk2", {}),
     ],
 )
 def test_the_hosts_scripts_run_isdo_as_they_run_euler(eps, tab, name, changes):
-    ask = {"prompt": "a circle|red|blue", "scheduler": "Karras", "steps": 6, "width": 256, "height": 256}
+    ask = {
+        "prompt": "a circle|red|blue",
+        "scheduler": "Karras",
+        "steps": 6,
+        "width": 256,
+        "height": 256,
+    }
     if tab == "img2img":
         ask |= {"init_images": [encode(scene(256))], "denoising_strength": 0.6}
     ask |= script_args(eps, name, tab, changes)
     got, eulers = eps.picture(tab, **ISDO, **ask), eps.picture(tab, **EULER, **ask)
-    assert got.calls and [call[:4] for call in steps_of(got.calls)] == [call[:4] for call in steps_of(eulers.calls)]
+    assert got.calls and [call[:4] for call in steps_of(got.calls)] == [
+        call[:4] for call in steps_of(eulers.calls)
+    ]
     made = [eps.parse(text).get("Sampler") for text in got.texts if "Sampler:" in text]
     assert made and set(made) == {"ISDO"}
-    assert got.images[-1].shape == eulers.images[-1].shape and rms(got.images[-1], eulers.images[-1]) > 0.1
+    assert (
+        got.images[-1].shape == eulers.images[-1].shape
+        and rms(got.images[-1], eulers.images[-1]) > 0.1
+    )
 
 
 # ---------------------------------------------------------------------------------------------- against what is known
@@ -630,28 +783,36 @@ def test_the_hosts_scripts_run_isdo_as_they_run_euler(eps, tab, name, changes):
 
 def noise(seed, size):
     """Return the noise that the WebUIs draw on the CPU for a seed."""
-    return torch.randn(4, size // 8, size // 8, generator=torch.Generator().manual_seed(seed)).double()
+    return torch.randn(
+        4, size // 8, size // 8, generator=torch.Generator().manual_seed(seed)
+    ).double()
 
 
 def centred(size):
-    """Return the seed whose noise has the smallest means: 14.6 times a mean drives a small picture into white or black."""
+    """Return the seed whose noise has the smallest means: 14.6 times a mean drives a small picture
+    into white or black."""
     return min(range(1, 400), key=lambda seed: noise(seed, size).mean((-2, -1)).abs().max())
 
 
 def exact_gauss(seed, size, sigma):
-    """Return the picture at the end of the ODE for tiny-gauss, and where it is neither white nor black.
+    """Return the picture at the end of the ODE for tiny-gauss, and where it is neither white nor
+    black.
 
-    The checkpoint knows its Gaussian up to each channel's mean: that is taken out here and by ``off``.
+    The checkpoint knows its Gaussian up to each channel's mean: that is taken out here and by
+    ``off``.
     """
     x = noise(seed, size) * sigma
     z = (x - x.mean((-2, -1), keepdim=True)) * 0.5 / (0.25 + sigma**2) ** 0.5
     rgb = z[:3] * 0.9 + z[3:] * 0.1
-    big = torch.nn.functional.interpolate(rgb[None], scale_factor=8, mode="bicubic", align_corners=False)[0]
+    big = torch.nn.functional.interpolate(
+        rgb[None], scale_factor=8, mode="bicubic", align_corners=False
+    )[0]
     return big.add(1).mul(127.5).permute(1, 2, 0).numpy()
 
 
 def off(picture, known):
-    """Return the root mean square error of a picture, each channel's mean apart, where it is neither white nor black."""
+    """Return the root mean square error of a picture, each channel's mean apart, where it is
+    neither white nor black."""
     errors = []
     for channel, truth in zip(np.moveaxis(picture, -1, 0), np.moveaxis(known, -1, 0), strict=True):
         inside = (channel > 0) & (channel < 255)
@@ -666,7 +827,9 @@ def test_eight_steps_against_the_known_solution(webui):
     got, euler = webui.picture(**ISDO, **ask), webui.picture(**EULER, **ask)
     fine = webui.picture(**EULER, **ask | {"steps": 200})
     known = exact_gauss(seed, 256, got.calls[0]["sigma"][0])
-    errors = {name: off(r.image, known) for name, r in (("isdo", got), ("euler", euler), ("fine", fine))}
+    errors = {
+        name: off(r.image, known) for name, r in (("isdo", got), ("euler", euler), ("fine", fine))
+    }
     print(errors, rms(got.image, fine.image), rms(euler.image, fine.image))
     assert known.std() > 20
     # in grey levels: rounding to them is 0.29 of it already
@@ -690,9 +853,17 @@ def test_zero_terminal_snr(webui, scheduler):
     if "sd_noise_schedule" not in webui.get("/sdapi/v1/options"):
         pytest.skip("this WebUI has no noise schedule to choose")
     webui.model("tiny-v")
-    ask = {"steps": 12, "scheduler": scheduler, "override_settings": {"sd_noise_schedule": "Zero Terminal SNR"}}
+    ask = {
+        "steps": 12,
+        "scheduler": scheduler,
+        "override_settings": {"sd_noise_schedule": "Zero Terminal SNR"},
+    }
     got, euler = webui.picture(**ISDO, **ask), webui.picture(**EULER, **ask)
-    assert got.calls[0]["sigma"][0] > 1000 and len(got.calls) == 12 and all(call["finite"] for call in got.calls)
+    assert (
+        got.calls[0]["sigma"][0] > 1000
+        and len(got.calls) == 12
+        and all(call["finite"] for call in got.calls)
+    )
     fine = webui.picture(**EULER, **ask | {"steps": 200})
     print(rms(got.image, fine.image), rms(euler.image, fine.image))
     assert fine.image.std() > 20
@@ -704,14 +875,23 @@ def test_zero_terminal_snr(webui, scheduler):
 
 @pytest.fixture
 def sdxl(webui):
-    """The WebUI with an SDXL-shaped checkpoint: its conditions are mappings of text and of sizes."""
+    """The WebUI with an SDXL-shaped checkpoint: its conditions are mappings of text and of
+    sizes."""
     webui.model("tiny-sdxl")
     return webui
 
 
-@pytest.mark.parametrize("prompt", ["a red circle", "a [cat:dog:.5]", "a red circle AND a blue square :0.7 AND [cat:dog:4]"])
+@pytest.mark.parametrize(
+    "prompt",
+    ["a red circle", "a [cat:dog:.5]", "a red circle AND a blue square :0.7 AND [cat:dog:4]"],
+)
 def test_sdxl_is_asked_what_euler_asks_and_is_nearer_to_the_limit(sdxl, prompt):
-    ask = {"prompt": prompt, "negative_prompt": "[bad:worse:0.3]", "scheduler": "Karras", "seed": centred(128)}
+    ask = {
+        "prompt": prompt,
+        "negative_prompt": "[bad:worse:0.3]",
+        "scheduler": "Karras",
+        "seed": centred(128),
+    }
     got, eulers = sdxl.picture(**ISDO, **ask), sdxl.picture(**EULER, **ask)
     assert all("crossattn=" in call["cond"] and "vector=" in call["cond"] for call in got.calls)
     assert steps_of(got.calls) == steps_of(eulers.calls) and len(got.calls) == 8
@@ -724,7 +904,8 @@ def test_sdxl_is_asked_what_euler_asks_and_is_nearer_to_the_limit(sdxl, prompt):
 def test_sdxl_without_guidance_in_batches_and_hires(sdxl):
     batch = sdxl.picture(**ISDO, seed=5, batch_size=2, n_iter=2).images[-4:]
     for i, picture in enumerate(batch):
-        # these nets round otherwise in a batch, and as they know no pictures they make a few grey levels of it here and there
+        # these nets round otherwise in a batch, and as they know no pictures they make a few grey
+        # levels of it here and there
         assert rms(picture, sdxl.picture(**ISDO, seed=5 + i).image) < 1
     for ask in ({"cfg_scale": 1}, {"s_min_uncond": 4.0}):
         got, eulers = (sdxl.picture(**who, **ask, scheduler="Karras") for who in (ISDO, EULER))
@@ -778,13 +959,20 @@ def test_flow_refuses_a_schedule_of_another_kind(flow):
     try:
         got = flow.picture(**ISDO, scheduler="Align Your Steps", cfg_scale=1)
     except Refused as refused:
-        assert refused.status in (422, 500) and "sigma" in refused.text and "Automatic" in refused.text
+        assert (
+            refused.status in (422, 500) and "sigma" in refused.text and "Automatic" in refused.text
+        )
     else:
         assert got.calls[0]["sigma"][0] <= 1
 
 
 def test_flow_img2img_and_inpaint(flow):
-    ask = {"init_images": [encode(scene())], "denoising_strength": 0.6, "scheduler": "Simple", "cfg_scale": 1}
+    ask = {
+        "init_images": [encode(scene())],
+        "denoising_strength": 0.6,
+        "scheduler": "Simple",
+        "cfg_scale": 1,
+    }
     got, euler = flow.picture("img2img", **ISDO, **ask), flow.picture("img2img", **EULER, **ask)
     assert steps_of(got.calls) == steps_of(euler.calls)
     fine = flow.picture("img2img", **EULER, **ask | {"steps": 200})
@@ -798,7 +986,9 @@ def test_flow_img2img_and_inpaint(flow):
 def test_flow_strength_counts_as_noise_level(flow):
     ask = {"init_images": [encode(scene())], "scheduler": "Simple", "cfg_scale": 1, "steps": 10}
     by_level = [
-        flow.picture("img2img", **ask, **with_args({"strength": "noise level"}), denoising_strength=s).calls[0]["sigma"][0]
+        flow.picture(
+            "img2img", **ask, **with_args({"strength": "noise level"}), denoising_strength=s
+        ).calls[0]["sigma"][0]
         for s in (0.41, 0.45, 0.49)
     ]
     assert by_level == pytest.approx([0.41, 0.45, 0.49], abs=0.02)

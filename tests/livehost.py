@@ -1,9 +1,11 @@
-"""A real WebUI on a CPU for the live tests: started in a data folder of its own, driven over HTTP, watched by a probe.
+"""A real WebUI on a CPU for the live tests: started in a data folder of its own, driven over HTTP,
+watched by a probe.
 
-WEBUI_DIR names the WebUI; WEBUI_PYTHON its interpreter (default: WEBUI_DIR/venv/bin/python); WEBUI_ARGS further flags. The rest
-of the environment is handed on as it is. The tests want the checkpoints tiny-eps, tiny-v and tiny-gauss (SD1-shaped denoisers
-of latents N(0, 0.5^2), the first two disturbed by the prompt), tiny-sdxl (as tiny-eps, but SDXL-shaped), and tiny-flux,
-tiny-sd3 and tiny-chroma (flow) where the WebUI has such models; a test whose checkpoint is missing is skipped.
+WEBUI_DIR names the WebUI; WEBUI_PYTHON its interpreter (default: WEBUI_DIR/venv/bin/python);
+WEBUI_ARGS further flags. The rest of the environment is handed on as it is. The tests want the
+checkpoints tiny-eps, tiny-v and tiny-gauss (SD1-shaped denoisers of latents N(0, 0.5^2), the first
+two disturbed by the prompt), tiny-sdxl (as tiny-eps, but SDXL-shaped), and tiny-flux, tiny-sd3 and
+tiny-chroma (flow) where the WebUI has such models; a test whose checkpoint is missing is skipped.
 """
 
 import base64
@@ -35,17 +37,29 @@ FLAGS = (
     "--no-download-sd-model --do-not-download-clip --disable-safe-unpickle --skip-google-blockly --attention-pytorch "
     "--always-cpu --all-in-fp32 --no-half --no-half-vae --api"
 ).split()
-PARSERS = ("modules/cmd_args.py", "backend/args.py", "ldm_patched/modules/args_parser.py", "modules_forge/cmd_opts.py")
+PARSERS = (
+    "modules/cmd_args.py",
+    "backend/args.py",
+    "ldm_patched/modules/args_parser.py",
+    "modules_forge/cmd_opts.py",
+)
 QUIET = {
     "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False", "PYTHONUNBUFFERED": "1",
     "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "8589934592",
 }  # fmt: skip
-# All options are saved once: A1111 gives back after an override only those that were. "Original" emphasis divides by the mean
-# of the conditioning, which is 0 in an untrained text model. The noise is then the same in every WebUI. Every other kind of
-# preview but the cheap one would download a network for SDXL and SD3.
+# All options are saved once: A1111 gives back after an override only those that were. "Original"
+# emphasis divides by the mean of the conditioning, which is 0 in an untrained text model. The noise
+# is then the same in every WebUI. Every other kind of preview but the cheap one would download a
+# network for SDXL and SD3.
 OPTIONS = {"emphasis": "No norm", "randn_source": "CPU", "show_progress_type": "Approx cheap"}
-NOT_SAVED = ("sd_model_checkpoint", "sd_checkpoint_hash", "disabled_extensions", "disable_all_extensions", "forge_preset")
+NOT_SAVED = (
+    "sd_model_checkpoint",
+    "sd_checkpoint_hash",
+    "disabled_extensions",
+    "disable_all_extensions",
+    "forge_preset",
+)
 
 
 def missing():
@@ -67,7 +81,11 @@ def python(folder):
 
 def declared(folder):
     """Return the sources of the WebUI's argument parsers."""
-    return "".join((Path(folder) / name).read_text(errors="replace") for name in PARSERS if (Path(folder) / name).is_file())
+    return "".join(
+        (Path(folder) / name).read_text(errors="replace")
+        for name in PARSERS
+        if (Path(folder) / name).is_file()
+    )
 
 
 def free_port():
@@ -78,7 +96,9 @@ def free_port():
 
 def pixels(encoded):
     """Return the picture of a base64 text as an (H, W, 3) array of bytes."""
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(encoded.split(",")[-1]))).convert("RGB"))
+    return np.asarray(
+        Image.open(io.BytesIO(base64.b64decode(encoded.split(",")[-1]))).convert("RGB")
+    )
 
 
 def encode(array):
@@ -105,7 +125,8 @@ class Host:
     """One running WebUI.
 
     Args:
-        data: an empty folder for its settings, extensions and pictures; the WebUI's own are not touched.
+        data: an empty folder for its settings, extensions and pictures; the WebUI's own are not
+            touched.
         second: name of an extension folder that holds a second copy, or None.
     """
 
@@ -122,10 +143,21 @@ class Host:
             flags += ["--use-cpu", "all"]
         if '"--precision"' in known and "--all-in-fp32" not in flags:
             flags += ["--precision", "full"]
-        if '"--gradio-allowed-path"' in known:  # a newer gradio hands out no script that lies outside the data folder
+        if (
+            '"--gradio-allowed-path"' in known
+        ):  # a newer gradio hands out no script that lies outside the data folder
             flags += [f"--gradio-allowed-path={folder}" for folder in (self.dir, ROOT)]
         own = shlex.split(os.environ.get("WEBUI_ARGS", ""))
-        command = [str(python(self.dir)), "launch.py", *flags, *own, "--port", str(self.port), "--data-dir", str(self.data)]
+        command = [
+            str(python(self.dir)),
+            "launch.py",
+            *flags,
+            *own,
+            "--port",
+            str(self.port),
+            "--data-dir",
+            str(self.data),
+        ]
         self.console = self.log.open("wb")
         self.process = subprocess.Popen(
             command, cwd=self.dir, env=QUIET | dict(os.environ), stdin=subprocess.DEVNULL, stdout=self.console,
@@ -135,8 +167,13 @@ class Host:
             self.wait_started(1)
             self.wait_listening()
             values = self.get("/sdapi/v1/options")
-            self.post("/sdapi/v1/options", {k: v for k, v in values.items() if v is not None and k not in NOT_SAVED} | OPTIONS)
-            self.models = {m["model_name"].split(".")[0]: m["title"] for m in self.get("/sdapi/v1/sd-models")}
+            self.post(
+                "/sdapi/v1/options",
+                {k: v for k, v in values.items() if v is not None and k not in NOT_SAVED} | OPTIONS,
+            )
+            self.models = {
+                m["model_name"].split(".")[0]: m["title"] for m in self.get("/sdapi/v1/sd-models")
+            }
         except BaseException:
             self.stop()
             raise
@@ -150,8 +187,14 @@ class Host:
                 shutil.copytree(ROOT / part, extensions / second / part)
             shutil.copy(ROOT / "install.py", extensions / second)
         shutil.copytree(ROOT / "tests/live_probe", extensions / "zz-live-probe")
-        for other in (self.dir / "extensions").glob("*"):  # whatever this WebUI needs to read its checkpoints
-            if other.is_dir() and other.resolve() != ROOT and not (extensions / other.name).exists():
+        for other in (self.dir / "extensions").glob(
+            "*"
+        ):  # whatever this WebUI needs to read its checkpoints
+            if (
+                other.is_dir()
+                and other.resolve() != ROOT
+                and not (extensions / other.name).exists()
+            ):
                 (extensions / other.name).symlink_to(other.resolve())
         (self.data / "models").symlink_to(self.dir / "models")
 
@@ -160,17 +203,21 @@ class Host:
         return self.log.read_text(errors="replace")
 
     def wait_started(self, times, limit=420, pause=time.sleep):
-        """Wait until the console has told the start-up time ``times`` times (a reload tells it again)."""
+        """Wait until the console has told the start-up time ``times`` times (a reload tells it
+        again)."""
         end = time.monotonic() + limit
         while self.text().count("Startup time:") < times:
             if self.process.poll() is not None:
-                raise RuntimeError(f"the WebUI ended with {self.process.returncode}:\n{self.text()[-4000:]}")
+                raise RuntimeError(
+                    f"the WebUI ended with {self.process.returncode}:\n{self.text()[-4000:]}"
+                )
             if time.monotonic() > end:
                 raise RuntimeError(f"the WebUI did not start in {limit} s:\n{self.text()[-4000:]}")
             pause(0.3)
 
     def wait_listening(self, limit=60):
-        """Wait until the server answers: without a page it tells the start-up time before it does."""
+        """Wait until the server answers: without a page it tells the start-up time before it
+        does."""
         end = time.monotonic() + limit
         while True:
             try:
@@ -202,7 +249,9 @@ class Host:
 
     def post(self, path, values):
         body = json.dumps(values).encode()
-        return self._ask(urllib.request.Request(self.url + path, body, {"Content-Type": "application/json"}))
+        return self._ask(
+            urllib.request.Request(self.url + path, body, {"Content-Type": "application/json"})
+        )
 
     def routes(self):
         """Return the paths that the WebUI's API has."""
@@ -224,13 +273,21 @@ class Host:
             self.post("/live-probe/ask", {})
 
     def picture(self, kind="txt2img", **values):
-        """Generate, and return pictures, infotexts (parsed by the WebUI itself) and the probe's list of calls.
+        """Generate, and return pictures, infotexts (parsed by the WebUI itself) and the probe's
+        list of calls.
 
         Args:
             kind: "txt2img" or "img2img".
             values: the request; what is not given is small and fast.
         """
-        request = {"prompt": "a red circle", "seed": 1, "steps": 8, "width": 128, "height": 128, "cfg_scale": 5} | values
+        request = {
+            "prompt": "a red circle",
+            "seed": 1,
+            "steps": 8,
+            "width": 128,
+            "height": 128,
+            "cfg_scale": 5,
+        } | values
         self.get("/live-probe/calls")
         answer = self.post(f"/sdapi/v1/{kind}", request)
         info = json.loads(answer["info"])
@@ -249,19 +306,26 @@ class Host:
     @staticmethod
     def parse(text):
         """Return the last line of an infotext as a mapping."""
-        pairs = re.findall(r'\s*([\w ][^:,]*): ("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)', text.strip().split("\n")[-1])
+        pairs = re.findall(
+            r'\s*([\w ][^:,]*): ("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)', text.strip().split("\n")[-1]
+        )
         return {key: json.loads(value) if value[:1] == '"' else value for key, value in pairs}
 
 
 def meanwhile(webui, act, ask, amid):
-    """Call ``act`` once the sampling step that ``ask()`` has reached, in another thread, is ``amid``; return the answer and
-    the seconds from then on to its end."""
+    """Call ``act`` once the sampling step that ``ask()`` has reached, in another thread, is
+    ``amid``; return the answer and the seconds from then on to its end."""
     done = []
     thread = threading.Thread(target=lambda: done.append((ask(), time.monotonic())))
     thread.start()
     end = time.monotonic() + 120
-    while webui.get("/sdapi/v1/progress?skip_current_image=true")["state"]["sampling_step"] not in amid:
-        assert thread.is_alive() and time.monotonic() < end, "the picture was ready before anything could be done"
+    while (
+        webui.get("/sdapi/v1/progress?skip_current_image=true")["state"]["sampling_step"]
+        not in amid
+    ):
+        assert thread.is_alive() and time.monotonic() < end, (
+            "the picture was ready before anything could be done"
+        )
         time.sleep(0.02)
     at = time.monotonic()
     act()
@@ -276,4 +340,7 @@ def ours(values):
 
 def steps_of(calls):
     """Return what a host's denoiser was asked, call by call: steps, planned steps, prompts."""
-    return [[c[key] for key in ("step", "total", "own step", "own total", "cond", "uncond")] for c in calls]
+    return [
+        [c[key] for key in ("step", "total", "own step", "own total", "cond", "uncond")]
+        for c in calls
+    ]

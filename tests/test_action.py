@@ -1,4 +1,5 @@
-"""The action of a trajectory: it is 0 on solutions, falls with twice a sampler's order, and is what its definition says."""
+"""The action of a trajectory: it is 0 on solutions, falls with twice a sampler's order, and is what
+its definition says."""
 
 import math
 
@@ -49,21 +50,33 @@ ORDERS = [
 
 
 @both_paths
-@pytest.mark.parametrize(("sampler", "order", "part", "slack"), ORDERS, ids=lambda v: str(v) if isinstance(v, str) else "")
+@pytest.mark.parametrize(
+    ("sampler", "order", "part", "slack"),
+    ORDERS,
+    ids=lambda v: str(v) if isinstance(v, str) else "",
+)
 def test_it_falls_with_twice_the_order(sampler, order, part, slack, path, pixel_mixture, normal):
     """Of the multistep solver in the later half: it begins with a step of order one, see below."""
-    model, x, counts, found = pixel_mixture(path), RANGE[path][0] * normal(2, 2, 3, 4), (20, 40, 80), []
+    model, x, counts, found = (
+        pixel_mixture(path),
+        RANGE[path][0] * normal(2, 2, 3, 4),
+        (20, 40, 80),
+        [],
+    )
     for steps in counts:
         states, levels = trajectory(model, x, even(path, steps), sampler)
         first = 0 if part == 1 else steps // 2
         found.append(action(model, states[first:], levels[first:]))
     for i in range(len(x)):
-        assert slope(counts, [float(v[i]) for v in found]) == pytest.approx(2 * order, abs=2 * slack)
+        assert slope(counts, [float(v[i]) for v in found]) == pytest.approx(
+            2 * order, abs=2 * slack
+        )
 
 
 @both_paths
 def test_a_multistep_run_begins_with_a_step_of_order_one(path, pixel_mixture, normal):
-    """Over that step, of length h, |x' - f|^2 is of order h^2: the action of the whole is of order 3."""
+    """Over that step, of length h, |x' - f|^2 is of order h^2: the action of the whole is of order
+    3."""
     model, x, counts = pixel_mixture(path), RANGE[path][0] * normal(2, 2, 3, 4), (40, 80, 160)
     runs = [trajectory(model, x, even(path, steps), Settings(**ISDO)) for steps in counts]
     whole, first = ([float(action(model, s[:n], t[:n]).sum()) for s, t in runs] for n in (None, 3))
@@ -85,19 +98,28 @@ def test_a_solution_has_none_however_far_apart_its_nodes_are(path, pixel_mixture
 @both_paths
 @pytest.mark.parametrize("q", [-1.0, 0.0, 0.5, 2])
 def test_it_is_the_integral_of_a_small_known_defect(path, q, gaussian, normal):
-    """Where D is a Gaussian's the defect of one step is in closed form; a band of k waves counts (1 + k^2)^q."""
+    """Where D is a Gaussian's the defect of one step is in closed form; a band of k waves counts (1
+    + k^2)^q."""
     model = gaussian(path, (2, 6, 7))
     before, after = 0.7, 0.6
     x, gap = 0.7 * normal(3, 2, 6, 7), 0.01 * normal(3, 2, 6, 7)
-    found = action(model, [x, model.exact(x, before, after) + gap], [before, after], sobolev=q, substeps=8)
-    waves = torch.fft.fftfreq(6, dtype=torch.float64)[:, None].square() + torch.fft.fftfreq(7, dtype=torch.float64).square()
+    found = action(
+        model, [x, model.exact(x, before, after) + gap], [before, after], sobolev=q, substeps=8
+    )
+    waves = (
+        torch.fft.fftfreq(6, dtype=torch.float64)[:, None].square()
+        + torch.fft.fftfreq(7, dtype=torch.float64).square()
+    )
     weight = (1 + (7 * waves.sqrt()).round() ** 2) ** q
     energy = (torch.fft.fft2(gap, norm="ortho").abs().square() * weight).flatten(1).sum(1)
     torch.testing.assert_close(found, energy / (2 * (before - after)), rtol=1e-5, atol=0)
 
 
-def test_it_is_the_least_of_all_curves_through_the_nodes_as_steps_get_short(pixel_mixture, solve, normal):
-    """The Gramian of a step, by the linearised ODE, is the length of the step and a part of the order of its square."""
+def test_it_is_the_least_of_all_curves_through_the_nodes_as_steps_get_short(
+    pixel_mixture, solve, normal
+):
+    """The Gramian of a step, by the linearised ODE, is the length of the step and a part of the
+    order of its square."""
     model, ratios = pixel_mixture("ve"), []
     x, gap = 0.7 * normal(1, 1, 2, 2), 1e-3 * normal(1, 1, 2, 2)
     for h in (0.1, 0.05, 0.025):
@@ -106,16 +128,22 @@ def test_it_is_the_least_of_all_curves_through_the_nodes_as_steps_get_short(pixe
         gramian = torch.zeros(4, dtype=torch.float64)
         for node, weight in zip(0.7 - h * (nodes + 1) / 2, weights / 2, strict=True):
             here = solve(model, x, 0.7, node)
-            moved = (solve(model, here + 1e-5, node, 0.7 - h) - solve(model, here - 1e-5, node, 0.7 - h)) / 2e-5
+            moved = (
+                solve(model, here + 1e-5, node, 0.7 - h) - solve(model, here - 1e-5, node, 0.7 - h)
+            ) / 2e-5
             gramian += h * weight * moved.flatten() ** 2  # pixels are by themselves: it is diagonal
         least = (gap.flatten() ** 2 / (2 * gramian)).sum()
-        ratios.append(float(action(model, [x, end + gap], [0.7, 0.7 - h], substeps=4)[0] / least - 1))
+        ratios.append(
+            float(action(model, [x, end + gap], [0.7, 0.7 - h], substeps=4)[0] / least - 1)
+        )
     assert abs(ratios[-1]) < 0.06 and ratios[0] / ratios[1] == pytest.approx(2, abs=0.3)
 
 
 def test_a_step_to_0_does_not_count_and_no_call_is_made_for_it(pixel_mixture, normal):
     model = CallCounter(pixel_mixture("ve"))
-    states, levels = trajectory(model, 4 * normal(2, 2, 3, 4), torch.tensor([4.0, 2.0, 1.0, 0.5, 0.0]), "heun")
+    states, levels = trajectory(
+        model, 4 * normal(2, 2, 3, 4), torch.tensor([4.0, 2.0, 1.0, 0.5, 0.0]), "heun"
+    )
     model.calls = 0
     whole = action(model, states, levels)
     assert model.calls == 3 * 6 * SUBSTEPS
@@ -141,7 +169,9 @@ def test_a_picture_is_bit_equal_whatever_its_neighbours(rational, normal):
     together, levels = action(rational, states, [3.0, 2.0, 1.0], sobolev=1.0), [3.0, 2.0, 1.0]
     alone = action(rational, [s[2:3] for s in states], levels, sobolev=1.0)
     assert torch.equal(together[2:3], alone)
-    assert torch.equal(action(rational, [s.roll(2, 0) for s in states], levels, sobolev=1.0)[4:5], alone)
+    assert torch.equal(
+        action(rational, [s.roll(2, 0) for s in states], levels, sobolev=1.0)[4:5], alone
+    )
 
 
 def test_a_level_that_is_there_twice_counts_nothing_or_all(rational, normal):

@@ -22,7 +22,10 @@ WRONG = {
     "a number": (lambda x: 0.5, "a float"),
     "a mapping": (lambda x: {"sample": x}, "a dict"),
     "another batch": (lambda x: x[:1], r"a tensor \(1, 3, 8, 8\) for x \(2, 3, 8, 8\)"),
-    "twice the batch": (lambda x: torch.cat([x, x]), r"a tensor \(4, 3, 8, 8\) for x \(2, 3, 8, 8\)"),
+    "twice the batch": (
+        lambda x: torch.cat([x, x]),
+        r"a tensor \(4, 3, 8, 8\) for x \(2, 3, 8, 8\)",
+    ),
     "one channel": (lambda x: x[:, :1], r"a tensor \(2, 1, 8, 8\)"),
     "half the size": (lambda x: x[..., ::2, ::2], r"a tensor \(2, 3, 4, 4\)"),
     "no batch": (lambda x: x[0], r"a tensor \(3, 8, 8\)"),
@@ -42,12 +45,23 @@ def by_euler(model, x, sigmas, extra_args=None, callback=None, disable=None):
 HALF = (torch.arange(8) < 5).float().expand(1, 1, 8, 8)
 RUNS = {
     "sample": lambda model, x: sample_isdo(model, 14.6 * x, SIGMAS, disable=True),
-    "sample under a mask": lambda model, x: sample_isdo(model, 14.6 * x, SIGMAS, disable=True, mask=HALF),
+    "sample under a mask": lambda model, x: sample_isdo(
+        model, 14.6 * x, SIGMAS, disable=True, mask=HALF
+    ),
     "refine": lambda model, x: refine(model, x, disable=True, settings=RefineSettings(calls=30)).x,
-    "refine under a mask": lambda model, x: refine(model, x, disable=True, settings=RefineSettings(calls=30), mask=HALF).x,
-    "refine by another": lambda model, x: refine(
-        model, x, disable=True, settings=RefineSettings(calls=30), sampler=by_euler, sigmas=SIGMAS
-    ).x,
+    "refine under a mask": lambda model, x: (
+        refine(model, x, disable=True, settings=RefineSettings(calls=30), mask=HALF).x
+    ),
+    "refine by another": lambda model, x: (
+        refine(
+            model,
+            x,
+            disable=True,
+            settings=RefineSettings(calls=30),
+            sampler=by_euler,
+            sigmas=SIGMAS,
+        ).x
+    ),
 }
 every_run = pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
 
@@ -71,7 +85,9 @@ def test_nan_ends_the_run_before_the_next_call(run, bad, value):
         out[1, 0, 2, 1] = value if call == bad else out[1, 0, 2, 1]
         return out
 
-    with pytest.raises(NotFinite, match=rf"NaN or infinity at step {bad} of 30, sigma [0-9.]+: try full precision"):
+    with pytest.raises(
+        NotFinite, match=rf"NaN or infinity at step {bad} of 30, sigma [0-9.]+: try full precision"
+    ):
         run(model, torch.randn(2, 3, 8, 8))
 
 
@@ -105,7 +121,8 @@ class Event:
 
 
 def test_a_gpu_is_asked_and_not_waited_for(monkeypatch):
-    """A stand-in: findings arrive in the host's memory, and are read once the event behind them has come."""
+    """A stand-in: findings arrive in the host's memory, and are read once the event behind them has
+    come."""
     monkeypatch.setattr(Event, "made", 0, raising=False)
     monkeypatch.setattr(Event, "done", 0)
     monkeypatch.setattr(torch.cuda, "Event", Event)

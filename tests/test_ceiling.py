@@ -1,4 +1,5 @@
-"""The fitted linear methods: DPM++ 2M's weights against k-diffusion's code, exact fits where one is possible."""
+"""The fitted linear methods: DPM++ 2M's weights against k-diffusion's code, exact fits where one is
+possible."""
 
 import pytest
 import torch
@@ -22,12 +23,18 @@ def gaussian(name):
         return a * POWER / (a**2 * POWER + sigma**2) * x
 
     def solve(problem):
-        end = (path.signal(problem.sigma_max) ** 2 * POWER + problem.sigma_max**2) ** -0.5 * POWER**0.5 * problem.x
+        end = (
+            (path.signal(problem.sigma_max) ** 2 * POWER + problem.sigma_max**2) ** -0.5
+            * POWER**0.5
+            * problem.x
+        )
         return end, torch.zeros(len(end))
 
     model.path = path
     x = torch.randn(3, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    return Problem("gaussian", name, model, x, torch.tensor([0.05, 0.95], dtype=torch.float64), solve, {})
+    return Problem(
+        "gaussian", name, model, x, torch.tensor([0.05, 0.95], dtype=torch.float64), solve, {}
+    )
 
 
 def grid(problem, calls):
@@ -37,8 +44,12 @@ def grid(problem, calls):
 def test_weights_of_dpmpp_2m_are_those_of_k_diffusion():
     mixture = problem("stationary", "ve")
     sigmas = grid(mixture, 7)
-    expected = PEERS["dpmpp_2m"].run(mixture.model, mixture.x, sigmas, mixture.extra_args, disable=True)
-    run = ceiling.linear(mixture.model, mixture.x, sigmas, ceiling.dpmpp_2m_weights(sigmas), mixture.extra_args)
+    expected = PEERS["dpmpp_2m"].run(
+        mixture.model, mixture.x, sigmas, mixture.extra_args, disable=True
+    )
+    run = ceiling.linear(
+        mixture.model, mixture.x, sigmas, ceiling.dpmpp_2m_weights(sigmas), mixture.extra_args
+    )
     assert len(run.denoised) == 7
     torch.testing.assert_close(run.states[-1], expected, rtol=1e-9, atol=1e-9)
 
@@ -66,14 +77,17 @@ def test_a_run_goes_on_from_any_step_with_no_call_twice():
 
 @pytest.mark.parametrize("name", PATHS)
 def test_a_fit_finds_the_weights_that_solve_a_gaussian_exactly(name):
-    """There every D is a multiple of x, so a single weight a step could already make all but the first step right."""
+    """There every D is a multiple of x, so a single weight a step could already make all but the
+    first step right."""
     base = gaussian(name)
     sigmas = grid(base, 5)
     weights = ceiling.fit(base, sigmas)
     torch.testing.assert_close(weights.sum(1), torch.ones(5, dtype=torch.float64))
     assert torch.equal(weights.triu(1), torch.zeros(5, 5, dtype=torch.float64))
     error = {
-        label: rms(ceiling.linear(base.model, base.x, sigmas, w).states[-1] - base.reference()).max().item()
+        label: rms(ceiling.linear(base.model, base.x, sigmas, w).states[-1] - base.reference())
+        .max()
+        .item()
         for label, w in (("fitted", weights), ("start", ceiling.dpmpp_2m_weights(sigmas)))
     }
     assert error["fitted"] < 1e-4 * error["start"]

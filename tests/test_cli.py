@@ -1,4 +1,5 @@
-"""The command line: what it writes, what it says when the arguments are wrong, and that Ctrl-C leaves nothing."""
+"""The command line: what it writes, what it says when the arguments are wrong, and that Ctrl-C
+leaves nothing."""
 
 import signal
 import subprocess
@@ -23,7 +24,9 @@ ROOT = Path(__file__).parents[1]
 
 
 def sample(capsys, out, *arguments):
-    status, printed, error = run(capsys, "sample", "--steps", 2, "--count", 2, "--out", out, *arguments)
+    status, printed, error = run(
+        capsys, "sample", "--steps", 2, "--count", 2, "--out", out, *arguments
+    )
     assert (status, printed.strip()) == (0, str(out)), error
     return Image.open(out)
 
@@ -34,7 +37,12 @@ def test_sample_writes_a_grid_that_says_how_it_was_made(capsys, tmp_path):
     words, pairs = image.text["parameters"].split("\n")
     assert words == "animals"
     found = dict(pair.split(": ", 1) for pair in pairs.split(", "))
-    assert found["Seed"] == "7" and found["Steps"] == "2" and found["Model"] == "eps" and found["Sampler"] == "isdo"
+    assert (
+        found["Seed"] == "7"
+        and found["Steps"] == "2"
+        and found["Model"] == "eps"
+        and found["Sampler"] == "isdo"
+    )
     assert {field.infotext for field in FIELDS} <= set(found)
     assert image.size == (2 * (64 + gallery.GAP) + gallery.GAP, 64 + 2 * gallery.GAP)
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
@@ -44,7 +52,9 @@ def test_sample_writes_a_grid_that_says_how_it_was_made(capsys, tmp_path):
 @pytest.mark.parametrize("sampler", ["isdo", "dpmpp_2m", "heun", "ddpm", "edm"])
 def test_a_seed_is_the_same_picture_in_any_batch(monkeypatch, sampler):
     monkeypatch.setattr(cli, "BATCH", 2)
-    given = [models.load("eps", labels=labels, guidance=3.0) for labels in (CLASSES[:3], CLASSES[2:3])]
+    given = [
+        models.load("eps", labels=labels, guidance=3.0) for labels in (CLASSES[:3], CLASSES[2:3])
+    ]
     sigmas = cli.schedule("karras", 3, given[0].model)
     many = cli.draw(cli.samplers()[sampler], given[0], sigmas, range(5, 8))
     one = cli.draw(cli.samplers()[sampler], given[1], sigmas, range(7, 8))
@@ -56,13 +66,21 @@ def test_a_seed_is_the_same_picture_in_any_batch(monkeypatch, sampler):
 @needs_weights
 def test_a_preset_is_its_settings_and_a_flag_beside_it_wins(capsys, tmp_path):
     def drawn(*arguments):
-        status, printed, error = run(capsys, "sample", "--steps", 9, "--count", 1, "--out", tmp_path / "a.png", *arguments)
+        status, printed, error = run(
+            capsys, "sample", "--steps", 9, "--count", 1, "--out", tmp_path / "a.png", *arguments
+        )
         assert status == 0, error
         return Image.open(tmp_path / "a.png"), printed
 
     preset, _ = drawn("--preset", "Odyssey", "--draw", 4)
-    assert preset.tobytes() == drawn("--draw", 4)[0].tobytes() != drawn("--preset", "Fast")[0].tobytes()
-    assert "ISDO draw: 4" in preset.text["parameters"] and "ISDO calls: 9" in preset.text["parameters"]
+    assert (
+        preset.tobytes()
+        == drawn("--draw", 4)[0].tobytes()
+        != drawn("--preset", "Fast")[0].tobytes()
+    )
+    assert (
+        "ISDO draw: 4" in preset.text["parameters"] and "ISDO calls: 9" in preset.text["parameters"]
+    )
     exact, printed = drawn("--preset", "Exact")
     assert "ISDO tolerance: 0.01" in exact.text["parameters"] and "model calls a picture" in printed
 
@@ -78,7 +96,9 @@ def test_every_setting_has_a_flag_that_reaches_it():
         if isinstance(field.default, bool):
             words = [cli.flag(field.key)]
         else:
-            words = [f"{cli.flag(field.key)}={field.choices[-1] if field.choices else field.default}"]
+            words = [
+                f"{cli.flag(field.key)}={field.choices[-1] if field.choices else field.default}"
+            ]
         if field.default is not None:
             value = getattr(parser.parse_args(["sample", *words]), field.key)
             Settings(**{field.key: value})
@@ -162,11 +182,15 @@ def test_an_interrupted_write_leaves_the_old_file_whole(tmp_path):
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_ctrl_c_is_one_line_and_no_file(tmp_path):
     arguments = ["sample", "--steps", "150", "--count", "64", "--out", str(tmp_path / "a.png")]
-    listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # what a shell starts in the background is deaf to it
+    listen = partial(
+        signal.signal, signal.SIGINT, signal.SIG_DFL
+    )  # what a shell starts in the background is deaf to it
     command = [sys.executable, "-m", "isdo", *arguments]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, cwd=ROOT, preexec_fn=listen)
     seen = b""
-    while b"it/s" not in seen and b"s/it" not in seen and process.poll() is None:  # the bar moves: it draws
+    while (
+        b"it/s" not in seen and b"s/it" not in seen and process.poll() is None
+    ):  # the bar moves: it draws
         seen += process.stderr.read1()
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
@@ -183,7 +207,10 @@ def test_a_page_holds_the_pixels_where_they_belong():
     sheet = gallery.page(rows, zoom=3)
     step = 24 + gallery.GAP
     assert sheet.size == (gallery.GAP + 2 * step, gallery.GAP + 2 * step)
-    assert [sheet.getpixel((gallery.GAP + j * step, gallery.GAP)) for j in (0, 1)] == [(0, 0, 0), (128, 128, 128)]
+    assert [sheet.getpixel((gallery.GAP + j * step, gallery.GAP)) for j in (0, 1)] == [
+        (0, 0, 0),
+        (128, 128, 128),
+    ]
     assert sheet.getpixel((gallery.GAP + 23, gallery.GAP + 23)) == (0, 0, 0)
     labelled = gallery.page(rows, ["first", "second\nrow"], ["left", "right"], zoom=3)
     assert labelled.size[0] > sheet.size[0] and labelled.size[1] > sheet.size[1]

@@ -1,4 +1,5 @@
-"""Steps where the picture needs them: the promise, the calls, neighbours in the batch, what is refused."""
+"""Steps where the picture needs them: the promise, the calls, neighbours in the batch, what is
+refused."""
 
 import itertools
 import math
@@ -67,10 +68,19 @@ class Walks:
 
 @able
 @both_paths
-def test_one_call_and_one_callback_a_round_with_each_pictures_own_sigma(path, solver, pixel_mixture, normal):
+def test_one_call_and_one_callback_a_round_with_each_pictures_own_sigma(
+    path, solver, pixel_mixture, normal
+):
     model, report = Walks(pixel_mixture(path), path), {}
     x = LEVELS[path][0] * normal(3, 2, 5, 4) * torch.tensor([1.0, 0.3, 1.1]).view(-1, 1, 1, 1)
-    run(model, x, LEVELS[path], Settings(solver=solver, tolerance=3e-3), report=report, callback=model.told.append)
+    run(
+        model,
+        x,
+        LEVELS[path],
+        Settings(solver=solver, tolerance=3e-3),
+        report=report,
+        callback=model.told.append,
+    )
     assert len(model.asked) == len(model.told) == max(report["calls"])
     apart = any(len(set(sigma.tolist())) > 1 for _, sigma in model.asked)
     assert apart or solver == "srk5"  # so good is it here that all steps are as long as they may be
@@ -104,7 +114,13 @@ def test_a_jump_in_the_model_costs_steps_and_is_crossed(normal):
     """There is no way past a jump with an error that falls, and the run ends all the same."""
     before, after, report = normal(1, 2, 4, 4), normal(1, 2, 4, 4), {}
     model = Walks(lambda x, sigma: torch.where(sigma.view(-1, 1, 1, 1) > 1, before, after))
-    out = run(model, 14.6 * normal(1, 2, 4, 4), LEVELS["ve"], Settings(tolerance=1e-4, power="zero"), report=report)
+    out = run(
+        model,
+        14.6 * normal(1, 2, 4, 4),
+        LEVELS["ve"],
+        Settings(tolerance=1e-4, power="zero"),
+        report=report,
+    )
     assert report["rejected"][0] > 3 and len(model.asked) < 100
     torch.testing.assert_close(out, after, rtol=0, atol=0.02)
 
@@ -133,7 +149,9 @@ def test_one_level_is_one_call(rational):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_a_picture_is_bit_equal_whatever_the_batch_holds(dtype, shape, solver, rational, normal):
     settings = Settings(solver=solver, tolerance=0.003)
-    batch = (3 * normal(4, *shape) * torch.tensor([1.0, 1e-3, 1.0, 30.0]).view(-1, *[1] * len(shape))).to(dtype)
+    batch = (
+        3 * normal(4, *shape) * torch.tensor([1.0, 1e-3, 1.0, 30.0]).view(-1, *[1] * len(shape))
+    ).to(dtype)
     alone, report = {}, {}
     found = run(rational, batch[2:3], [3.0, 0.05, 0.0], settings, report=alone)
     for order in ([0, 1, 2, 3], [2, 3, 0, 1]):
@@ -146,13 +164,20 @@ def test_a_picture_is_bit_equal_whatever_the_batch_holds(dtype, shape, solver, r
 def test_half_precision_comes_back_as_it_came(gaussian, normal):
     model, x = gaussian("ve", (3, 6, 9)), 3 * normal(2, 3, 6, 9)
     for dtype, near in ((torch.float16, 0.05), (torch.bfloat16, 0.4)):
-        out, exact = run(model, x.to(dtype), [3.0, 0.05, 0.0], Settings(tolerance=0.1)), model.exact(x, 3.0, 0.0)
+        out, exact = (
+            run(model, x.to(dtype), [3.0, 0.05, 0.0], Settings(tolerance=0.1)),
+            model.exact(x, 3.0, 0.0),
+        )
         assert out.dtype == dtype and (out.double() - exact).abs().max() < near * exact.abs().max()
 
 
 @able
 def test_the_kept_part_of_a_picture_is_not_judged(solver, normal):
-    picture, painted, noise = normal(2, 2, 8, 12), (torch.arange(12) < 7).double().expand(1, 1, 8, 12), normal(2, 2, 8, 12)
+    picture, painted, noise = (
+        normal(2, 2, 8, 12),
+        (torch.arange(12) < 7).double().expand(1, 1, 8, 12),
+        normal(2, 2, 8, 12),
+    )
 
     def hosts(wild):
         def model(x, sigma):
@@ -210,7 +235,9 @@ def test_a_run_is_interrupted_at_any_call(when, where, rational):
     with pytest.raises(Interrupted) as info:
         run(model, torch.randn(1, 1, 4, 4), [5.0, 0.03, 0.0], Settings(tolerance=1e-3), report=report,
             callback=stop if where == "callback" else None)  # fmt: skip
-    assert info.value is raised and report.get("calls", [0])[0] == (when if where == "callback" else when - 1)
+    assert info.value is raised and report.get("calls", [0])[0] == (
+        when if where == "callback" else when - 1
+    )
 
 
 @pytest.mark.parametrize("bad", [1, 2, 5])
@@ -253,7 +280,9 @@ def test_the_controller_finds_the_length_whose_error_is_safe(order, constant):
     controller = Controller(order)
     for _ in range(60):
         controller.judge(constant * controller.length**order)
-    assert constant * controller.length**order == pytest.approx(controller.safety ** (order / 0.3), rel=0.02)
+    assert constant * controller.length**order == pytest.approx(
+        controller.safety ** (order / 0.3), rel=0.02
+    )
 
 
 def test_a_step_changes_by_the_factors_at_most_and_does_not_grow_after_a_failure():
@@ -278,7 +307,9 @@ def test_the_way_is_log_r_and_ends_where_it_should(path):
         sigma = path.from_noise_to_signal(r)
         assert way.level(way.place(sigma)) == pytest.approx(sigma)
         assert way.place(sigma) == pytest.approx(math.log(r), abs=2 * r / RATIO_LIMIT)
-        assert way.next(sigma, 0.01) == pytest.approx(path.from_noise_to_signal(r * math.exp(-0.01)), rel=1e-3)
+        assert way.next(sigma, 0.01) == pytest.approx(
+            path.from_noise_to_signal(r * math.exp(-0.01)), rel=1e-3
+        )
     assert way.next(path.from_noise_to_signal(0.04), 0.5) == way.last
     half = way.place(way.next(path.from_noise_to_signal(0.06), 0.6))
     assert half == pytest.approx((way.place(way.last) + math.log(0.06)) / 2, abs=1e-3)
@@ -291,9 +322,12 @@ def test_a_step_from_pure_noise_is_as_short_as_it_says(length):
 
 
 def test_the_norm_is_the_error_that_reaches_the_end_of_a_gaussian(normal):
-    """White data of variance S: the solution carries a gap from sigma to 0 as sqrt(S/(S + sigma^2))."""
+    """White data of variance S: the solution carries a gap from sigma to 0 as sqrt(S/(S +
+    sigma^2))."""
     spectrum, power, sigma = Spectrum(32, 32, "cpu"), 0.49, 3.0
     denoised, gap = 0.7 * normal(1, 3, 32, 32), 0.01 * normal(1, 3, 32, 32)
     norm = Norm(spectrum, Whole(), PATHS["ve"], 0.1)
     found = norm(spectrum.forward(gap), sigma, spectrum.forward(denoised)).item()
-    assert found == pytest.approx(0.01 * (power / (power + sigma**2)) ** 0.5 / (0.1 * 1.7), rel=0.05)
+    assert found == pytest.approx(
+        0.01 * (power / (power + sigma**2)) ** 0.5 / (0.1 * 1.7), rel=0.05
+    )

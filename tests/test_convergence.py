@@ -1,4 +1,5 @@
-"""What the sampler solves exactly, what it reduces to, and how fast it converges on everything else."""
+"""What the sampler solves exactly, what it reduces to, and how fast it converges on everything
+else."""
 
 import itertools
 import math
@@ -26,7 +27,10 @@ def run(model, x, sigmas, **settings):
 
 def ramp(first, last, steps, power=3.0):
     """Return steps + 1 uneven sigmas, both ends included."""
-    sigmas = torch.linspace(first ** (1 / power), last ** (1 / power), steps + 1, dtype=torch.float64) ** power
+    sigmas = (
+        torch.linspace(first ** (1 / power), last ** (1 / power), steps + 1, dtype=torch.float64)
+        ** power
+    )
     sigmas[0], sigmas[-1] = first, last
     return sigmas
 
@@ -40,7 +44,9 @@ def to_zero(first, calls):
 
 @both_paths
 @pytest.mark.parametrize("shape", [(3, 8, 8), (4, 6, 10), (2, 5, 9), (3, 2, 7, 4)], ids=str)
-def test_a_stationary_gaussian_of_unknown_mean_and_spectrum_is_solved_in_four_calls(path, shape, gaussian, normal):
+def test_a_stationary_gaussian_of_unknown_mean_and_spectrum_is_solved_in_four_calls(
+    path, shape, gaussian, normal
+):
     model, start = gaussian(path, shape), STARTS[path]
     x = model.path.signal(start) * normal(*shape) + start * normal(3, *shape)
     for end in (0.0, 0.02 * start):
@@ -56,8 +62,9 @@ def test_a_stationary_gaussian_of_unknown_mean_and_spectrum_is_solved_in_four_ca
 def test_any_order_solves_a_gaussian(path, order, corrector, gaussian, normal):
     model, start = gaussian(path, (2, 6, 7)), STARTS[path]
     x = start * normal(3, 2, 6, 7)
-    # the last power is the least exact, the change of e being next to nothing where S is far above sigma^2; the further
-    # a corrector reaches back, the more the power matters to the step that it does again
+    # the last power is the least exact, the change of e being next to nothing where S is far above
+    # sigma^2; the further a corrector reaches back, the more the power matters to the step that it
+    # does again
     tolerance = 1e-10 if corrector < 3 else 1e-7
     for calls, tau in ((4, "sigma"), (7, "cube root"), (12, "log")):
         out = run(model, x, to_zero(start, calls), order=order, corrector=corrector, tau=tau)
@@ -83,7 +90,9 @@ def test_two_calls_are_enough(path, gaussian, normal):
     """The second tells the spectrum, and the first step is done again with it."""
     model, start = gaussian(path, (2, 6, 7)), STARTS[path]
     x = start * normal(3, 2, 6, 7)
-    assert (run(model, x, [start, 0.2 * start, 0.0]) - model.exact(x, start, 0.0)).abs().max() < 1e-8
+    assert (
+        run(model, x, [start, 0.2 * start, 0.0]) - model.exact(x, start, 0.0)
+    ).abs().max() < 1e-8
 
 
 @both_paths
@@ -104,7 +113,9 @@ def test_without_power_order_one_is_euler(path, pixel_mixture, normal):
     x = start * normal(3, 2, 5, 6)
     for sigmas in (to_zero(start, 9), ramp(start, 0.3, 6)):
         want = k_diffusion("sampling").sample_euler(model, x, sigmas, disable=True)
-        torch.testing.assert_close(run(model, x, sigmas, path=path, **EULER), want, rtol=0, atol=1e-13 * start)
+        torch.testing.assert_close(
+            run(model, x, sigmas, path=path, **EULER), want, rtol=0, atol=1e-13 * start
+        )
 
 
 @both_paths
@@ -127,7 +138,8 @@ def phi(k, z):
 
 
 def exponential_adams_bashforth(model, x, sigmas):
-    """Integrate e^(t - h) D over the step t = 0..h in -log(sigma), D the line through the last two evaluations."""
+    """Integrate e^(t - h) D over the step t = 0..h in -log(sigma), D the line through the last two
+    evaluations."""
     old, last = None, 0.0
     for start, end in itertools.pairwise(sigmas.tolist()):
         denoised = model(x, x.new_full((len(x),), start))
@@ -141,7 +153,9 @@ def exponential_adams_bashforth(model, x, sigmas):
 
 
 @both_paths
-def test_without_power_order_two_in_log_sigma_is_the_exponential_adams_bashforth_step(path, pixel_mixture, normal):
+def test_without_power_order_two_in_log_sigma_is_the_exponential_adams_bashforth_step(
+    path, pixel_mixture, normal
+):
     model, start = pixel_mixture(path), PURE_NOISE[path]
     x = start * normal(3, 2, 5, 6)
     for sigmas in (to_zero(start, 9), ramp(start, 0.3, 6)):
@@ -162,7 +176,9 @@ def test_dpmpp_2m_differs_by_the_third_power_of_the_step(path, pixel_mixture, no
     model, start = pixel_mixture(path), 0.9
     x, counts, gaps = start * normal(3, 2, 5, 6), [16, 23, 32, 45, 64], []
     for count in counts:
-        sigmas = start * torch.exp(-torch.arange(3, dtype=torch.float64) / count)  # the first step is the same
+        sigmas = start * torch.exp(
+            -torch.arange(3, dtype=torch.float64) / count
+        )  # the first step is the same
         theirs = k_diffusion("sampling").sample_dpmpp_2m(model, x, sigmas, disable=True)
         ours = run(model, x, sigmas, power="zero", tau="log", order=2, corrector=0)
         gaps.append((ours - theirs).square().mean().sqrt())
@@ -172,7 +188,12 @@ def test_dpmpp_2m_differs_by_the_third_power_of_the_step(path, pixel_mixture, no
 # Orders of convergence
 
 RANGES = {"ve": (2.0, 0.4), "flow": (1.0, 0.3)}
-COUNTS = (32, 45, 64, 90)  # several: which rules the evidence favours changes with the grid, and the error wobbles
+COUNTS = (
+    32,
+    45,
+    64,
+    90,
+)  # several: which rules the evidence favours changes with the grid, and the error wobbles
 
 
 def from_small_steps(first, last, steps):
@@ -189,14 +210,21 @@ def observed_order(pixel_mixture, solve, normal):
         model, (first, last) = pixel_mixture(path), RANGES[path]
         x = first * normal(8, 2, 4, 4)
         exact = solve(model, x, first, last)
-        errors = [(run(model, x, grid(first, last, count), **settings) - exact).square().mean().sqrt() for count in counts]
+        errors = [
+            (run(model, x, grid(first, last, count), **settings) - exact).square().mean().sqrt()
+            for count in counts
+        ]
         return slope_of(errors, counts)
 
     return measure
 
 
 ORDERS = [(1, 0, 1), (2, 0, 2), (3, 0, 3), (1, 1, 2), (2, 1, 3), (3, 1, 4)]
-FITS = [("zero", "fourier", ORDERS), ("fitted", "fourier", ORDERS[:-1]), ("fitted", "cosine", ORDERS[3:])]
+FITS = [
+    ("zero", "fourier", ORDERS),
+    ("fitted", "fourier", ORDERS[:-1]),
+    ("fitted", "cosine", ORDERS[3:]),
+]
 CASES = [(power, basis, *order) for power, basis, orders in FITS for order in orders]
 
 
@@ -210,14 +238,18 @@ def test_order_of_convergence(path, power, basis, order, corrector, expected, ob
 
 @both_paths
 def test_order_where_modes_have_a_power_of_their_own(path, observed_order):
-    """The shares are those of the band: what is left is of order two, and so small that the third is seen before it."""
+    """The shares are those of the band: what is left is of order two, and so small that the third
+    is seen before it."""
     assert observed_order(path, counts=(12, 17, 24), basis="fourier") > 2.8
     assert observed_order(path, basis="fourier") > 1.8
 
 
 @both_paths
-def test_a_long_first_step_leaves_the_order_of_the_corrector_that_does_it_again(path, observed_order):
-    """It is of order one and is done again with two nodes: three over the run, where the predictor alone has two."""
+def test_a_long_first_step_leaves_the_order_of_the_corrector_that_does_it_again(
+    path, observed_order
+):
+    """It is of order one and is done again with two nodes: three over the run, where the predictor
+    alone has two."""
     settings = {"power": "zero", "grid": ramp_of_range, "counts": (48, 96), "order": 3}
     assert observed_order(path, **settings, corrector=0) == pytest.approx(2, abs=0.2)
     assert observed_order(path, **settings, corrector=1) > 2.8
@@ -234,7 +266,9 @@ def neighbourly(x, sigma):
     """A denoiser that looks at neighbours, alike everywhere and in every direction."""
     sigma = sigma.reshape(-1, *[1] * (x.ndim - 1))
     around = sum(x.roll(step, axis) for step, axis in itertools.product((-1, 1), (-1, -2)))
-    return torch.tanh((x + around / 4) / (1 + sigma**2)) + 0.2 * around.mean(1, keepdim=True) / (1 + sigma)
+    return torch.tanh((x + around / 4) / (1 + sigma**2)) + 0.2 * around.mean(1, keepdim=True) / (
+        1 + sigma
+    )
 
 
 @pytest.mark.parametrize("shift", [(1, 0), (0, 2), (3, 5)])
@@ -242,7 +276,12 @@ def neighbourly(x, sigma):
 def test_a_shifted_start_gives_the_shifted_picture(path, shift, normal):
     x = 0.9 * normal(2, 3, 7, 8)
     moved = run(neighbourly, x.roll(shift, (-2, -1)), to_zero(0.9, 8), path=path, basis="fourier")
-    torch.testing.assert_close(moved, run(neighbourly, x, to_zero(0.9, 8), path=path).roll(shift, (-2, -1)), rtol=0, atol=1e-11)
+    torch.testing.assert_close(
+        moved,
+        run(neighbourly, x, to_zero(0.9, 8), path=path).roll(shift, (-2, -1)),
+        rtol=0,
+        atol=1e-11,
+    )
 
 
 @pytest.mark.parametrize("axes", [(-1,), (-2,), (-1, -2)])
@@ -259,7 +298,9 @@ def test_a_mirrored_start_gives_the_mirrored_picture(path, basis, axes, normal):
 def test_a_transposed_start_gives_the_transposed_picture(basis, normal):
     x = 0.9 * normal(2, 3, 7, 8)
     there = run(neighbourly, x.mT, to_zero(0.9, 8), basis=basis)
-    torch.testing.assert_close(there, run(neighbourly, x, to_zero(0.9, 8), basis=basis).mT, rtol=0, atol=1e-11)
+    torch.testing.assert_close(
+        there, run(neighbourly, x, to_zero(0.9, 8), basis=basis).mT, rtol=0, atol=1e-11
+    )
 
 
 # Truncation to M modes
@@ -273,12 +314,17 @@ MODES = (0, 4, 16, 64, 256)
 def test_the_error_falls_with_the_modes(path, name, slack, gain):
     p = problem(name, path)
     sigmas = p.grids()["karras"](10)
-    errors = [rms(run(p.model, p.x, sigmas, modes=modes, placement=0) - p.reference()).median().item() for modes in MODES]
+    errors = [
+        rms(run(p.model, p.x, sigmas, modes=modes, placement=0) - p.reference()).median().item()
+        for modes in MODES
+    ]
     assert all(after < slack * before for before, after in itertools.pairwise(errors)), errors
     assert errors[-1] < gain * errors[0], errors
 
 
-@pytest.mark.parametrize("shape, basis", [*itertools.product([(2, 6, 8), (3, 5, 7)], ["fourier", "cosine"])])
+@pytest.mark.parametrize(
+    "shape, basis", [*itertools.product([(2, 6, 8), (3, 5, 7)], ["fourier", "cosine"])]
+)
 def test_as_many_modes_as_there_are_is_the_full_method(shape, basis, pixel_mixture, normal):
     model, x = pixel_mixture("ve"), 3 * normal(2, *shape)
     every = math.prod(shape[-2:])

@@ -1,4 +1,5 @@
-"""The table of predictions: denoised and target undo each other, and the loss weights are what is measured."""
+"""The table of predictions: denoised and target undo each other, and the loss weights are what is
+measured."""
 
 import copy
 
@@ -6,7 +7,14 @@ import pytest
 import torch
 
 from isdo.bench.problems import hartley, problem
-from isdo.denoiser import PRECONDITIONINGS, PREDICTIONS, CallCounter, classifier_guided, guide, guided
+from isdo.denoiser import (
+    PRECONDITIONINGS,
+    PREDICTIONS,
+    CallCounter,
+    classifier_guided,
+    guide,
+    guided,
+)
 from isdo.distribution import DISTRIBUTIONS
 from isdo.path import PATHS, VE
 from isdo.process import PROCESSES
@@ -29,7 +37,9 @@ def test_denoised_and_target_are_inverse(row, normal):
     x0, x, output = normal(3, len(sigma), 16)
     skip, out = row.c_skip(sigma), row.c_out(sigma)
     lost = (row.denoised(x, sigma, row.target(x0, x, sigma)) - x0).abs()
-    assert (lost < 1e-15 * (x0.abs() + (skip * x).abs())).all()  # a sum loses an ulp of its largest term, none below it
+    assert (
+        lost < 1e-15 * (x0.abs() + (skip * x).abs())
+    ).all()  # a sum loses an ulp of its largest term, none below it
     lost = (row.target(row.denoised(x, sigma, output), x, sigma) - output).abs()
     assert (lost < 1e-15 * (output.abs() + (skip * x / out).abs())).all()
 
@@ -75,7 +85,9 @@ def test_guidance_is_the_line_through_both_predictions():
     c, u = torch.randn(2, 3, 4, 5, 6)
     assert torch.equal(guide(c, u, 0.0), u)
     torch.testing.assert_close(guide(c, u, 1.0), c)
-    torch.testing.assert_close(guide(c, u, torch.tensor([1.0, 2.0, 7.0]))[2], u[2] + 7 * (c[2] - u[2]))
+    torch.testing.assert_close(
+        guide(c, u, torch.tensor([1.0, 2.0, 7.0]))[2], u[2] + 7 * (c[2] - u[2])
+    )
 
 
 def test_guided_composes_models_and_costs_nothing_at_scale_one():
@@ -94,7 +106,12 @@ def test_the_counter_counts_and_is_otherwise_the_model():
             return x + shift
 
     counter = CallCounter(Model())
-    assert [counter(1, 2), counter(1, 2, shift=3), counter.calls, counter.path] == [1, 4, 2, "its path"]
+    assert [counter(1, 2), counter(1, 2, shift=3), counter.calls, counter.path] == [
+        1,
+        4,
+        2,
+        "its path",
+    ]
     assert copy.copy(counter).calls == 2
     with pytest.raises(AttributeError):
         _ = counter.nothing
@@ -109,17 +126,29 @@ def test_preconditionings_are_those_of_edm_table_1():
         (ve, one, sigma, one, (sigma / 2).log()),
         (edm, 0.25 / root**2, sigma / 2 / root, 1 / root, sigma.log() / 4),
     ):
-        for found, want in ((row.c_skip, skip), (row.c_out, out), (row.c_in, scale), (row.c_noise, noise)):
+        for found, want in (
+            (row.c_skip, skip),
+            (row.c_out, out),
+            (row.c_in, scale),
+            (row.c_noise, noise),
+        ):
             torch.testing.assert_close(found(sigma), want, rtol=1e-13, atol=0)
         assert row.c_noise(0.5) == pytest.approx(row.c_noise(sigma)[1].item()) and row.path is VE
-    for row, weight in ((vp, sigma**-2), (ve, sigma**-2), (edm, (sigma**2 + 0.25) / (sigma / 2) ** 2)):
+    for row, weight in (
+        (vp, sigma**-2),
+        (ve, sigma**-2),
+        (edm, (sigma**2 + 0.25) / (sigma / 2) ** 2),
+    ):
         torch.testing.assert_close(row.weight(sigma), weight, rtol=1e-13, atol=0)
-    assert [row.trained_on for row in (vp, ve, edm)] == [DISTRIBUTIONS[name] for name in ("vp", "ve", "edm")]
+    assert [row.trained_on for row in (vp, ve, edm)] == [
+        DISTRIBUTIONS[name] for name in ("vp", "ve", "edm")
+    ]
 
 
 @pytest.mark.parametrize("row", PRECONDITIONINGS.values(), ids=PRECONDITIONINGS)
 def test_preconditioned_networks_see_and_give_unit_variance_where_edm_says_so(row, normal):
-    """EDM, equations 114 and 117: with data of variance 1/4 the inputs and targets of "edm" have variance 1."""
+    """EDM, equations 114 and 117: with data of variance 1/4 the inputs and targets of "edm" have
+    variance 1."""
     sigma = torch.tensor([0.01, 1.0, 30.0], dtype=torch.float64)[:, None]
     x0, n = normal(2, 3, 40_000)
     x0 = x0 / 2
@@ -131,7 +160,8 @@ def test_preconditioned_networks_see_and_give_unit_variance_where_edm_says_so(ro
 
 @pytest.fixture(params=PATHS)
 def mixture(request):
-    """A guided mixture of three classes, noisy pictures, their labels, and the exact log p(y | x; sigma)."""
+    """A guided mixture of three classes, noisy pictures, their labels, and the exact log p(y | x;
+    sigma)."""
     p = problem("stationary", request.param, seed=2)
     model, labels = p.model, torch.arange(16) % 3
 
@@ -148,8 +178,14 @@ def mixture(request):
     return model, conditional, log_prob, p.x / p.sigma_max
 
 
-@pytest.mark.parametrize("scale", [1.0, 5.0, torch.linspace(0, 7, 16, dtype=torch.float64)], ids=["1", "5", "each its own"])
-def test_classifier_guidance_is_classifier_free_guidance_where_the_classifier_is_exact(mixture, scale):
+@pytest.mark.parametrize(
+    "scale",
+    [1.0, 5.0, torch.linspace(0, 7, 16, dtype=torch.float64)],
+    ids=["1", "5", "each its own"],
+)
+def test_classifier_guidance_is_classifier_free_guidance_where_the_classifier_is_exact(
+    mixture, scale
+):
     model, conditional, log_prob, noise = mixture
     free = guided(conditional, model, scale)
     by_classifier = classifier_guided(model, log_prob, scale)
@@ -169,12 +205,16 @@ def test_classifier_guidance_is_a_number_at_pure_noise():
     def log_prob(x, sigma):
         level = sigma.view(-1, 1, 1, 1, 1)
         odds = model.component_log_odds(hartley(x), model.path.signal(level), level)
-        return odds.masked_fill(labels[:, None] != model.classes, -torch.inf).logsumexp(1) - odds.logsumexp(1)
+        return odds.masked_fill(labels[:, None] != model.classes, -torch.inf).logsumexp(
+            1
+        ) - odds.logsumexp(1)
 
     with torch.inference_mode():  # some hosts sample in it
         out = classifier_guided(model, log_prob, 3.0)(p.x, torch.ones(16, dtype=torch.float64))
     want = model(p.x, torch.ones(16, dtype=torch.float64), labels, 3.0)
-    torch.testing.assert_close(out, want, rtol=0, atol=5e-4)  # of D about 10; 0 x infinity otherwise
+    torch.testing.assert_close(
+        out, want, rtol=0, atol=5e-4
+    )  # of D about 10; 0 x infinity otherwise
 
 
 def test_classifier_guidance_keeps_dtypes_and_costs_nothing_at_scale_zero():
@@ -191,5 +231,7 @@ def test_classifier_guidance_keeps_dtypes_and_costs_nothing_at_scale_zero():
     x = torch.ones(2, 1, 2, 2, dtype=torch.float16)
     with torch.no_grad():
         out = classifier_guided(model, log_prob, 0.5)(x, torch.tensor(2.0), shift=1.0)
-    assert out.dtype == torch.float16 and torch.equal(out, 1.5 * x + 0.5 * 4) and not x.requires_grad
+    assert (
+        out.dtype == torch.float16 and torch.equal(out, 1.5 * x + 0.5 * 4) and not x.requires_grad
+    )
     assert seen == [(torch.float32, (2,))]

@@ -8,7 +8,17 @@ import standin
 import torch
 
 import isdo
-from isdo import RefineSettings, Settings, group, process, reference, refine, sample_isdo, schedules, zoo
+from isdo import (
+    RefineSettings,
+    Settings,
+    group,
+    process,
+    reference,
+    refine,
+    sample_isdo,
+    schedules,
+    zoo,
+)
 from isdo import device as devices
 from isdo.denoiser import classifier_guided
 from isdo.device import beside, constants, full_precision, precision, wide
@@ -35,7 +45,8 @@ REFINEMENTS = [
 
 @pytest.fixture
 def forgetful():
-    """Forget before and after a test what is known of devices: the stand-in borrows another one's name."""
+    """Forget before and after a test what is known of devices: the stand-in borrows another one's
+    name."""
     caches = [v for v in vars(devices).values() if hasattr(v, "cache_clear")]
     for module in (isdo.spectrum, isdo.quadrature):
         caches += [v for v in vars(module).values() if hasattr(v, "cache_clear")]
@@ -71,14 +82,27 @@ def calls():
 
                 def sample(to, sigmas=sigmas, settings=settings, mask=mask):
                     mask = None if mask is None else to(mask)
-                    return sample_isdo(model, to(x * sigmas[0]), to(sigmas), disable=True, settings=settings, mask=mask)
+                    return sample_isdo(
+                        model,
+                        to(x * sigmas[0]),
+                        to(sigmas),
+                        disable=True,
+                        settings=settings,
+                        mask=mask,
+                    )
 
                 yield f"sample {settings.changed()} mask {mask is not None}", sample
     for settings in REFINEMENTS:
         for mask in (None, half):
 
             def again(to, settings=settings, mask=mask):
-                return refine(model, to(x), disable=True, settings=settings, mask=None if mask is None else to(mask)).x
+                return refine(
+                    model,
+                    to(x),
+                    disable=True,
+                    settings=settings,
+                    mask=None if mask is None else to(mask),
+                ).x
 
             yield f"refine {settings.changed()} mask {mask is not None}", again
 
@@ -99,7 +123,9 @@ def calls():
         def there_and_back(to, p=p):
             u, t = (p.time(to(torch.tensor([r, 2 * r], device="cpu"))) for r in (0.5, 3.0))
             mean, std = p.posterior(to(x), p.marginal(to(x), u)[0], t, u)
-            return p.score(p.to_path(mean, u)[0], std * to(x), t) + p.transition(0.3 * u.max().item(), t)[1].reshape(2, 1, 1, 1)
+            return p.score(p.to_path(mean, u)[0], std * to(x), t) + p.transition(
+                0.3 * u.max().item(), t
+            )[1].reshape(2, 1, 1, 1)
 
         yield f"process {name}", there_and_back
 
@@ -116,15 +142,22 @@ def calls():
     for name in zoo.NAMES:
 
         def draw(to, name=name):
-            net, extra = to(zoo.load(name)), {"labels": to(torch.tensor([2, 5], device="cpu")), "guidance": 3.0}
+            net, extra = (
+                to(zoo.load(name)),
+                {"labels": to(torch.tensor([2, 5], device="cpu")), "guidance": 3.0},
+            )
             sigmas = schedules.schedule("flow" if name == "flow" else "karras", 3, net)
             drawn = sample_isdo(net, to(x * sigmas[0]), to(sigmas), extra, disable=True)
-            return refine(net, drawn, extra, disable=True, settings=RefineSettings(iterations=1, calls=2)).x
+            return refine(
+                net, drawn, extra, disable=True, settings=RefineSettings(iterations=1, calls=2)
+            ).x
 
         yield f"zoo {name}", draw
 
 
-every_call = pytest.mark.parametrize("call", [pytest.param(call, id=name) for name, call in calls()])
+every_call = pytest.mark.parametrize(
+    "call", [pytest.param(call, id=name) for name, call in calls()]
+)
 
 
 @every_call
@@ -150,7 +183,9 @@ def test_schedules_and_probes_take_tables_from_such_devices():
     x = torch.randn(2, 3, 8, 8)
 
     def made(to):
-        given = [f(4, to(table)) for f in (schedules.simple, schedules.uniform, schedules.sgm_uniform)]
+        given = [
+            f(4, to(table)) for f in (schedules.simple, schedules.uniform, schedules.sgm_uniform)
+        ]
         given += [schedules.rest(to(grid), 1.0, 3), schedules.curvature_sigmas(4, 0.03, 14.6)]
         return [*given, torch.tensor(measure_curvature(model, to(14.6 * x), to(grid)).values)]
 
@@ -180,7 +215,11 @@ def test_the_stand_in_bites():
                 wrong()
         with pytest.raises(RuntimeError, match="same device"):
             there + torch.ones(2, 2)
-        assert wide(there).dtype == torch.float64 and wide(there).sum() == 4 and precision(name) == torch.float32
+        assert (
+            wide(there).dtype == torch.float64
+            and wide(there).sum() == 4
+            and precision(name) == torch.float32
+        )
         assert torch.equal(beside(torch.ones(1, dtype=torch.float64), there).held, torch.ones(1))
 
 
@@ -197,7 +236,9 @@ def test_autocast_on_the_cpu_changes_nothing(settings):
     x = torch.randn(2, 4, 8, 8)
 
     def draw():
-        out = sample_isdo(model, 14.6 * x, schedules.karras(6, 0.03, 14.6), disable=True, settings=settings)
+        out = sample_isdo(
+            model, 14.6 * x, schedules.karras(6, 0.03, 14.6), disable=True, settings=settings
+        )
         return refine(model, out, disable=True, settings=RefineSettings(generators="all", lock=3)).x
 
     want = draw()
@@ -226,9 +267,17 @@ def test_every_tensor_that_the_package_makes_names_its_device():
     missing = []
     for file in PACKAGE.rglob("*.py"):
         for call in ast.walk(ast.parse(file.read_text())):
-            if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute) or call.func.attr not in FACTORIES:
+            if (
+                not isinstance(call, ast.Call)
+                or not isinstance(call.func, ast.Attribute)
+                or call.func.attr not in FACTORIES
+            ):
                 continue
             named = any(keyword.arg in ("device", None) for keyword in call.keywords)
-            if ast.unparse(call.func).startswith("torch.") and not named and not (call.func.attr == "Generator" and call.args):
+            if (
+                ast.unparse(call.func).startswith("torch.")
+                and not named
+                and not (call.func.attr == "Generator" and call.args)
+            ):
                 missing.append(f"{file.relative_to(PACKAGE)}:{call.lineno} {ast.unparse(call)}")
     assert not missing

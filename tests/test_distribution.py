@@ -1,4 +1,5 @@
-"""Distributions of sigma in training: densities, quantiles and samples agree, and are those of EDM's table 1."""
+"""Distributions of sigma in training: densities, quantiles and samples agree, and are those of
+EDM's table 1."""
 
 import math
 
@@ -38,8 +39,12 @@ def test_the_density_sums_to_one(row):
 def test_they_are_what_scipy_calls_them(generator):
     sigma = torch.tensor([0.05, 0.3, 2.0, 50.0], dtype=torch.float64)
     edm, even = lognorm(1.2, scale=math.exp(-1.2)), loguniform(0.02, 100)
-    torch.testing.assert_close(DISTRIBUTIONS["edm"].density(sigma), torch.from_numpy(edm.pdf(sigma.numpy())))
-    torch.testing.assert_close(DISTRIBUTIONS["ve"].density(sigma), torch.from_numpy(even.pdf(sigma.numpy())))
+    torch.testing.assert_close(
+        DISTRIBUTIONS["edm"].density(sigma), torch.from_numpy(edm.pdf(sigma.numpy()))
+    )
+    torch.testing.assert_close(
+        DISTRIBUTIONS["ve"].density(sigma), torch.from_numpy(even.pdf(sigma.numpy()))
+    )
     for name, theirs in (("edm", edm), ("ve", even)):
         drawn = DISTRIBUTIONS[name].sample(generator, 4000)
         assert drawn.dtype == torch.float64 and kstest(drawn.numpy(), theirs.cdf).pvalue > 1e-3
@@ -52,11 +57,17 @@ def test_vp_is_uniform_in_time(generator):
 
 def test_outside_its_range_a_density_is_zero():
     outside = torch.tensor([1e-4, 200.0], dtype=torch.float64)
-    assert DISTRIBUTIONS["vp"].density(outside).tolist() == DISTRIBUTIONS["ve"].density(outside).tolist() == [0, 0]
+    assert (
+        DISTRIBUTIONS["vp"].density(outside).tolist()
+        == DISTRIBUTIONS["ve"].density(outside).tolist()
+        == [0, 0]
+    )
     assert log_normal(0.0, 1.0).quantile(torch.tensor(0.5, dtype=torch.float64)) == 1
     assert uniform_time(PROCESSES["edm"], 1.0, 3.0).quantile(0.5) == 2.0
 
 
 def test_a_seed_draws_the_same():
-    first, second = (DISTRIBUTIONS["edm"].sample(torch.Generator().manual_seed(3), 2, 5) for _ in range(2))
+    first, second = (
+        DISTRIBUTIONS["edm"].sample(torch.Generator().manual_seed(3), 2, 5) for _ in range(2)
+    )
     assert torch.equal(first, second) and first.shape == (2, 5) and (first > 0).all()

@@ -27,8 +27,11 @@ class Wiener:
 
 
 def quadrature():
-    """One picture and its noise, whose second moments are exactly those of the distributions: all terms are quadratic."""
-    x0 = torch.tensor([1.0, 1.0, -1.0, -1.0], dtype=torch.float64).view(1, 1, 2, 2) * math.sqrt(POWER)
+    """One picture and its noise, whose second moments are exactly those of the distributions: all
+    terms are quadratic."""
+    x0 = torch.tensor([1.0, 1.0, -1.0, -1.0], dtype=torch.float64).view(1, 1, 2, 2) * math.sqrt(
+        POWER
+    )
     n = torch.tensor([1.0, -1.0, 1.0, -1.0], dtype=torch.float64).view(1, 1, 2, 2)
     return x0, lambda x: n
 
@@ -50,7 +53,9 @@ def test_the_bound_tends_to_the_exact_likelihood_and_the_gap_halves(path):
         gaps.append(bound.total.item() - EXACT)
     assert min(gaps) > 0  # a bound from above, at every number of levels
     first, second = 2 * gaps[1] - gaps[0], 2 * gaps[2] - gaps[1]
-    assert (4 * second - first) / 3 == pytest.approx(0, abs=3e-5)  # extrapolated to infinitely many levels: nothing is left
+    assert (4 * second - first) / 3 == pytest.approx(
+        0, abs=3e-5
+    )  # extrapolated to infinitely many levels: nothing is left
     assert (gaps[0] - gaps[1]) / (gaps[1] - gaps[2]) == pytest.approx(2, rel=0.02)
 
 
@@ -79,11 +84,14 @@ def test_a_step_is_the_divergence_of_the_posterior_from_the_models_step():
         x0, denoised, x = 0.7, 0.2, 1.1
         (true, std), (model, _) = p.posterior(x, x0, t, u), p.posterior(x, denoised, t, u)
         divergence = (true - model) ** 2 / (2 * std**2)
-        assert (x0 - denoised) ** 2 * (p.sigma(u) ** -2 - p.sigma(t) ** -2) / 2 == pytest.approx(divergence, rel=1e-9)
+        assert (x0 - denoised) ** 2 * (p.sigma(u) ** -2 - p.sigma(t) ** -2) / 2 == pytest.approx(
+            divergence, rel=1e-9
+        )
 
 
 def test_the_last_term_is_of_x0_given_x1_and_not_of_x0():
-    """The documents' bound with -log p(x_0) in the place of L_0 is above the likelihood by L_T + sum L_(t-1), however fine."""
+    """The documents' bound with -log p(x_0) in the place of L_0 is above the likelihood by L_T +
+    sum L_(t-1), however fine."""
     x0, noise = quadrature()
     bound = elbo(Wiener(VE), x0, levels(VE, 1600), noise=noise, decoder=gaussian)
     misprint = (bound.prior + bound.steps.sum(0)).item() + EXACT
@@ -92,7 +100,10 @@ def test_the_last_term_is_of_x0_given_x1_and_not_of_x0():
 
 def test_a_worse_denoiser_costs_more():
     x0, noise = quadrature()
-    costs = [elbo(Wiener(VE, s), x0, levels(VE, 200), noise=noise, decoder=gaussian).total.item() for s in (POWER, 0.3, 2.0)]
+    costs = [
+        elbo(Wiener(VE, s), x0, levels(VE, 200), noise=noise, decoder=gaussian).total.item()
+        for s in (POWER, 0.3, 2.0)
+    ]
     assert costs[0] < min(costs[1:])
 
 
@@ -101,11 +112,15 @@ def test_bins_are_what_the_normal_distribution_gives_them():
     x0 = values.view(-1, 1, 1, 1)
     for mean, std in ((0.1, 0.2), (0.9, 0.02), (-0.3, 1e-3)):
         cost = discretised(x0, torch.full_like(x0, mean), std)
-        edges = torch.cat([torch.tensor([-math.inf]), (values[1:] + values[:-1]) / 2, torch.tensor([math.inf])]).numpy()
+        edges = torch.cat(
+            [torch.tensor([-math.inf]), (values[1:] + values[:-1]) / 2, torch.tensor([math.inf])]
+        ).numpy()
         mass = norm.cdf(edges[1:], mean, std) - norm.cdf(edges[:-1], mean, std)
         assert (-cost).exp().sum().item() == pytest.approx(1, abs=1e-12)
         seen = mass > 1e-9
-        torch.testing.assert_close((-cost).exp()[seen], torch.from_numpy(mass)[seen], rtol=1e-5, atol=0)
+        torch.testing.assert_close(
+            (-cost).exp()[seen], torch.from_numpy(mass)[seen], rtol=1e-5, atol=0
+        )
         assert cost.isfinite().all()  # also 1,000 standard deviations off
 
 
@@ -133,21 +148,28 @@ def test_strata_estimate_the_whole_sum(generator):
     sigmas = torch.logspace(1, -2, 101, dtype=torch.float64)
     groups = strata(VE, sigmas, 10)
     assert sum(groups) == 100 and set(groups) <= {9, 10, 11}
-    whole, part = (elbo(Wiener(VE), x0, sigmas, decoder=gaussian, groups=g).steps.sum(0) for g in (None, groups))
+    whole, part = (
+        elbo(Wiener(VE), x0, sigmas, decoder=gaussian, groups=g).steps.sum(0)
+        for g in (None, groups)
+    )
     error = (part.var() / len(x0) + whole.var() / len(x0)).sqrt()
     assert (whole.mean() - part.mean()).abs() < 4 * error
     assert len(strata(FLOW, torch.linspace(1, 1e-3, 1000), 20)) <= 20
 
 
 def test_the_pure_noise_end_of_flow_is_no_special_case():
-    bound = elbo(Wiener(FLOW), *[quadrature()[0], torch.tensor([1.0, 0.5, 0.1, 0.0])], noise=quadrature()[1])
+    bound = elbo(
+        Wiener(FLOW), *[quadrature()[0], torch.tensor([1.0, 0.5, 0.1, 0.0])], noise=quadrature()[1]
+    )
     assert bound.prior.item() == 0 and bound.total.isfinite().all() and bound.steps.shape == (2, 1)
 
 
 def test_one_level_is_a_chain_without_steps():
     x0, noise = quadrature()
     bound = elbo(Wiener(VE), x0, [3.0, 0.0], noise=noise, decoder=gaussian)
-    assert bound.steps.shape == (0, 1) and bound.total.item() == pytest.approx((bound.prior + bound.data).item())
+    assert bound.steps.shape == (0, 1) and bound.total.item() == pytest.approx(
+        (bound.prior + bound.data).item()
+    )
 
 
 @pytest.mark.parametrize("sigmas, options, says", [

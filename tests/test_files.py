@@ -1,4 +1,5 @@
-"""Where a result is to be written is looked at before the work begins; what was there stays until the new file is whole."""
+"""Where a result is to be written is looked at before the work begins; what was there stays until
+the new file is whole."""
 
 import os
 import shutil
@@ -39,7 +40,8 @@ def nothing(_):
     pass
 
 
-# what is wrong: (the target's folder, its name without the ending, what is made there, what is said)
+# what is wrong: (the target's folder, its name without the ending, what is made there, what is
+# said)
 WRONG = {
     "a folder": ("", "a", folder, "is a folder"),
     "read-only": ("", "a", read_only, "read-only"),
@@ -72,7 +74,9 @@ def idle(monkeypatch):
     """No command gets further than to its work."""
     monkeypatch.setattr(zoo, "load", work)
     monkeypatch.setattr(demo, "make_problem", work)
-    monkeypatch.setattr(suites, "SUITES", {name: replace(row, run=work) for name, row in suites.SUITES.items()})
+    monkeypatch.setattr(
+        suites, "SUITES", {name: replace(row, run=work) for name, row in suites.SUITES.items()}
+    )
     monkeypatch.setattr("isdo.zoo.train.train", work)
     monkeypatch.setattr("isdo.bench.classifier.train", work)
 
@@ -90,7 +94,9 @@ def idle(monkeypatch):
     ("train --model eps --out {tmp}/b.safetensors --checkpoint", ".pt"),
     ("train --model classifier --out", ".safetensors"),
 ])  # fmt: skip
-def test_a_target_that_cannot_be_written_is_noticed_first(capsys, tmp_path, monkeypatch, idle, arguments, ending, kind):
+def test_a_target_that_cannot_be_written_is_noticed_first(
+    capsys, tmp_path, monkeypatch, idle, arguments, ending, kind
+):
     if kind == "no folder" and arguments.startswith("train"):
         pytest.skip("a training makes its folder")
     path, says = target(tmp_path, monkeypatch, kind, ending)
@@ -105,7 +111,11 @@ def test_a_target_that_cannot_be_written_is_noticed_first(capsys, tmp_path, monk
 
 @posix
 def test_a_plot_that_cannot_be_written_is_noticed_first(capsys, tmp_path, idle):
-    for path, says in ((tmp_path, "is a folder"), (tmp_path / "a.txt", "must end in"), (tmp_path / "plot", "must end in")):
+    for path, says in (
+        (tmp_path, "is a folder"),
+        (tmp_path / "a.txt", "must end in"),
+        (tmp_path / "plot", "must end in"),
+    ):
         status, _, error = run(capsys, "bench", "--plot", path)
         assert status == 2 and says in error and error.count("\n") == 1
 
@@ -113,7 +123,9 @@ def test_a_plot_that_cannot_be_written_is_noticed_first(capsys, tmp_path, idle):
 @posix
 @pytest.mark.parametrize("kind", ["a folder", "read-only", "no space"])
 @pytest.mark.parametrize("name", ["demo-6-calls", "demo-refine", "demo-work-precision"])
-def test_the_demonstration_looks_at_each_of_its_files(capsys, tmp_path, monkeypatch, idle, name, kind):
+def test_the_demonstration_looks_at_each_of_its_files(
+    capsys, tmp_path, monkeypatch, idle, name, kind
+):
     monkeypatch.setitem(WRONG, kind, ("", name, *WRONG[kind][2:]))
     _, says = target(tmp_path, monkeypatch, kind, ".png")
     status, _, error = run(capsys, "demo", "--out", tmp_path)
@@ -133,7 +145,9 @@ def test_an_empty_name_is_no_file(capsys, tmp_path, monkeypatch, idle, arguments
     assert status == 2 and "'' is no f" in error and error.count("\n") == 1
 
 
-@pytest.mark.skipif(not Path("/proc/self").exists(), reason="a folder in which not even root makes files")
+@pytest.mark.skipif(
+    not Path("/proc/self").exists(), reason="a folder in which not even root makes files"
+)
 def test_what_permissions_do_not_tell_is_tried():
     with pytest.raises(ValueError, match="cannot be written"):
         files.check_target("/proc/a.json")
@@ -191,14 +205,27 @@ class Failing:
     savefig = save
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")], ids=repr)
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt(), OSError(28, "No space left on device")], ids=repr
+)
 def test_a_write_that_fails_leaves_the_old_file_whole(tmp_path, monkeypatch, error):
     (tmp_path / "a.png").write_bytes(b"old")
     with pytest.raises(type(error)):
         gallery.write_png(Failing(error), tmp_path / "a.png")
-    rows = [{"grid": "karras", "problem": "p", "path": "ve", "sampler": "isdo", "label": "ISDO", "calls": 5}]
+    rows = [
+        {
+            "grid": "karras",
+            "problem": "p",
+            "path": "ve",
+            "sampler": "isdo",
+            "label": "ISDO",
+            "calls": 5,
+        }
+    ]
     rows[0] |= {"median": 0.1, "lower": 0.1, "upper": 0.1}
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda _, path, **__: Failing(error).save(path))
+    monkeypatch.setattr(
+        "matplotlib.figure.Figure.savefig", lambda _, path, **__: Failing(error).save(path)
+    )
     with pytest.raises(type(error)):
         report.plot(rows, tmp_path / "a.png")
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a.png", b"old")]
@@ -206,7 +233,14 @@ def test_a_write_that_fails_leaves_the_old_file_whole(tmp_path, monkeypatch, err
 
 @pytest.mark.parametrize("ending", ["png", "svg", "PDF"])
 def test_a_plot_is_of_the_kind_that_its_ending_says(tmp_path, ending):
-    row = {"grid": "karras", "problem": "p", "path": "ve", "sampler": "isdo", "label": "ISDO", "calls": 5}
+    row = {
+        "grid": "karras",
+        "problem": "p",
+        "path": "ve",
+        "sampler": "isdo",
+        "label": "ISDO",
+        "calls": 5,
+    }
     file = report.check_plot(tmp_path / f"a.{ending}")
     report.plot([row | {"median": 0.1, "lower": 0.1, "upper": 0.1}], file)
     begins = {"png": b"\x89PNG", "svg": b"<?xml", "PDF": b"%PDF"}[ending]

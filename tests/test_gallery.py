@@ -1,4 +1,5 @@
-"""Pictures in, of every kind that Pillow opens: the right colours, upright, their size looked at first, or refused in words."""
+"""Pictures in, of every kind that Pillow opens: the right colours, upright, their size looked at
+first, or refused in words."""
 
 import struct
 import zlib
@@ -17,7 +18,11 @@ RAMP = bytes(8 * n for n in range(32))  # one row
 
 def greys(file_or_image):
     """Return the first row's bytes of a picture, whose channels are the same."""
-    pictures = file_or_image if isinstance(file_or_image, torch.Tensor) else gallery.from_image(file_or_image)
+    pictures = (
+        file_or_image
+        if isinstance(file_or_image, torch.Tensor)
+        else gallery.from_image(file_or_image)
+    )
     numbers = gallery.to_bytes(pictures.reshape(-1, *pictures.shape[-2:])[:3])
     assert numbers.amax(-1).sub(numbers.amin(-1)).max() <= 3, "no grey"
     return numbers[0, :, 0].tolist()
@@ -100,7 +105,10 @@ def test_signed_numbers_are_refused(tmp_path, bits, form):
     (16, 2, b"\0\0\0\0\0\0\x12\x34\x56\x78\x9a\xbc", b"\x12\x34\x56\x78\x9a\xbc"),
 ])  # fmt: skip
 def test_a_transparent_colour_is_white_in_every_depth(tmp_path, depth, colour, shown, key):
-    file = written(tmp_path, png((32, 8), depth, colour, _rows(depth, colour, shown), before=chunk(b"tRNS", key)))
+    file = written(
+        tmp_path,
+        png((32, 8), depth, colour, _rows(depth, colour, shown), before=chunk(b"tRNS", key)),
+    )
     found = gallery.to_bytes(cli.opened(file)[0][0])
     assert found[:, 0].eq(0).all() and found[:, 1].eq(255).all()
 
@@ -113,7 +121,9 @@ def _rows(depth, colour, pair):
 
 @pytest.mark.parametrize("mode", ["LA", "La", "PA", "RGBA", "RGBa"])
 def test_what_is_transparent_is_white_in_every_mode_with_alpha(mode):
-    image = Image.new("LA", (3, 2), (9, 0)) if "L" in mode else Image.new("RGBA", (3, 2), (9, 9, 9, 0))
+    image = (
+        Image.new("LA", (3, 2), (9, 0)) if "L" in mode else Image.new("RGBA", (3, 2), (9, 9, 9, 0))
+    )
     image = Image.new("PA", (3, 2)) if mode == "PA" else image.convert(mode)
     assert torch.equal(gallery.from_image(image), torch.ones(3, 2, 3))
 
@@ -126,7 +136,8 @@ def test_a_palette_may_have_transparent_colours(tmp_path, key):
     assert cli.opened(tmp_path / "a.png")[0].eq(1).all()
 
 
-# EXIF's orientation: in which corner the file's first pixel, and the last of its first row, belong (row, column)
+# EXIF's orientation: in which corner the file's first pixel, and the last of its first row, belong
+# (row, column)
 CORNERS = {
     1: ((0, 0), (0, 1)), 2: ((0, 1), (0, 0)), 3: ((1, 1), (1, 0)), 4: ((1, 0), (1, 1)),
     5: ((0, 0), (1, 0)), 6: ((0, 1), (1, 1)), 7: ((1, 1), (0, 1)), 8: ((1, 0), (0, 0)),
@@ -142,7 +153,9 @@ def test_a_picture_is_turned_as_a_viewer_turns_it(tmp_path, format_, orientation
     image.paste(0, (0, 0, 8, 8))
     image.paste(255, (24, 0, 32, 8))
     if format_ == "16 bits":
-        image = Image.frombytes("I", image.size, struct.pack("=512i", *(257 * n for n in image.tobytes()))).convert("I;16")
+        image = Image.frombytes(
+            "I", image.size, struct.pack("=512i", *(257 * n for n in image.tobytes()))
+        ).convert("I;16")
     exif, file = Image.Exif(), tmp_path / "a"
     exif[0x0112] = orientation
     info = TiffImagePlugin.ImageFileDirectory_v2()
@@ -154,7 +167,9 @@ def test_a_picture_is_turned_as_a_viewer_turns_it(tmp_path, format_, orientation
     assert found[first] < -0.8 and found[second] > 0.8
 
 
-@pytest.mark.parametrize("exif", [b"", b"Exif\0\0", b"Exif\0\0nonsense", b"Exif\0\0II*\0\xff\xff\xff\xff", bytes(99)])
+@pytest.mark.parametrize(
+    "exif", [b"", b"Exif\0\0", b"Exif\0\0nonsense", b"Exif\0\0II*\0\xff\xff\xff\xff", bytes(99)]
+)
 @pytest.mark.parametrize("format_", ["png", "jpeg"])
 def test_broken_exif_turns_nothing(tmp_path, format_, exif):
     Image.new("RGB", (32, 16)).save(tmp_path / "a", format_, exif=exif)
@@ -188,7 +203,9 @@ PAGE = "animals\nSteps: 2, Seed: 7, CFG scale: 1, Size: 32x32, Batch size: {}, V
     ((8000, 8000), text(PAGE.format(4))),
     ((19_006, 19_006), text(PAGE.format(250_000))),  # a page indeed, and too large
 ], ids=str)  # fmt: skip
-def test_the_size_is_looked_at_before_anything_is_decoded(capsys, tmp_path, monkeypatch, size, before):
+def test_the_size_is_looked_at_before_anything_is_decoded(
+    capsys, tmp_path, monkeypatch, size, before
+):
     def load(*_):
         raise AssertionError("decoded")
 
@@ -196,7 +213,9 @@ def test_the_size_is_looked_at_before_anything_is_decoded(capsys, tmp_path, monk
     limit, file = Image.MAX_IMAGE_PIXELS, written(tmp_path, png(size, 1, 0, before=before))
     status, printed, error = run(capsys, "refine", file, "--out", tmp_path / "out.png")
     assert (status, printed, error.count("\n")) == (2, "", 1)
-    assert "{} x {}: ".format(*size) in error and "give a page" in error.replace("give the page", "give a page")
+    assert "{} x {}: ".format(*size) in error and "give a page" in error.replace(
+        "give the page", "give a page"
+    )
     assert limit == Image.MAX_IMAGE_PIXELS
 
 
@@ -240,7 +259,9 @@ def test_a_folder_and_a_missing_file_are_no_pictures(capsys, tmp_path):
 def test_an_animation_is_its_first_picture(tmp_path, format_):
     frames = [Image.new("L", (32, 32), 16 * n) for n in range(3, 6)]
     frames[0].save(tmp_path / "a", format_, save_all=True, append_images=frames[1:])
-    assert gallery.to_bytes(cli.opened(tmp_path / "a")[0]).float().mean().item() == pytest.approx(48, abs=2)
+    assert gallery.to_bytes(cli.opened(tmp_path / "a")[0]).float().mean().item() == pytest.approx(
+        48, abs=2
+    )
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 12])
@@ -249,11 +270,15 @@ def test_the_size_of_a_page_is_known_before_it_is_drawn(count, zoom):
     size = gallery.grid(torch.zeros(count, 3, 8, 8), zoom=zoom).size
     assert gallery.grid_size(count, 8, zoom) == gallery.check_page(count, 8, zoom) == size
     assert gallery.zoom_of(size, count, 8) == zoom
-    assert not gallery.zoom_of((size[0] + 1, size[1]), count, 8) and not gallery.zoom_of((5, 5), count, 8)
+    assert not gallery.zoom_of((size[0] + 1, size[1]), count, 8) and not gallery.zoom_of(
+        (5, 5), count, 8
+    )
 
 
 def test_a_page_has_a_largest_size():
-    with pytest.raises(ValueError, match="46475 pictures at zoom 1 make a page of .* take fewer, or a smaller zoom"):
+    with pytest.raises(
+        ValueError, match="46475 pictures at zoom 1 make a page of .* take fewer, or a smaller zoom"
+    ):
         gallery.check_page(46_475, 32, 1)
 
 
@@ -277,8 +302,15 @@ def test_labels_stand_beside_their_pictures_in_any_font(monkeypatch, old):
     ink = gallery.from_image(sheet)[0] < -0.5
     left, top = sheet.width - 2 * (64 + gallery.GAP), sheet.height - 2 * (64 + gallery.GAP)
     across, down = ink[:, :left].any(1), ink[:top].any(0)
-    assert across[top : top + 64].any() and across[top + 70 :].any() and not across[: top - gallery.GAP].any()
-    assert all(down[left + i * 70 : left + i * 70 + 64].any() for i in (0, 1)) and not down[: left - gallery.GAP].any()
+    assert (
+        across[top : top + 64].any()
+        and across[top + 70 :].any()
+        and not across[: top - gallery.GAP].any()
+    )
+    assert (
+        all(down[left + i * 70 : left + i * 70 + 64].any() for i in (0, 1))
+        and not down[: left - gallery.GAP].any()
+    )
     middle = across[top : top + 64].nonzero().float().mean()
     assert abs(middle - 32) < 4
 

@@ -1,4 +1,5 @@
-"""The searched grids: dynamic programming against trying everything, costs against formulas, search never worse."""
+"""The searched grids: dynamic programming against trying everything, costs against formulas, search
+never worse."""
 
 from itertools import combinations
 
@@ -45,7 +46,9 @@ def test_costs_are_those_of_the_euler_step(path):
     share = denoised[-1].square().mean()  # the power of the last picture stands for S
     share = share / (path.signal(sigmas) ** 2 * share + sigmas**2)
     ratio = (arriving / plain / share)[torch.ones(12, 12).triu(1).bool()]
-    assert ((ratio > 0.5) & (ratio < 2)).all()  # band by band the power of a few pictures is not quite white
+    assert (
+        (ratio > 0.5) & (ratio < 2)
+    ).all()  # band by band the power of a few pictures is not quite white
 
 
 @pytest.mark.parametrize("name", PATHS)
@@ -63,7 +66,11 @@ def test_the_teacher_follows_the_exact_trajectory(name):
     problem = Problem("white", name, model, x, table, solve=None)
     sigmas, states, denoised = grids.teacher(problem)
     psi = (path.signal(sigmas) ** 2 * POWER + sigmas**2).sqrt()
-    assert len(sigmas) == grids.FINE + 1 and sigmas[0] == pytest.approx(0.99) and sigmas[-1] == pytest.approx(0.02)
+    assert (
+        len(sigmas) == grids.FINE + 1
+        and sigmas[0] == pytest.approx(0.99)
+        and sigmas[-1] == pytest.approx(0.02)
+    )
     torch.testing.assert_close(states, psi[:, None, None, None, None] * noise, rtol=2e-3, atol=2e-3)
 
     start, run = karras(5, 0.02, 0.99), grids.SAMPLERS["dpmpp_2m"].run
@@ -79,11 +86,24 @@ def test_the_teacher_follows_the_exact_trajectory(name):
 def test_the_page_holds_each_grid_against_karras():
     base = {"suite": "grids", "path": "ve", "seed": 0}
     rows = [
-        base | {"problem": problem, "grid": grid, "calls": calls, "sampler": "isdo_scheduled", "median": error * calls}
-        for problem, errors in {"a": {"karras": 0.2, "other": 0.1}, "b": {"karras": 0.1, "other": 0.2, "third": 0.3}}.items()
+        base
+        | {
+            "problem": problem,
+            "grid": grid,
+            "calls": calls,
+            "sampler": "isdo_scheduled",
+            "median": error * calls,
+        }
+        for problem, errors in {
+            "a": {"karras": 0.2, "other": 0.1},
+            "b": {"karras": 0.1, "other": 0.2, "third": 0.3},
+        }.items()
         for grid, error in errors.items()
         for calls in (5, 8)
     ]
     page = grids.text(rows)
     assert "| ISDO, as scheduled | other | 0.7071 | 1.1314 | 1.00 |" in page
-    assert "| ISDO, as scheduled | a | 1.00 | 0.50 |  |" in page and "| ISDO, as scheduled | b | 1.00 | 2.00 | 3.00 |" in page
+    assert (
+        "| ISDO, as scheduled | a | 1.00 | 0.50 |  |" in page
+        and "| ISDO, as scheduled | b | 1.00 | 2.00 | 3.00 |" in page
+    )

@@ -1,4 +1,5 @@
-"""Shifts, rotations and scale: exact answers on smooth pictures, unitarity on any, and what padding is for."""
+"""Shifts, rotations and scale: exact answers on smooth pictures, unitarity on any, and what padding
+is for."""
 
 import math
 
@@ -19,15 +20,23 @@ ROUNDING = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-2, torc
 
 
 def blob(map_point=lambda x, y: (x, y), size=32, width=2.0):
-    """A smooth picture (1, 1, size, size), off centre and longer than wide, at ``map_point`` of each pixel's place."""
+    """A smooth picture (1, 1, size, size), off centre and longer than wide, at ``map_point`` of
+    each pixel's place."""
     t = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
     y, x = torch.meshgrid(t, t, indexing="ij")
     x, y = map_point(x, y)
-    return torch.exp(-((x - 1) ** 2) / (2 * width**2) - (y + 0.5) ** 2 / (4.5 * width**2))[None, None]
+    return torch.exp(-((x - 1) ** 2) / (2 * width**2) - (y + 0.5) ** 2 / (4.5 * width**2))[
+        None, None
+    ]
 
 
 def turned(angle):
-    return blob(lambda x, y: (x * math.cos(angle) - y * math.sin(angle), x * math.sin(angle) + y * math.cos(angle)))
+    return blob(
+        lambda x, y: (
+            x * math.cos(angle) - y * math.sin(angle),
+            x * math.sin(angle) + y * math.cos(angle),
+        )
+    )
 
 
 def difference(a, b):
@@ -70,18 +79,31 @@ def test_rotations_add_up_on_smooth_pictures_and_only_there(normal):
 @pytest.mark.parametrize("angle", [0.03, -0.4, 1.2])
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_a_rotated_blob_is_the_blob_seen_from_rotated_places(angle, mirrored):
-    assert difference(group.rotate(blob(), angle, mirrored), turned(angle)) < (1e-3 if mirrored else 1e-6)
+    assert difference(group.rotate(blob(), angle, mirrored), turned(angle)) < (
+        1e-3 if mirrored else 1e-6
+    )
 
 
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_shifted_and_scaled_blobs_are_where_they_belong(mirrored):
-    assert difference(group.shift(blob(), 0.7, -2.3, mirrored), blob(lambda x, y: (x - 2.3, y + 0.7))) < 1e-4
-    assert difference(group.scale(blob(), 0.1, mirrored), blob(lambda x, y: (x * math.exp(0.1), y * math.exp(0.1)))) < 1e-4
+    assert (
+        difference(group.shift(blob(), 0.7, -2.3, mirrored), blob(lambda x, y: (x - 2.3, y + 0.7)))
+        < 1e-4
+    )
+    assert (
+        difference(
+            group.scale(blob(), 0.1, mirrored),
+            blob(lambda x, y: (x * math.exp(0.1), y * math.exp(0.1))),
+        )
+        < 1e-4
+    )
 
 
 def test_positive_angles_turn_the_picture_as_the_docstring_says():
     right = torch.zeros(1, 1, 33, 33, dtype=torch.float64)
-    right[..., 14:19, 26:31] = 1  # a spot on the right, which counterclockwise goes up: to smaller rows
+    right[..., 14:19, 26:31] = (
+        1  # a spot on the right, which counterclockwise goes up: to smaller rows
+    )
     found = group.rotate(right, math.pi / 2)[0, 0]
     rows, columns = (found > 0.5).nonzero().T
     assert rows.max() < 8 and (columns - 16).abs().max() <= 2
@@ -93,9 +115,13 @@ def test_exponentials_begin_along_their_generator(name):
     t = torch.arange(32, dtype=torch.float64) - 15.5
     y, x = torch.meshgrid(t, t, indexing="ij")
     dx, dy = -blob() * (x - 1) / 4, -blob() * (y + 0.5) / 9
-    field = {"rotation": x * dy - y * dx, "shift x": dx, "shift y": dy, "scale": x * dx + y * dy}[name]
+    field = {"rotation": x * dy - y * dx, "shift x": dx, "shift y": dy, "scale": x * dx + y * dy}[
+        name
+    ]
     generator = group.GENERATORS[name]
-    misses = [difference((generator.act(blob(), eps) - blob()) / eps, field) for eps in (1e-2, 1e-3)]
+    misses = [
+        difference((generator.act(blob(), eps) - blob()) / eps, field) for eps in (1e-2, 1e-3)
+    ]
     assert misses[0] < 0.05 and 5 < misses[0] / misses[1] < 20  # first order in eps
 
 
@@ -104,7 +130,9 @@ def test_amounts_of_exp_are_pixels(name):
     height, width = 24, 16
     y, x = torch.meshgrid(torch.arange(height) - 11.5, torch.arange(width) - 7.5, indexing="ij")
     one, zero = torch.ones_like(x), torch.zeros_like(x)
-    fields = {"rotation": (-y, x), "shift x": (one, zero), "shift y": (zero, one), "scale": (x, y)}[name]
+    fields = {"rotation": (-y, x), "shift x": (one, zero), "shift y": (zero, one), "scale": (x, y)}[
+        name
+    ]
     moved = sum(v.square().mean() for v in fields).sqrt()
     assert group.GENERATORS[name].reach(height, width) == pytest.approx(float(moved))
     picture = blob()
@@ -122,7 +150,9 @@ def test_tiny_pictures_are_not_spun(normal):
 def test_the_highest_component_of_an_even_length_is_left_alone():
     stripes = torch.tensor([1.0, -1.0]).repeat(4).expand(1, 1, 8, 8).double()
     assert difference(group.shift(stripes, 0.0, 0.4), stripes) < 1e-14
-    assert difference(group.rotate(stripes, 0.2), stripes) < 1  # other axis: it is sheared, and comes back below
+    assert (
+        difference(group.rotate(stripes, 0.2), stripes) < 1
+    )  # other axis: it is sheared, and comes back below
     assert difference(group.rotate(group.rotate(stripes, 0.2), -0.2), stripes) < 1e-13
 
 

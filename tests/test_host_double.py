@@ -1,4 +1,5 @@
-"""The double of the hosts is told true by the files of a real one, whichever WEBUI_DIR names; nothing of it is run."""
+"""The double of the hosts is told true by the files of a real one, whichever WEBUI_DIR names;
+nothing of it is run."""
 
 import ast
 import inspect
@@ -8,12 +9,24 @@ from pathlib import Path
 
 import hostdouble
 import pytest
-from hostdouble import ROOT, AxisOption, CFGDenoiser, Host, OptionInfo, Predictor, Scheduler, Script, setup_img2img_steps
+from hostdouble import (
+    ROOT,
+    AxisOption,
+    CFGDenoiser,
+    Host,
+    OptionInfo,
+    Predictor,
+    Scheduler,
+    Script,
+    setup_img2img_steps,
+)
 
 from isdo.hosts import NEEDS
 
 WEBUI = os.environ.get("WEBUI_DIR")
-pytestmark = pytest.mark.skipif(not WEBUI, reason="WEBUI_DIR is not set: name a WebUI's folder to compare the double with it")
+pytestmark = pytest.mark.skipif(
+    not WEBUI, reason="WEBUI_DIR is not set: name a WebUI's folder to compare the double with it"
+)
 
 XYZ = "scripts/xyz_grid.py:AxisOption.__init__"
 if WEBUI and Path(WEBUI, "extensions-builtin/xyz/lib_xyz/classes.py").is_file():  # Forge Classic
@@ -29,9 +42,13 @@ SIGNATURES = {
     "modules/sd_samplers_kdiffusion.py:KDiffusionSampler.sample_img2img": SAMPLER.sample_img2img,
     "modules/sd_samplers_cfg_denoiser.py:CFGDenoiser.__init__": CFGDenoiser.__init__,
     "modules/sd_samplers_cfg_denoiser.py:CFGDenoiser.forward": CFGDenoiser.__call__,
-    "modules/sd_samplers.py:find_sampler_config": MODULES["modules.sd_samplers"].find_sampler_config,
+    "modules/sd_samplers.py:find_sampler_config": MODULES[
+        "modules.sd_samplers"
+    ].find_sampler_config,
     "modules/sd_samplers.py:set_samplers": MODULES["modules.sd_samplers"].set_samplers,
-    "modules/sd_samplers.py:get_sampler_and_scheduler": MODULES["modules.sd_samplers"].get_sampler_and_scheduler.__wrapped__,
+    "modules/sd_samplers.py:get_sampler_and_scheduler": MODULES[
+        "modules.sd_samplers"
+    ].get_sampler_and_scheduler.__wrapped__,
     "modules/options.py:OptionInfo.__init__": OptionInfo.__init__,
     "modules/options.py:OptionsCategories.register_category": hostdouble.Categories.register_category,
     "modules/sd_samplers_common.py:Sampler.launch_sampling": SAMPLER.launch_sampling,
@@ -62,7 +79,11 @@ SIGNATURES = {
     XYZ: AxisOption.__init__,
     "backend/modules/k_prediction.py:AbstractPrediction.noise_scaling": Predictor.noise_scaling,
 }
-NEWER = {"sd_schedulers.py", "k_prediction.py", "get_sampler_and_scheduler"}  # what some of the family do not have
+NEWER = {
+    "sd_schedulers.py",
+    "k_prediction.py",
+    "get_sampler_and_scheduler",
+}  # what some of the family do not have
 
 
 def tree(file):
@@ -83,8 +104,14 @@ def names_of(file):
     found = set()
     for node in ast.walk(tree(file)):
         found |= {node.name} if isinstance(node, (ast.ClassDef, ast.FunctionDef)) else set()
-        found |= {node.id} if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) else set()
-        found |= {a.asname or a.name for a in node.names} if isinstance(node, (ast.Import, ast.ImportFrom)) else set()
+        found |= (
+            {node.id} if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) else set()
+        )
+        found |= (
+            {a.asname or a.name for a in node.names}
+            if isinstance(node, (ast.Import, ast.ImportFrom))
+            else set()
+        )
     return found
 
 
@@ -102,7 +129,9 @@ def test_functions_take_what_the_double_takes(where):
     arguments = [*node.args.posonlyargs, *node.args.args]
     names = [a.arg for a in arguments]
     optional = set(names[len(names) - len(node.args.defaults) :])
-    more = [argument.arg for argument in (node.args.vararg, node.args.kwarg) if argument is not None]
+    more = [
+        argument.arg for argument in (node.args.vararg, node.args.kwarg) if argument is not None
+    ]
     names, optional = names + more, optional | set(more)
     ours = list(inspect.signature(SIGNATURES[where]).parameters)
     assert [name for name in names if name in ours] == ours
@@ -127,7 +156,9 @@ def test_samplers_and_schedules_have_the_double_s_fields():
     if found is None:
         pytest.skip("this WebUI has no list of schedules")
     theirs = [node.target.id for node in found.body if isinstance(node, ast.AnnAssign)]
-    assert [name for name in theirs if name in Scheduler.__dataclass_fields__] == list(Scheduler.__dataclass_fields__)
+    assert [name for name in theirs if name in Scheduler.__dataclass_fields__] == list(
+        Scheduler.__dataclass_fields__
+    )
 
 
 def test_the_denoiser_has_what_the_plugin_reads_and_sets():
@@ -139,9 +170,17 @@ def test_the_denoiser_has_what_the_plugin_reads_and_sets():
 
 def test_the_host_hands_over_by_the_parameters_names():
     source = ast.unparse(find("modules/sd_samplers_kdiffusion.py", "KDiffusionSampler.sample"))
-    assert "inspect.signature(self.func).parameters" in source and "extra_params_kwargs['sigmas'] = sigmas" in source
-    assert "self.func(self.model_wrap_cfg, x, extra_args=" in source and "callback=self.callback_state" in source
-    override = ast.unparse(find("modules/sd_samplers_kdiffusion.py", "KDiffusionSampler.get_sigmas"))
+    assert (
+        "inspect.signature(self.func).parameters" in source
+        and "extra_params_kwargs['sigmas'] = sigmas" in source
+    )
+    assert (
+        "self.func(self.model_wrap_cfg, x, extra_args=" in source
+        and "callback=self.callback_state" in source
+    )
+    override = ast.unparse(
+        find("modules/sd_samplers_kdiffusion.py", "KDiffusionSampler.get_sigmas")
+    )
     assert "p.sampler_noise_scheduler_override(steps)" in override
 
 
@@ -153,9 +192,13 @@ def test_hooks_come_in_the_double_s_order():
         "p.scripts.post_sample(p, ps)", "samples_ddim = ps.samples", "'already_decoded'",
         "state.nextjob()", "p.scripts.postprocess_image(p, pp)", "res = Processed(p", "p.scripts.postprocess(p, res)",
     )  # fmt: skip
-    at = [inner.find(part, inner.find("p.rng = rng") if i > 2 else 0) for i, part in enumerate(order)]
+    at = [
+        inner.find(part, inner.find("p.rng = rng") if i > 2 else 0) for i, part in enumerate(order)
+    ]
     assert -1 not in at and at == sorted(at)
-    second = ast.unparse(find("modules/processing.py", "StableDiffusionProcessingTxt2Img.sample_hr_pass"))
+    second = ast.unparse(
+        find("modules/processing.py", "StableDiffusionProcessingTxt2Img.sample_hr_pass")
+    )
     order = (
         "self.is_hr_pass = True", "self.sampler = sd_samplers.create_sampler(", "shared.state.nextjob()",
         "self.rng = rng.ImageRNG(", "self.calculate_hr_conds()", "self.scripts.before_hr(self)",
@@ -169,7 +212,10 @@ def test_hooks_come_in_the_double_s_order():
 
 def test_img2img_samples_with_the_sampler_that_p_has():
     source = ast.unparse(find("modules/processing.py", "StableDiffusionProcessingImg2Img.sample"))
-    assert "self.sampler.sample_img2img(self, self.init_latent, " in source and "create_sampler" not in source
+    assert (
+        "self.sampler.sample_img2img(self, self.init_latent, " in source
+        and "create_sampler" not in source
+    )
     assert "samples * self.nmask + self.init_latent * self.mask" in source
 
 
@@ -183,11 +229,19 @@ def test_an_interrupted_sampler_gives_its_last_latent():
 @pytest.mark.parametrize("function", ["reconstruct_cond_batch", "reconstruct_multicond_batch"])
 def test_beyond_the_end_of_a_prompt_s_schedule_is_its_beginning(function):
     source = ast.unparse(find("modules/prompt_parser.py", function))
-    assert "target_index = 0" in source and "if current_step <= entry.end_at_step:" in source and ".cond" in source
+    assert (
+        "target_index = 0" in source
+        and "if current_step <= entry.end_at_step:" in source
+        and ".cond" in source
+    )
 
 
 def test_the_linker_s_smallest_sigma_is_of_no_use():
-    files = [p for p in Path(WEBUI).rglob("k_diffusion/external.py") if "ForgeScheduleLinker" in p.read_text(encoding="utf-8")]
+    files = [
+        p
+        for p in Path(WEBUI).rglob("k_diffusion/external.py")
+        if "ForgeScheduleLinker" in p.read_text(encoding="utf-8")
+    ]
     if not files:
         pytest.skip("this WebUI has no linker")
     source = ast.unparse(find(files[0].relative_to(WEBUI), "ForgeScheduleLinker.sigma_min"))
@@ -207,7 +261,12 @@ def test_the_api_still_drops_what_it_does_not_know():
 
 
 def test_the_page_has_the_elements_that_the_javascript_reads():
-    wanted = set(re.findall(r'(?:value|number)\("(\w+)"\)', (ROOT / "javascript" / "isdo.js").read_text(encoding="utf-8")))
+    wanted = set(
+        re.findall(
+            r'(?:value|number)\("(\w+)"\)',
+            (ROOT / "javascript" / "isdo.js").read_text(encoding="utf-8"),
+        )
+    )
     assert len(wanted) >= 6
     source = text("modules")
     for name in wanted:

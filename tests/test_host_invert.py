@@ -1,4 +1,5 @@
-"""ISDO invert in a double of the WebUIs: what comes back, what the model is asked, what is told, and how it ends early."""
+"""ISDO invert in a double of the WebUIs: what comes back, what the model is asked, what is told,
+and how it ends early."""
 
 from types import SimpleNamespace
 
@@ -38,7 +39,11 @@ def a1111():
 
 
 def img2img(**changes):
-    return asked("img2img", **{"sampler_name": "ISDO", "scheduler": "Automatic", "steps": 8, "cfg_scale": 1.0} | changes)
+    return asked(
+        "img2img",
+        **{"sampler_name": "ISDO", "scheduler": "Automatic", "steps": 8, "cfg_scale": 1.0}
+        | changes,
+    )
 
 
 def script(host, p, *args):
@@ -48,7 +53,9 @@ def script(host, p, *args):
     processed = found.run(p, *args)
     assert [error for error in host.reported if isinstance(error, Exception)] == []
     x = torch.stack([image.data for image in processed.images])
-    return SimpleNamespace(x=x, p=p, texts=processed.infotexts, calls=list(host.seen), processed=processed)
+    return SimpleNamespace(
+        x=x, p=p, texts=processed.infotexts, calls=list(host.seen), processed=processed
+    )
 
 
 def ours(params):
@@ -58,7 +65,11 @@ def ours(params):
 def up_and_down(got):
     """Return (the calls of the way up, those of the way down)."""
     top = max(range(len(got.calls)), key=lambda i: got.calls[i].sigma)
-    down = next(i for i in range(1, len(got.calls)) if got.calls[i].scale != got.calls[i - 1].scale) if mixed(got) else top
+    down = (
+        next(i for i in range(1, len(got.calls)) if got.calls[i].scale != got.calls[i - 1].scale)
+        if mixed(got)
+        else top
+    )
     return got.calls[:down], got.calls[down:]
 
 
@@ -70,7 +81,10 @@ def mixed(got):
 
 
 def test_one_script_in_img2img_and_none_in_txt2img(host):
-    found = {tab: [each for each in host.runner(tab) if each.title() == "ISDO invert"] for tab in (False, True)}
+    found = {
+        tab: [each for each in host.runner(tab) if each.title() == "ISDO invert"]
+        for tab in (False, True)
+    }
     assert found[False] == [] and [each.alwayson for each in found[True]] == [False]
 
 
@@ -81,12 +95,18 @@ def test_the_picture_comes_back(host, values):
     got = script(host, p, values)
     assert (got.x - picture).abs().max() < 1e-3 * picture.abs().max()
     plain = host.process_images(host.ask(img2img(batch_size=2), True))
-    assert (plain.images[0].data - picture[0]).abs().max() > 0.1  # the seed's noise draws another one
+    assert (
+        plain.images[0].data - picture[0]
+    ).abs().max() > 0.1  # the seed's noise draws another one
 
 
 @pytest.mark.parametrize("sampler", ["Euler", "Heun"])
 def test_any_sampler_starts_from_the_picture_s_noise(host, sampler):
-    p = img2img(sampler_name=sampler, scheduler="Karras" if host.prediction != "const" else "ISDO curvature", steps=40)
+    p = img2img(
+        sampler_name=sampler,
+        scheduler="Karras" if host.prediction != "const" else "ISDO curvature",
+        steps=40,
+    )
     picture = p.init_images.clone()
     got = script(host, p, {"cfg": 2.0})
     up, down = up_and_down(got)
@@ -124,7 +144,10 @@ def test_pictures_do_not_know_their_neighbours(host):
 
 
 def test_the_strength_is_the_picture_s_where_it_is_not_overridden(host):
-    full, part = (script(host, img2img(denoising_strength=0.4), {"full": on, "cfg": 2.0}) for on in (True, False))
+    full, part = (
+        script(host, img2img(denoising_strength=0.4), {"full": on, "cfg": 2.0})
+        for on in (True, False)
+    )
     tops = [up_and_down(got)[1][0].sigma for got in (full, part)]
     assert tops[1] < 0.6 * tops[0]
     assert max(call.sigma for call in part.calls) == pytest.approx(tops[1])
@@ -148,9 +171,13 @@ def test_the_way_up_has_the_original_prompts_and_guidance(host):
     p = img2img(cfg_scale=7.0, prompt="a dog", batch_size=2)
     got = script(host, p, {"prompt": "a cat <lora:x:1>", "negative_prompt": "blurry", "cfg": 2.0})
     up, down = up_and_down(got)
-    assert {tuple(call.prompts) for call in up} == {("a cat ", "a cat ")} and {call.scale for call in up} == {2.0}
+    assert {tuple(call.prompts) for call in up} == {("a cat ", "a cat ")} and {
+        call.scale for call in up
+    } == {2.0}
     assert {tuple(call.negative) for call in up} == {("blurry", "blurry")}
-    assert {call.scale for call in down} == {7.0} and all("cat " not in call.prompts for call in down)
+    assert {call.scale for call in down} == {7.0} and all(
+        "cat " not in call.prompts for call in down
+    )
     assert got.p.extra_network_data == {}
 
 
@@ -175,7 +202,9 @@ def test_solvers_of_several_calls_a_step_go_up_as_well(a1111):
     assert len(up) == 2 + 4 * 7 - 1 and len(down) == 4 * 7 + 1
 
 
-@pytest.mark.parametrize(("option", "value"), [("isdo_tolerance", 0.01), ("isdo_curvature_penalty", 0.1)])
+@pytest.mark.parametrize(
+    ("option", "value"), [("isdo_tolerance", 0.01), ("isdo_curvature_penalty", 0.1)]
+)
 def test_a_tolerance_and_a_penalty_are_the_drawing_s_alone(a1111, option, value):
     setattr(a1111.opts, option, value)
     p = img2img(steps=40)
@@ -191,7 +220,9 @@ def test_the_infotext_says_it_and_it_comes_back(host):
     got = script(host, img2img(), values)
     text = got.texts[0]
     assert text["Script"] == "ISDO invert" and ours(text)["ISDO invert"].startswith("12 steps, ")
-    assert {INVERT.by_key[key].infotext: value for key, value in values.items()}.items() <= ours(text).items()
+    assert {INVERT.by_key[key].infotext: value for key, value in values.items()}.items() <= ours(
+        text
+    ).items()
     assert INVERT.read({key: str(value) for key, value in text.items()}) == INVERT.defaults | values
     assert got.p.extra_generation_params == {}
     plain = script(host, img2img())
@@ -200,10 +231,21 @@ def test_the_infotext_says_it_and_it_comes_back(host):
 
 def test_pasting_sets_the_controls(a1111):
     (found,) = [each for each in a1111.runner(True) if each.title() == "ISDO invert"]
-    assert [control.label for control in found.controls] == [field.label for field in INVERT_HOST_FIELDS]
-    text = {"Script": "ISDO invert", "ISDO invert": "8 steps, 9 calls", "ISDO invert prompt": "7", "ISDO invert steps": "12"}
+    assert [control.label for control in found.controls] == [
+        field.label for field in INVERT_HOST_FIELDS
+    ]
+    text = {
+        "Script": "ISDO invert",
+        "ISDO invert": "8 steps, 9 calls",
+        "ISDO invert prompt": "7",
+        "ISDO invert steps": "12",
+    }
     pasted = {control.label: function(text) for control, function in found.infotext_fields}
-    assert pasted["Original prompt"] == "7" and pasted["Inversion steps"] == 12 and pasted["Original CFG scale"] == 1.0
+    assert (
+        pasted["Original prompt"] == "7"
+        and pasted["Inversion steps"] == 12
+        and pasted["Original CFG scale"] == 1.0
+    )
     assert {function({"Steps": "8"}) for _, function in found.infotext_fields} == {None}
 
 
@@ -229,19 +271,25 @@ def test_the_progress_bar_counts_two_jobs_a_batch(host):
 
 def test_nan_is_an_error_with_a_remedy(a1111):
     a1111.nan_at = 2
-    with pytest.raises(RuntimeError, match=r"NaN or infinity at call 3 of .* \(start the WebUI with --no-half\)"):
+    with pytest.raises(
+        RuntimeError, match=r"NaN or infinity at call 3 of .* \(start the WebUI with --no-half\)"
+    ):
         script(a1111, img2img())
 
 
 def test_a_sampler_without_a_schedule_is_refused_in_words(a1111):
     with pytest.raises(HTTPException) as said:
         script(a1111, img2img(sampler_name="DPM fast", scheduler="Karras"))
-    assert said.value.status_code == 422 and "DPM fast does not run on a schedule" in said.value.detail
+    assert (
+        said.value.status_code == 422 and "DPM fast does not run on a schedule" in said.value.detail
+    )
 
 
 @pytest.mark.parametrize("args", [[{"promt": "x"}], [3], [{"cfg": 0.5}], ["", "", 1.0, 0, True, 1]])
 def test_the_api_refuses_wrong_arguments(a1111, args):
-    route = SimpleNamespace(path="/sdapi/v1/img2img", dependant=SimpleNamespace(call=lambda body: body))
+    route = SimpleNamespace(
+        path="/sdapi/v1/img2img", dependant=SimpleNamespace(call=lambda body: body)
+    )
     app = SimpleNamespace(routes=[route], add_api_route=lambda *args, **kwargs: None)
     for begin in a1111.callbacks["on_app_started"]:
         begin(None, app)
@@ -254,4 +302,7 @@ def test_the_api_refuses_wrong_arguments(a1111, args):
         ask(args)
     assert said.value.status_code == 422
     nothing = [None] * (len(INVERT_HOST_FIELDS) - 1)
-    assert ask(["a cat", None, 2.0]) == [{"prompt": "a cat", "cfg": 2.0}, *nothing] and ask([]) == [{}, *nothing]
+    assert ask(["a cat", None, 2.0]) == [{"prompt": "a cat", "cfg": 2.0}, *nothing] and ask([]) == [
+        {},
+        *nothing,
+    ]

@@ -1,4 +1,5 @@
-"""ISDO refine in a double of the WebUIs: what comes out, what it costs, what it leaves behind, and how it ends early."""
+"""ISDO refine in a double of the WebUIs: what comes out, what it costs, what it leaves behind, and
+how it ends early."""
 
 import copy
 import sys
@@ -46,7 +47,10 @@ def draw(host, p, **args):
     processed = host.process_images(p)
     assert [error for error in host.reported if isinstance(error, Exception)] == []
     return SimpleNamespace(
-        x=torch.stack([image.data for image in processed.images]), p=p, texts=processed.infotexts, calls=list(host.seen)
+        x=torch.stack([image.data for image in processed.images]),
+        p=p,
+        texts=processed.infotexts,
+        calls=list(host.seen),
     )
 
 
@@ -56,7 +60,9 @@ def script(host, p, *args):
     (found,) = [each for each in p.scripts if not each.alwayson and each.title() == "ISDO refine"]
     processed = found.run(p, *args)
     x = torch.stack([image.data for image in processed.images])
-    return SimpleNamespace(x=x, p=p, texts=processed.infotexts, calls=list(host.seen), processed=processed)
+    return SimpleNamespace(
+        x=x, p=p, texts=processed.infotexts, calls=list(host.seen), processed=processed
+    )
 
 
 def ours(params):
@@ -90,7 +96,9 @@ def by_hand(host, x, seeds, mask=None, pictures=None, **settings):
 def test_one_accordion_in_both_tabs_and_one_script_in_img2img(host):
     for img2img in (False, True):
         found = [each for each in host.runner(img2img) if each.title() == "ISDO refine"]
-        assert [each.alwayson for each in found] == ([True, False] if img2img else [True])  # the API takes the first
+        assert [each.alwayson for each in found] == (
+            [True, False] if img2img else [True]
+        )  # the API takes the first
 
 
 def test_it_is_off_until_it_is_asked_for(host):
@@ -112,14 +120,26 @@ def test_the_script_refines_the_picture_that_is_given(host):
     before = {**vars(p), "script_args": None, "scripts": None}
     got = script(host, p)
     assert torch.equal(got.x, by_hand(host, p.init_images, [1]))
-    assert len(got.calls) == 12 and got.texts[0]["Script"] == "ISDO refine" and got.texts[0]["Steps"] == 12
+    assert (
+        len(got.calls) == 12
+        and got.texts[0]["Script"] == "ISDO refine"
+        and got.texts[0]["Steps"] == 12
+    )
     assert ours(got.texts[0]) == {"ISDO refine": "4 iterations, 12 calls"}
     assert {**vars(p), "script_args": None, "scripts": None} == before  # a copy was worked on
     assert p.extra_generation_params == {}
 
 
 def test_the_values_reach_the_refinement(host):
-    values = {"iterations": 3, "calls": 2, "noise": 0.5, "generators": "shifts", "lock": 4, "tolerance": 0.001, "floor": 0.0}
+    values = {
+        "iterations": 3,
+        "calls": 2,
+        "noise": 0.5,
+        "generators": "shifts",
+        "lock": 4,
+        "tolerance": 0.001,
+        "floor": 0.0,
+    }
     p = asked("img2img", steps=4)
     got = script(host, p, values)
     assert torch.equal(got.x, by_hand(host, p.init_images, [1], **values))
@@ -134,7 +154,9 @@ def test_the_settings_page_counts_where_the_picture_says_nothing(a1111):
     a1111.opts.isdo_refine_noise = 0.5
     got = draw(a1111, asked(steps=12), **ON)
     assert ours(got.texts[0])["ISDO refine noise"] == 0.5
-    assert ours(draw(a1111, asked(steps=12), refine=[{"noise": 1.0}]).texts[0]) == {"ISDO refine": "4 iterations, 12 calls"}
+    assert ours(draw(a1111, asked(steps=12), refine=[{"noise": 1.0}]).texts[0]) == {
+        "ISDO refine": "4 iterations, 12 calls"
+    }
     p = asked("img2img", steps=12, override_settings={"isdo_refine_noise": 0.25, "other": 1})
     assert ours(script(a1111, p).texts[0])["ISDO refine noise"] == 0.25
 
@@ -154,7 +176,9 @@ def test_img2img_is_refined_after_its_own_pass(host):
     plain = draw(host, p)
     got = draw(host, asked("img2img", steps=20, denoising_strength=0.6), **ON)
     assert len(plain.calls) == 13 and torch.equal(got.x, by_hand(host, plain.x, [1]))
-    assert [call.image_cond.item() for call in got.calls] == [1] * 25  # img2img's own, for checkpoints that look at it
+    assert [call.image_cond.item() for call in got.calls] == [
+        1
+    ] * 25  # img2img's own, for checkpoints that look at it
 
 
 def test_hires_is_refined_after_the_second_pass_and_once(host):
@@ -169,7 +193,9 @@ def test_the_sampler_isdo_and_the_refinement_go_together(host):
     plain = draw(host, asked(steps=12, sampler_name="ISDO"), sampler=[{"order": 2}])
     got = draw(host, asked(steps=12, sampler_name="ISDO"), sampler=[{"order": 2}], **ON)
     assert torch.equal(got.x, by_hand(host, plain.x, [1]))
-    assert got.texts[0]["ISDO order"] == 2 and got.texts[0]["ISDO refine"] == "4 iterations, 12 calls"
+    assert (
+        got.texts[0]["ISDO order"] == 2 and got.texts[0]["ISDO refine"] == "4 iterations, 12 calls"
+    )
 
 
 @pytest.mark.parametrize("face", [draw, script])
@@ -222,7 +248,9 @@ def test_the_model_has_the_noise_levels_that_it_drew_with(name, monkeypatch):
 # ----------------------------------------------------------------------------------------------------------- what it costs
 
 
-@pytest.mark.parametrize(("steps", "calls"), [(1, 1), (2, 2), (3, 3), (5, 3), (8, 6), (11, 9), (12, 12), (50, 12)])
+@pytest.mark.parametrize(
+    ("steps", "calls"), [(1, 1), (2, 2), (3, 3), (5, 3), (8, 6), (11, 9), (12, 12), (50, 12)]
+)
 def test_as_it_comes_it_costs_no_more_calls_than_the_picture(host, steps, calls):
     got = draw(host, asked(steps=steps), **ON)
     assert len(got.calls) == steps + calls <= 2 * steps
@@ -236,25 +264,38 @@ def test_who_says_how_many_calls_gets_them(a1111):
 
 def test_both_passes_and_both_calls_of_a_step_count_as_drawn(a1111):
     hires = {"steps": 5, "enable_hr": True, "hr_second_pass_steps": 3, "denoising_strength": 0.6}
-    assert ours(draw(a1111, asked(**hires), **ON).texts[0]) == {"ISDO refine": "2 iterations, 6 calls"}
-    again = asked(**hires, firstpass_image=object())  # the button that makes hires of a finished picture
+    assert ours(draw(a1111, asked(**hires), **ON).texts[0]) == {
+        "ISDO refine": "2 iterations, 6 calls"
+    }
+    again = asked(
+        **hires, firstpass_image=object()
+    )  # the button that makes hires of a finished picture
     assert sys.modules["isdo.hosts.calls"].passes(again, None) == [("Euler", 3, 3)]
-    assert ours(draw(a1111, asked(steps=6, sampler_name="Heun"), **ON).texts[0]) == {"ISDO refine": "4 iterations, 12 calls"}
+    assert ours(draw(a1111, asked(steps=6, sampler_name="Heun"), **ON).texts[0]) == {
+        "ISDO refine": "4 iterations, 12 calls"
+    }
 
 
-@pytest.mark.parametrize("ask", [{}, {"n_iter": 2}, {"enable_hr": True, "hr_second_pass_steps": 5, "denoising_strength": 0.5}])
+@pytest.mark.parametrize(
+    "ask",
+    [{}, {"n_iter": 2}, {"enable_hr": True, "hr_second_pass_steps": 5, "denoising_strength": 0.5}],
+)
 def test_the_progress_bar_runs_once_over_everything(host, ask):
     p, seen, bar = asked(steps=12, **ask), [], []
 
     def step_done(d):
         state = host.state
         seen.append((state.job_no, d["i"]))
-        bar.append((state.job_no + d["i"] / state.sampling_steps) / state.job_count)  # as the hosts compute it
+        bar.append(
+            (state.job_no + d["i"] / state.sampling_steps) / state.job_count
+        )  # as the hosts compute it
 
     host.steps_done = SimpleNamespace(append=step_done, clear=lambda: None)
     draw(host, p, **ON)
     state = host.state
-    assert seen == sorted(set(seen)) and state.job_no == state.job_count and state.sampling_steps == 12
+    assert (
+        seen == sorted(set(seen)) and state.job_no == state.job_count and state.sampling_steps == 12
+    )
     assert bar == sorted(bar) and bar[0] == 0 and bar[-1] < 1
     assert host.total_tqdm.done == host.total_tqdm._tqdm.total == len(seen)
 
@@ -262,12 +303,18 @@ def test_the_progress_bar_runs_once_over_everything(host, ask):
 @pytest.mark.parametrize("hires", [False, True])
 @pytest.mark.parametrize("after", [2, 14, 16, 20])
 def test_one_click_on_interrupt_stops_a_picture_that_is_being_refined(host, hires, after):
-    """The host makes of the click "after this picture" wherever it counts more jobs than one; hires fix counts two."""
+    """The host makes of the click "after this picture" wherever it counts more jobs than one; hires
+    fix counts two."""
     ask = {"steps": 12, "enable_hr": hires, "hr_second_pass_steps": 2, "denoising_strength": 0.5}
     drawn = len(draw(host, asked(**ask)).calls)
     host.stop_at = after
     got = draw(host, asked(**ask), **ON)
-    assert len(got.calls) == after + 1 and got.x.isfinite().all() and not host.reported and host.state.interrupted
+    assert (
+        len(got.calls) == after + 1
+        and got.x.isfinite().all()
+        and not host.reported
+        and host.state.interrupted
+    )
     assert bool(ours(got.texts[0])) is (after + 1 - drawn >= 3)  # an iteration was finished
 
 
@@ -290,12 +337,17 @@ def test_the_counter_goes_on_and_the_prompt_stays_the_last_one(host):
     assert [call.prompts for call in got.calls] == [["cat"]] * 7 + [["dog"]] * 17
     assert [call.negative for call in got.calls] == [["bad"]] * 4 + [["worse"]] * 20
     assert {call.total for call in got.calls[12:]} == {24}
-    assert got.p.c.batch[0][0].schedules == [(6, "cat"), (12, "dog")]  # the picture's own are as they were
+    assert got.p.c.batch[0][0].schedules == [
+        (6, "cat"),
+        (12, "dog"),
+    ]  # the picture's own are as they were
 
 
 def test_the_counter_of_the_script_runs_over_all_calls(host):
     got = script(host, asked("img2img", steps=20))
-    assert [call.step for call in got.calls] == list(range(12)) and {call.total for call in got.calls} == {12}
+    assert [call.step for call in got.calls] == list(range(12)) and {
+        call.total for call in got.calls
+    } == {12}
     assert [call.prompts for call in got.calls] == [["cat"]] * 7 + [["dog"]] * 5
     assert got.texts[0]["Steps"] == 20  # as the page had it: its schedule is that of "Use same"
 
@@ -327,7 +379,12 @@ def test_interrupted_the_script_gives_the_last_finished_iteration(host):
 def test_interrupted_before_it_began_it_does_not_begin(host):
     host.interrupt_at = 5
     got = draw(host, asked(steps=12), **ON)
-    assert len(got.calls) == 6 and ours(got.texts[0]) == {} and got.x.isfinite().all() and not host.reported
+    assert (
+        len(got.calls) == 6
+        and ours(got.texts[0]) == {}
+        and got.x.isfinite().all()
+        and not host.reported
+    )
 
 
 def test_skip_goes_on_with_the_next_picture(host):
@@ -335,7 +392,10 @@ def test_skip_goes_on_with_the_next_picture(host):
     got = draw(host, asked(steps=12, n_iter=2), **ON)
     alone = draw(host, asked(steps=12, seed=2), **ON)
     assert torch.equal(got.x[1:], alone.x)
-    assert [ours(text)["ISDO refine"] for text in got.texts] == ["1 iteration, 4 calls", "4 iterations, 12 calls"]
+    assert [ours(text)["ISDO refine"] for text in got.texts] == [
+        "1 iteration, 4 calls",
+        "4 iterations, 12 calls",
+    ]
 
 
 @pytest.mark.parametrize("hires", [False, True])
@@ -345,8 +405,13 @@ def test_a_model_that_gives_nan_costs_the_refinement_and_not_the_picture(host, c
     host.nan_at = len(plain.calls) + 8
     got = draw(host, asked(**ask), **ON)
     (said,) = got.p.comments
-    assert torch.equal(got.x, plain.x) and ours(got.texts[0]) == {"ISDO refine problem": said.removeprefix("ISDO refine: ")}
-    assert said.startswith("ISDO refine: the picture is as it was before the refinement") and "sigma" in said
+    assert torch.equal(got.x, plain.x) and ours(got.texts[0]) == {
+        "ISDO refine problem": said.removeprefix("ISDO refine: ")
+    }
+    assert (
+        said.startswith("ISDO refine: the picture is as it was before the refinement")
+        and "sigma" in said
+    )
     assert "(start the WebUI with --no-half)" in said
     assert said in capsys.readouterr().out
 
@@ -369,7 +434,10 @@ def test_bad_values_leave_the_picture_unrefined_and_say_so(host, capsys):
     (said,) = got.p.comments
     assert torch.equal(got.x, plain.x) and not host.reported
     assert ours(got.texts[0]) == {"ISDO refine problem": said.removeprefix("ISDO refine: ")}
-    assert said == "ISDO refine: the picture is not refined. iterations is -1: give a whole number from 0 to 500"
+    assert (
+        said
+        == "ISDO refine: the picture is not refined. iterations is -1: give a whole number from 0 to 500"
+    )
     assert said in capsys.readouterr().out
     with pytest.raises(HTTPException, match="iterations is -1") as said:
         script(host, asked("img2img"), {"iterations": -1})
@@ -451,7 +519,9 @@ def test_a_detailer_after_it_draws_its_parts_unrefined(a1111, how, calls, face):
     detailer = Detailer(a1111, how)
     p.scripts.append(detailer)
     if face == "script":
-        (found,) = [each for each in p.scripts if not each.alwayson and each.title() == "ISDO refine"]
+        (found,) = [
+            each for each in p.scripts if not each.alwayson and each.title() == "ISDO refine"
+        ]
         processed = found.run(p)
     else:
         processed = a1111.process_images(p)
@@ -464,7 +534,11 @@ def test_the_same_p_again_is_refined_again(a1111):
     first = draw(a1111, p, **ON)
     args = p.script_args
     again = a1111.process_images(p)
-    assert torch.equal(first.x[0], again.images[0].data) and p.script_args == args and args[p.scripts[1].args_from] is True
+    assert (
+        torch.equal(first.x[0], again.images[0].data)
+        and p.script_args == args
+        and args[p.scripts[1].args_from] is True
+    )
     assert p.isdo_refining is None
 
     def broken(p, hook):
@@ -483,7 +557,11 @@ def test_the_same_p_again_is_refined_again(a1111):
 def test_use_same_sampler_keeps_the_budget_and_the_pace(host):
     def refined(name, **values):
         got = draw(host, asked(steps=12, sampler_name=name), refine=[{"same": True, **values}])
-        assert got.x.isfinite().all() and not got.p.comments and ours(got.texts[0])["ISDO refine same sampler"] is True
+        assert (
+            got.x.isfinite().all()
+            and not got.p.comments
+            and ours(got.texts[0])["ISDO refine same sampler"] is True
+        )
         return got.x, [call.sigma for call in got.calls][12 if name != "Heun" else 23 :]
 
     for name in ("Euler", "Heun", "SDE", "ISDO"):
@@ -496,17 +574,25 @@ def test_use_same_sampler_keeps_the_budget_and_the_pace(host):
     start = next(i for i, sigma in enumerate(karras) if sigma < paced[0])
     isdo_s, curved = refined("ISDO", floor=0.0)
     assert paced[0] == curved[0] and not torch.equal(euler, isdo_s)
-    assert paced[:3] == pytest.approx(isdo.schedules.rest(torch.tensor([*karras, 0.0]), paced[0], 3).tolist()[:3], rel=1e-4)
+    assert paced[:3] == pytest.approx(
+        isdo.schedules.rest(torch.tensor([*karras, 0.0]), paced[0], 3).tolist()[:3], rel=1e-4
+    )
     assert 0 < start < 12
 
 
 def test_same_sampler_isdo_means_with_its_settings(a1111):
     ask = asked(steps=12, sampler_name="ISDO")
-    with_order = draw(a1111, copy.copy(ask), sampler=[{"order": 1}], refine=[{"same": True, "noise": 0.5}])
+    with_order = draw(
+        a1111, copy.copy(ask), sampler=[{"order": 1}], refine=[{"same": True, "noise": 0.5}]
+    )
     plain = draw(a1111, copy.copy(ask), sampler=[{"order": 1}])
     rng = ImageRNG(plain.x.shape[1:], [1 + SEED_OFFSET])
     sampler = a1111.create("ISDO")
-    sigmas = sampler.get_sigmas(asked(steps=12, scheduler="Karras"), 12) if sampler.begin(ask) is None else None
+    sigmas = (
+        sampler.get_sigmas(asked(steps=12, scheduler="Karras"), 12)
+        if sampler.begin(ask) is None
+        else None
+    )
     settings = isdo.RefineSettings(noise=0.5)
     expected = isdo.refine(
         Model(a1111), plain.x, disable=True, settings=settings, noise=lambda x: rng.next(), sampler=isdo.Settings(order=1),
@@ -516,17 +602,27 @@ def test_same_sampler_isdo_means_with_its_settings(a1111):
 
 
 def test_noise_of_a_stochastic_sampler_is_the_picture_s_own(a1111):
-    together = draw(a1111, asked(steps=12, sampler_name="SDE", batch_size=2), refine=[{"same": True}])
+    together = draw(
+        a1111, asked(steps=12, sampler_name="SDE", batch_size=2), refine=[{"same": True}]
+    )
     alone = draw(a1111, asked(steps=12, sampler_name="SDE", seed=2), refine=[{"same": True}])
     assert torch.equal(together.x[1], alone.x[0])
     plain = draw(a1111, asked(steps=12, sampler_name="SDE", seed=2))
-    rng, sigmas = ImageRNG(plain.x.shape[1:], [2 + SEED_OFFSET]), [call.sigma for call in plain.calls]
+    rng, sigmas = (
+        ImageRNG(plain.x.shape[1:], [2 + SEED_OFFSET]),
+        [call.sigma for call in plain.calls],
+    )
 
     def by_sde(model, x, sigmas, extra_args, callback, disable):
         return sample_sde(model, x, sigmas, {}, callback, disable, lambda *_: rng.next(), "heun")
 
     expected = isdo.refine(
-        Model(a1111), plain.x, disable=True, noise=lambda x: rng.next(), sampler=by_sde, sigmas=torch.tensor([*sigmas, 0.0])
+        Model(a1111),
+        plain.x,
+        disable=True,
+        noise=lambda x: rng.next(),
+        sampler=by_sde,
+        sigmas=torch.tensor([*sigmas, 0.0]),
     ).x
     assert torch.equal(alone.x, expected)
 
@@ -559,7 +655,9 @@ def test_pictures_in_between_are_shown_and_saved(a1111, values):
     assert len(a1111.saved) == 2 + (6 if values.get("save") else 0)
     for (image, seed, text, name), i in zip(a1111.saved[2:], range(6), strict=False):
         assert torch.equal(image.data, between[i]) and seed == 1 + i % 2
-        assert name == f"out/{i % 2:05}-{seed}-refine-{i // 2 + 1}.png"  # the number of the finished one
+        assert (
+            name == f"out/{i % 2:05}-{seed}-refine-{i // 2 + 1}.png"
+        )  # the number of the finished one
         assert text["ISDO refine"] == "4 iterations, 12 calls" and image.info["parameters"] == text
 
 
@@ -592,20 +690,43 @@ def test_pasting_restores_the_accordion_or_the_script(a1111):
     accordion, chosen = refiners(a1111, True)
     defaults = [field.default for field in REFINE_CONTROLS]
     nothing = [None] * len(REFINE_CONTROLS)
-    assert pasted(accordion, {"Sampler": "Euler"}) == [False, *nothing, ""] and pasted(chosen, {}) == nothing
+    assert (
+        pasted(accordion, {"Sampler": "Euler"}) == [False, *nothing, ""]
+        and pasted(chosen, {}) == nothing
+    )
     ran = {"ISDO refine": "4 iterations, 12 calls"}
     assert pasted(accordion, ran) == [True, *defaults, ""] and pasted(chosen, ran) == nothing
     assert pasted(accordion, {**ran, "Script": "X/Y/Z plot"}) == [True, *defaults, ""]
-    by_script = {**ran, "Script": "ISDO refine", "ISDO refine noise": "0.5", "ISDO refine same sampler": "True"}
+    by_script = {
+        **ran,
+        "Script": "ISDO refine",
+        "ISDO refine noise": "0.5",
+        "ISDO refine same sampler": "True",
+    }
     assert pasted(accordion, by_script) == [False, *nothing, ""]
     changed = {**REFINE.defaults, "noise": 0.5, "same": True}
     assert pasted(chosen, by_script) == list(changed.values())
-    assert pasted(accordion, {**ran, "ISDO refine lock": "99", "ISDO refine noise": "0.5"})[:4] == [True, 4, 3, 0.5]
+    assert pasted(accordion, {**ran, "ISDO refine lock": "99", "ISDO refine noise": "0.5"})[:4] == [
+        True,
+        4,
+        3,
+        0.5,
+    ]
 
 
 def test_what_was_written_comes_back(a1111):
-    values = {"iterations": 2, "generators": "all", "antithetic": False, "undo": False, "same": True, "show": True}
-    text = {key: str(value) for key, value in draw(a1111, asked(steps=3), refine=[values]).texts[0].items()}
+    values = {
+        "iterations": 2,
+        "generators": "all",
+        "antithetic": False,
+        "undo": False,
+        "same": True,
+        "show": True,
+    }
+    text = {
+        key: str(value)
+        for key, value in draw(a1111, asked(steps=3), refine=[values]).texts[0].items()
+    }
     assert REFINE.read(text) == {**REFINE.defaults, **values}
     assert SAMPLER.read(text) is None
 
@@ -615,16 +736,25 @@ def test_the_page_has_a_control_for_every_setting(host):
     for img2img in (False, True):
         for page in refiners(host, img2img):
             controls = page.controls[1:] if page.alwayson else page.controls
-            assert [control.label for control in controls] == [field.label for field in REFINE_CONTROLS]
-            assert [control.value for control in controls] == [field.default for field in REFINE_CONTROLS]
-            assert all(control.given["info"] == field.help for control, field in zip(controls, REFINE_CONTROLS, strict=True))
+            assert [control.label for control in controls] == [
+                field.label for field in REFINE_CONTROLS
+            ]
+            assert [control.value for control in controls] == [
+                field.default for field in REFINE_CONTROLS
+            ]
+            assert all(
+                control.given["info"] == field.help
+                for control, field in zip(controls, REFINE_CONTROLS, strict=True)
+            )
             assert not page.alwayson or page.controls[0].value is False
             seen += [control.elem_id for control in page.controls]
     assert len(set(seen)) == len(seen)
 
 
 def axes(host):
-    plot = SimpleNamespace(axis_options=[], AxisOption=sys.modules["hostdouble"].AxisOption, Script=Script)
+    plot = SimpleNamespace(
+        axis_options=[], AxisOption=sys.modules["hostdouble"].AxisOption, Script=Script
+    )
     host.scripts_data.append(SimpleNamespace(module=plot))
     host.ui()
     return {axis.label: axis for axis in plot.axis_options}
@@ -633,7 +763,11 @@ def axes(host):
 def test_an_axis_sets_its_cell_and_switches_refinement_on(a1111):
     found = axes(a1111)
     p = asked(steps=12)
-    for value, said in (("2", "2 iterations, 6 calls"), ("0", None), ("4", "4 iterations, 12 calls")):
+    for value, said in (
+        ("2", "2 iterations, 6 calls"),
+        ("0", None),
+        ("4", "4 iterations, 12 calls"),
+    ):
         cell, axis = copy.copy(p), found["[ISDO refine] Iterations"]
         axis.apply(cell, axis.type(value), [2, 0, 4])
         assert ours(draw(a1111, cell).texts[0]).get("ISDO refine") == said
@@ -654,7 +788,9 @@ def test_an_axis_sets_its_cell_and_switches_refinement_on(a1111):
 @pytest.fixture
 def ask_api(a1111):
     """Return what the host's endpoint gets of a request."""
-    route = SimpleNamespace(path="/sdapi/v1/img2img", dependant=SimpleNamespace(call=lambda body: body))
+    route = SimpleNamespace(
+        path="/sdapi/v1/img2img", dependant=SimpleNamespace(call=lambda body: body)
+    )
     app = SimpleNamespace(routes=[route], add_api_route=lambda *args, **kwargs: None)
     for begin in a1111.callbacks["on_app_started"]:
         begin(None, app)
@@ -662,17 +798,27 @@ def ask_api(a1111):
 
 
 def test_the_api_takes_few_arguments_or_names(ask_api):
-    for args in ([True, 4, None, 0.5], [{"iterations": 4, "noise": 0.5}], {"iterations": 4, "noise": 0.5}):
+    for args in (
+        [True, 4, None, 0.5],
+        [{"iterations": 4, "noise": 0.5}],
+        {"iterations": 4, "noise": 0.5},
+    ):
         got = ask_api(alwayson_scripts={"isdo refine": {"args": args}}).alwayson_scripts
         assert got == {"isdo refine": {"args": [{"enabled": True, "iterations": 4, "noise": 0.5}]}}
-    for args in ([4, None, 0.5], [{"iterations": 4, "noise": 0.5}], {"iterations": 4, "noise": 0.5}):
+    for args in (
+        [4, None, 0.5],
+        [{"iterations": 4, "noise": 0.5}],
+        {"iterations": 4, "noise": 0.5},
+    ):
         got = ask_api(script_name="isdo refine", script_args=args).script_args
         assert got == [{"iterations": 4, "noise": 0.5}] + [None] * (len(REFINE_CONTROLS) - 1)
     assert ask_api(script_name="ISDO refine", script_args=[]).script_args[0] == {}
     assert ask_api(script_name="Other", script_args=[1]).script_args == [1]
 
 
-@pytest.mark.parametrize("args", [[True], ["4"], [1] * 40, [{"enabled": True}], [{"nois": 1}], {"noise": 11}])
+@pytest.mark.parametrize(
+    "args", [[True], ["4"], [1] * 40, [{"enabled": True}], [{"nois": 1}], {"noise": 11}]
+)
 def test_the_api_refuses_wrong_arguments_of_the_script(ask_api, args):
     with pytest.raises(HTTPException) as said:
         ask_api(script_name="ISDO refine", script_args=args)

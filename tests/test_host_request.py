@@ -18,11 +18,15 @@ OTHER = {"solver": "srk4", "path": "flow", "modes": 8, "order": 2, "tau": "root"
 
 def test_every_setting_has_another_value_to_try():
     assert list(OTHER) == list(DEFAULTS)
-    assert [key for key in OTHER if OTHER[key] == DEFAULTS[key]] == [f.key for f in CONTROLS if len(f.choices) == 1]
+    assert [key for key in OTHER if OTHER[key] == DEFAULTS[key]] == [
+        f.key for f in CONTROLS if len(f.choices) == 1
+    ]
 
 
 def test_keys_labels_and_infotext_names_are_told_apart():
-    for names in zip(*((field.key, field.label, field.infotext) for field in CONTROLS), strict=True):
+    for names in zip(
+        *((field.key, field.label, field.infotext) for field in CONTROLS), strict=True
+    ):
         assert len(set(names)) == len(CONTROLS)
     assert "enabled" not in DEFAULTS and len(set(SAMPLER.infotext_keys)) == len(CONTROLS) + 1
 
@@ -32,14 +36,18 @@ def test_a_list_is_enabled_and_then_the_settings_in_order():
     assert SAMPLER.read_args([True, "srk3", None, 8]) == {"solver": "srk3", "modes": 8}
 
 
-@pytest.mark.parametrize("args", [[], [False], [None], [False, *OTHER.values()], [{"enabled": False, "order": 2}]])
+@pytest.mark.parametrize(
+    "args", [[], [False], [None], [False, *OTHER.values()], [{"enabled": False, "order": 2}]]
+)
 def test_what_is_off_asks_for_nothing(args):
     assert SAMPLER.read_args(args) is None
 
 
 def test_names_need_not_say_enabled():
     assert SAMPLER.read_args([{"order": 2, "tau": None}]) == {"order": 2}
-    assert SAMPLER.read_args([{"enabled": True, "order": 2}, "the page's", "values"]) == {"order": 2}
+    assert SAMPLER.read_args([{"enabled": True, "order": 2}, "the page's", "values"]) == {
+        "order": 2
+    }
 
 
 @pytest.mark.parametrize(
@@ -70,7 +78,9 @@ def test_the_nearer_word_counts():
 
 
 def test_the_solver_gets_its_own_settings():
-    assert request.solver_settings(OTHER) == Settings(**{field.key: OTHER[field.key] for field in FIELDS if field.key in OTHER})
+    assert request.solver_settings(OTHER) == Settings(
+        **{field.key: OTHER[field.key] for field in FIELDS if field.key in OTHER}
+    )
 
 
 def test_the_infotext_tells_what_differs_and_nothing_else():
@@ -101,10 +111,17 @@ def test_pictures_of_others_and_bad_infotext():
 
 def test_the_schema_describes_every_setting():
     schema = request.schema()
-    assert schema["args"] == ["enabled", *DEFAULTS] and {k: v["default"] for k, v in schema["settings"].items()} == DEFAULTS
+    assert (
+        schema["args"] == ["enabled", *DEFAULTS]
+        and {k: v["default"] for k, v in schema["settings"].items()} == DEFAULTS
+    )
     for key, value in OTHER.items():
         what = schema["settings"][key]
-        assert value in what["choices"] if "choices" in what else what["minimum"] <= value <= what["maximum"]
+        assert (
+            value in what["choices"]
+            if "choices" in what
+            else what["minimum"] <= value <= what["maximum"]
+        )
 
 
 def test_the_documentation_lists_every_preset():
@@ -118,12 +135,20 @@ def test_the_documentation_lists_every_setting():
     lines = (ROOT / "docs" / "webui.md").read_text(encoding="utf-8").splitlines()
     rows = [line for line in lines if line.startswith("| ") and " | `" in line]
     for field in (*CONTROLS, *REFINE_CONTROLS):
-        allowed = ", ".join(field.choices) if field.choices else f"{field.low} to {field.high}".replace(".0", "")
+        allowed = (
+            ", ".join(field.choices)
+            if field.choices
+            else f"{field.low} to {field.high}".replace(".0", "")
+        )
         allowed = "true, false" if field.kind is bool else allowed
         default = str(field.default).lower() if field.kind is bool else field.default
         assert f"| {field.label} | `{field.key}` | {default} | {allowed} | {field.help} |" in rows
     for field in INVERT_HOST_FIELDS:
-        allowed = "true, false" if field.kind is bool else f"{field.low} to {field.high}".replace(".0", "")
+        allowed = (
+            "true, false"
+            if field.kind is bool
+            else f"{field.low} to {field.high}".replace(".0", "")
+        )
         default = str(field.default).lower() if field.kind is bool else field.default
         default, allowed = ("empty", "any text") if field.is_text else (default, allowed)
         assert f"| {field.label} | `{field.key}` | {default} | {allowed} | {field.help} |" in rows
@@ -138,13 +163,23 @@ def test_the_refinement_as_it_comes_costs_no_more_than_the_picture(drawn):
     for asked in ({"iterations": 5}, {"calls": 2}, {"iterations": 1}):
         chosen = refine_settings(REFINE.defaults | asked, drawn)
         assert chosen == RefineSettings(**asked)
-    assert refine_settings(REFINE.defaults | {"noise": 2.0, "lock": 0}, drawn).iterations == got.iterations
+    assert (
+        refine_settings(REFINE.defaults | {"noise": 2.0, "lock": 0}, drawn).iterations
+        == got.iterations
+    )
 
 
 def test_a_script_s_list_has_no_switch():
-    assert REFINE.read_args([2, 3], switch=False) == {"iterations": 2, "calls": 3} and REFINE.read_args([], switch=False) == {}
+    assert (
+        REFINE.read_args([2, 3], switch=False) == {"iterations": 2, "calls": 3}
+        and REFINE.read_args([], switch=False) == {}
+    )
     assert REFINE.read_args([{"noise": 0.5}], switch=False) == {"noise": 0.5}
-    for wrong, said in (([True], "iterations is True"), ([{"enabled": True}], "setting enabled"), ([1] * 18, "18 arguments")):
+    for wrong, said in (
+        ([True], "iterations is True"),
+        ([{"enabled": True}], "setting enabled"),
+        ([1] * 18, "18 arguments"),
+    ):
         with pytest.raises(ValueError, match=said):
             REFINE.read_args(wrong, switch=False)
     assert REFINE.read_args([True]) == {} and REFINE.read_args([False, 2]) is None
@@ -154,9 +189,17 @@ def test_what_was_refined_is_told_and_read():
     values = {**REFINE.defaults, "undo": False, "noise": 0.5, "generators": "all"}
     params = {"Steps": 8}
     REFINE.write(params, values)
-    assert params == {"Steps": 8, "ISDO refine undo": False, "ISDO refine noise": 0.5, "ISDO refine generators": "all"}
+    assert params == {
+        "Steps": 8,
+        "ISDO refine undo": False,
+        "ISDO refine noise": 0.5,
+        "ISDO refine generators": "all",
+    }
     text = {key: str(value) for key, value in params.items()}
-    assert REFINE.read(text) is None and REFINE.read({**text, "ISDO refine": "1 iteration, 3 calls"}) == values
+    assert (
+        REFINE.read(text) is None
+        and REFINE.read({**text, "ISDO refine": "1 iteration, 3 calls"}) == values
+    )
     REFINE.clear(params)
     assert params == {"Steps": 8}
 

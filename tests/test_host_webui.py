@@ -1,4 +1,5 @@
-"""The plugin in a double of the WebUIs: it registers, samples with the host's own sampler, and leaves no trace."""
+"""The plugin in a double of the WebUIs: it registers, samples with the host's own sampler, and
+leaves no trace."""
 
 import shutil
 import subprocess
@@ -60,7 +61,10 @@ def test_one_entry_with_lower_case_aliases(host):
     assert all(alias == alias.lower() for alias in entry.aliases)
     assert all(isinstance(value, (str, bool)) for value in entry.options.values())
     for name in ("ISDO", "isdo"):
-        assert samplers.find_sampler_config(name) is entry and samplers.get_sampler_and_scheduler(name, None) == "ISDO"
+        assert (
+            samplers.find_sampler_config(name) is entry
+            and samplers.get_sampler_and_scheduler(name, None) == "ISDO"
+        )
 
 
 def test_loading_again_replaces_and_adds_nothing(host):
@@ -73,7 +77,11 @@ def test_loading_again_replaces_and_adds_nothing(host):
     host.load()
     host.ui()
     host.ui()
-    assert samplers.all_samplers is held and [s.name for s in held] == ["Euler", "ISDO"] and held[1] is not first
+    assert (
+        samplers.all_samplers is held
+        and [s.name for s in held] == ["Euler", "ISDO"]
+        and held[1] is not first
+    )
     assert len(plot.axis_options) == len(CONTROLS) + len(REFINE_CONTROLS) + 1
     schedules = host.modules.get("modules.sd_schedulers")
     if schedules:
@@ -94,7 +102,11 @@ def test_the_curvature_schedule_suits_the_model(kind):
         host.generate(picture(scheduler="ISDO curvature", steps=7))
         sigmas = [call.sigma for call in host.seen]
         table = host.wrap().sigmas
-        assert len(sigmas) == 7 and sigmas[0] == pytest.approx(float(table[-1])) and sigmas[-1] >= float(table[0])
+        assert (
+            len(sigmas) == 7
+            and sigmas[0] == pytest.approx(float(table[-1]))
+            and sigmas[-1] >= float(table[0])
+        )
         assert sigmas == sorted(sigmas, reverse=True)
 
 
@@ -122,14 +134,20 @@ def test_a_strange_host_gets_one_line_and_goes_on(capsys):
 
 def test_the_script_brings_one_script_class(a1111):
     base = a1111.modules["modules.scripts"].Script
-    found = [name for name, value in vars(a1111.script).items() if isinstance(value, type) and issubclass(value, base)]
+    found = [
+        name
+        for name, value in vars(a1111.script).items()
+        if isinstance(value, type) and issubclass(value, base)
+    ]
     assert found == ["IsdoScript", "RefineAccordion", "RefineScript", "InvertScript"]
 
 
 def test_install_is_quick_and_quiet():
     start = time.perf_counter()
     code = "import sys, runpy; runpy.run_path('install.py'); print(*{'torch', 'isdo', 'numpy'} & set(sys.modules))"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
     assert out.stdout.strip() == "" and out.stderr == ""
     assert time.perf_counter() - start < 1  # 0.3 s on an idle machine, interpreter included
 
@@ -139,13 +157,21 @@ def test_install_is_quick_and_quiet():
 
 def told(p):
     """Return what the infotext says, but for the host's own."""
-    return {key: value for key, value in p.extra_generation_params.items() if key != "Schedule type"}
+    return {
+        key: value for key, value in p.extra_generation_params.items() if key != "Schedule type"
+    }
 
 
 def test_it_samples_by_itself_with_one_call_a_step(host):
     samples = host.generate(picture(steps=8, seeds=range(64)))
-    assert [call.step for call in host.seen] == list(range(8)) == [done["i"] for done in host.steps_done]
-    assert samples.mean() == pytest.approx(MEAN, abs=0.03) and samples.std() == pytest.approx(POWER**0.5, abs=0.03)
+    assert (
+        [call.step for call in host.seen]
+        == list(range(8))
+        == [done["i"] for done in host.steps_done]
+    )
+    assert samples.mean() == pytest.approx(MEAN, abs=0.03) and samples.std() == pytest.approx(
+        POWER**0.5, abs=0.03
+    )
 
 
 def test_it_is_the_package_s_sampler_on_the_host_s_schedule(host):
@@ -153,7 +179,9 @@ def test_it_is_the_package_s_sampler_on_the_host_s_schedule(host):
     samples = host.generate(p, [{"order": 2, "placement": 0}])
     start, levels = host.seen[0].x, torch.tensor([call.sigma for call in host.seen] + [0.0])
     model = SimpleNamespace(inner_model=host.wrap())
-    same = sample_isdo(Model(model), start, levels, disable=True, settings=Settings(order=2, placement=0))
+    same = sample_isdo(
+        Model(model), start, levels, disable=True, settings=Settings(order=2, placement=0)
+    )
     assert torch.equal(samples, same)
 
 
@@ -184,7 +212,9 @@ def test_hires_uses_isdo_for_the_pass_that_names_it(a1111):
     first = a1111.generate(picture(sampler_name="Euler"))
     p = picture(sampler_name="Euler", enable_hr=True, hr_sampler_name="isdo")
     a1111.generate(p, [{"order": 2}])
-    assert told(p) == {"ISDO order": 2} and p.hr_sampler_name == "ISDO"  # which the infotext tells and the page has
+    assert (
+        told(p) == {"ISDO order": 2} and p.hr_sampler_name == "ISDO"
+    )  # which the infotext tells and the page has
     # eight steps of Euler and eight of ISDO, at the strength that was asked for
     assert len(a1111.seen) == 16 and [call.step for call in a1111.seen] == [*range(8), *range(8)]
     assert not torch.equal(first, a1111.generate(picture()))
@@ -204,6 +234,7 @@ def test_interrupt_passes_through_and_leaves_an_infotext(host):
     host.generate(p, [{"order": 2}])
     assert len(host.seen) == 4 and told(p) == {"ISDO order": 2}
 
+
 # ---------------------------------------------------------------------------------------------------------- repainting
 
 
@@ -212,7 +243,11 @@ def test_steps_that_go_back_are_counted_with_the_others(host):
         return host.generate(p := picture(steps=11, seeds=seeds), [{"draw": 4, **asked}]), told(p)
 
     samples, said = drawn([3, 4])
-    assert [call.step for call in host.seen] == list(range(11)) == [done["i"] for done in host.steps_done]
+    assert (
+        [call.step for call in host.seen]
+        == list(range(11))
+        == [done["i"] for done in host.steps_done]
+    )
     assert said == {"ISDO draw": 4}
     assert torch.equal(samples[1:], drawn([4])[0])  # of whatever batch
     plain = drawn([3, 4], draw=0)[0]
@@ -224,7 +259,9 @@ def test_steps_that_go_back_are_counted_with_the_others(host):
 def test_solvers_of_several_calls_hold_the_step_while_they_go_back(host):
     host.generate(p := picture(steps=10), [{"draw": 4, "solver": "srk3"}])
     steps = [call.step for call in host.seen]
-    assert steps == sorted(steps) and sorted(set(steps)) == list(range(10)) == [done["i"] for done in host.steps_done]
+    assert steps == sorted(steps) and sorted(set(steps)) == list(range(10)) == [
+        done["i"] for done in host.steps_done
+    ]
     assert told(p)["ISDO calls"] == len(steps) == model_calls(Settings(solver="srk3", draw=4), 10)
 
 
@@ -241,7 +278,9 @@ def test_who_interrupts_gets_the_last_finished_picture(host):
     assert (once - drawn).abs().max() > 0.1
     # half of the noise would still be there
     for found in (drawn, once):
-        assert found.std() == pytest.approx(float(host.generate(picture(steps=13, seeds=[3, 4])).std()), rel=0.15)
+        assert found.std() == pytest.approx(
+            float(host.generate(picture(steps=13, seeds=[3, 4])).std()), rel=0.15
+        )
 
 
 def test_discarding_the_next_to_last_sigma_is_the_host_s(host):
@@ -278,14 +317,21 @@ def test_automatic_is_a_grid_of_our_own_on_flow_models(forge_flow, steps):
     p = picture(steps=steps)
     forge_flow.generate(p)
     sigmas = [call.sigma for call in forge_flow.seen]
-    assert sigmas[0] == 1 and len(sigmas) == steps and sigmas == sorted(sigmas, reverse=True) and sigmas[-1] > 0
+    assert (
+        sigmas[0] == 1
+        and len(sigmas) == steps
+        and sigmas == sorted(sigmas, reverse=True)
+        and sigmas[-1] > 0
+    )
     assert p.sampler_noise_scheduler_override is None
 
 
 @pytest.mark.parametrize("klein", [False, True])
 def test_forge_neo_s_grid_for_klein_stays(forge_flow, monkeypatch, klein):
     monkeypatch.setitem(sys.modules, "backend", ModuleType("backend"))
-    monkeypatch.setitem(sys.modules, "backend.args", SimpleNamespace(dynamic_args=SimpleNamespace(klein=klein)))
+    monkeypatch.setitem(
+        sys.modules, "backend.args", SimpleNamespace(dynamic_args=SimpleNamespace(klein=klein))
+    )
     forge_flow.generate(picture(steps=4))
     host_s = [call.sigma for call in forge_flow.seen]
     forge_flow.generate(picture(steps=4, scheduler="Karras"))
@@ -308,7 +354,9 @@ def test_a_schedule_that_starts_above_the_flow_path_is_refused_in_words(forge_fl
 
 def test_the_message_about_a_schedule_does_not_advise_the_one_that_is_chosen(forge_flow):
     for scheduler, others in (("Align Your Steps", "Automatic, Simple or ISDO curvature"),):
-        with pytest.raises(HTTPException, match=f"the schedule {scheduler} starts.*choose the schedule {others}$"):
+        with pytest.raises(
+            HTTPException, match=f"the schedule {scheduler} starts.*choose the schedule {others}$"
+        ):
             forge_flow.generate(picture(scheduler=scheduler))
     sampler = forge_flow.create("ISDO")
     sampler.begin(picture())
@@ -320,13 +368,17 @@ def test_the_message_about_a_schedule_does_not_advise_the_one_that_is_chosen(for
 def test_a_path_that_is_not_the_model_s_is_named_with_its_remedy(host):
     flow = host.prediction == "const"
     wrong, kind = ("ve", "a flow model") if flow else ("flow", "an eps- or v-model")
-    with pytest.raises(HTTPException, match=f'the setting Path is "{wrong}" and this is {kind}.*set Path to "auto"') as said:
+    with pytest.raises(
+        HTTPException, match=f'the setting Path is "{wrong}" and this is {kind}.*set Path to "auto"'
+    ) as said:
         host.generate(picture(scheduler="Align Your Steps"), [{"path": wrong}])
     assert said.value.status_code == 422 and "choose" not in str(said.value) and not host.seen
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("scheduler", ["Automatic", "Karras", "KL Optimal", "Align Your Steps", "ISDO curvature"])
+@pytest.mark.parametrize(
+    "scheduler", ["Automatic", "Karras", "KL Optimal", "Align Your Steps", "ISDO curvature"]
+)
 @pytest.mark.parametrize("steps", [1, 4, 10])
 @pytest.mark.parametrize("placement", [0, 0.75])
 def test_strength_as_noise_level_begins_where_it_was_asked(kind, scheduler, steps, placement):
@@ -337,18 +389,24 @@ def test_strength_as_noise_level_begins_where_it_was_asked(kind, scheduler, step
             return
         for strength in (0.0, 0.02, 0.1, 0.25, 0.3, 0.5, 0.75):
             latent = torch.full((1, 4, 8, 8), MEAN)
-            p = picture(init_latent=latent, denoising_strength=strength, steps=steps, scheduler=scheduler)
+            p = picture(
+                init_latent=latent, denoising_strength=strength, steps=steps, scheduler=scheduler
+            )
             host.generate(p, [{"strength": "noise level", "placement": placement}])
             sigmas = [call.sigma for call in host.seen]
             asked = strength if flow else strength / (1 - strength)
             assert sigmas[0] == pytest.approx(max(asked, float(table[0])), rel=1e-5)
-            assert len(sigmas) == int(strength * steps) + 1 and sigmas == sorted(set(sigmas), reverse=True)
+            assert len(sigmas) == int(strength * steps) + 1 and sigmas == sorted(
+                set(sigmas), reverse=True
+            )
 
 
 def test_hires_with_strength_0_samples_nothing(host):
     for asks in ([], [{"strength": "noise level"}]):
         for scheduler in ("Automatic", "ISDO curvature"):
-            p = picture(enable_hr=True, denoising_strength=0.0, scheduler=scheduler, hr_scheduler=scheduler)
+            p = picture(
+                enable_hr=True, denoising_strength=0.0, scheduler=scheduler, hr_scheduler=scheduler
+            )
             out = host.generate(p, asks)
             assert len(host.seen) == p.steps and out.isfinite().all()
 
@@ -375,7 +433,9 @@ def test_nan_is_answered_with_what_this_host_has(a1111, monkeypatch):
 
     assert "(start the WebUI with --no-half)" in said()
     monkeypatch.setitem(sys.modules, "backend", ModuleType("backend"))
-    monkeypatch.setitem(sys.modules, "backend.args", SimpleNamespace(args=SimpleNamespace(all_in_fp32=False)))
+    monkeypatch.setitem(
+        sys.modules, "backend.args", SimpleNamespace(args=SimpleNamespace(all_in_fp32=False))
+    )
     assert "(start the WebUI with --all-in-fp32)" in said()
     monkeypatch.delitem(sys.modules, "backend.args")
     del a1111.modules["modules.shared"].cmd_opts.no_half
@@ -396,17 +456,27 @@ def test_strength_as_noise_level_has_no_jumps(kind):
             p = picture(init_latent=torch.full((1, 4, 8, 8), MEAN), denoising_strength=strength)
             host.generate(p, [{"strength": "noise level"}])
             sigmas = [call.sigma for call in host.seen]
-            assert sigmas == sorted(sigmas, reverse=True) and len(sigmas) == int(min(strength, 0.999) * 8) + 1
+            assert (
+                sigmas == sorted(sigmas, reverse=True)
+                and len(sigmas) == int(min(strength, 0.999) * 8) + 1
+            )
             assert told(p) == {"ISDO strength": "noise level"}
             starts[strength] = sigmas[0]
-        share = {s: sigma if host.prediction == "const" else sigma / (1 + sigma) for s, sigma in starts.items()}
+        share = {
+            s: sigma if host.prediction == "const" else sigma / (1 + sigma)
+            for s, sigma in starts.items()
+        }
         for strength in (0.3, 0.49, 0.5, 0.51):
             assert share[strength] == pytest.approx(strength, rel=1e-4)
-        assert starts[1.0] == starts[0.999] == pytest.approx(float(host.wrap().sigmas[-1]), rel=2e-3)
+        assert (
+            starts[1.0] == starts[0.999] == pytest.approx(float(host.wrap().sigmas[-1]), rel=2e-3)
+        )
 
 
 def test_strength_in_steps_is_the_host_s_own(host):
-    p = picture(init_latent=torch.full((1, 4, 8, 8), MEAN), denoising_strength=0.5, scheduler="Karras")
+    p = picture(
+        init_latent=torch.full((1, 4, 8, 8), MEAN), denoising_strength=0.5, scheduler="Karras"
+    )
     host.generate(p, AS_SCHEDULED)
     ours = [call.sigma for call in host.seen]
     host.generate(picture(**{**vars(p), "sampler_name": "Euler"}))
@@ -427,7 +497,9 @@ def test_kept_pixels_are_those_that_euler_keeps(host):
     p = inpainting(scheduler="Karras")
     ours = host.generate(p)
     theirs = host.generate(inpainting(scheduler="Karras", sampler_name="Euler"))
-    assert torch.equal((ours * p.nmask + p.init_latent * p.mask)[:, p.mask == 1], p.init_latent[:, p.mask == 1])
+    assert torch.equal(
+        (ours * p.nmask + p.init_latent * p.mask)[:, p.mask == 1], p.init_latent[:, p.mask == 1]
+    )
     assert torch.allclose(ours[:, p.mask == 1], theirs[:, p.mask == 1], atol=1e-6)
     assert ours.isfinite().all()
 
@@ -442,7 +514,9 @@ def test_forge_s_fresh_noise_does_not_reach_the_painted_area():
         assert torch.equal(first, host.generate(inpainting()))
         torch.manual_seed(1)
         host.generate(inpainting(sampler_name="Euler", scheduler="Karras"))
-        assert torch.equal(drawn, torch.rand(1))  # as many random numbers are drawn as with any sampler
+        assert torch.equal(
+            drawn, torch.rand(1)
+        )  # as many random numbers are drawn as with any sampler
         assert "noise_scaling" not in vars(host.predictor)
 
 
@@ -483,8 +557,14 @@ def test_what_automatic_was_for_isdo_is_not_told_of_the_next_cell(a1111):
 
 
 def test_the_settings_page_counts_where_the_accordion_is_closed(a1111):
-    options = {f"isdo_{f.key}" for f in CONTROLS if len(f.choices) != 1} | {f"isdo_refine_{f.key}" for f in REFINE_CONTROLS}
-    options |= {"isdo_invert_cfg", "isdo_invert_steps", "isdo_invert_full"}  # and no prompt: that belongs to its picture
+    options = {f"isdo_{f.key}" for f in CONTROLS if len(f.choices) != 1} | {
+        f"isdo_refine_{f.key}" for f in REFINE_CONTROLS
+    }
+    options |= {
+        "isdo_invert_cfg",
+        "isdo_invert_steps",
+        "isdo_invert_full",
+    }  # and no prompt: that belongs to its picture
     assert set(a1111.opts.labels) == options
     a1111.opts.isdo_order = 2
     p = picture()
@@ -497,8 +577,12 @@ def test_the_settings_page_counts_where_the_accordion_is_closed(a1111):
 def test_wrong_settings_are_refused_when_the_sampler_starts(host):
     with pytest.raises(HTTPException) as said:
         host.generate(picture(), [{"order": 9}])
-    assert said.value.status_code == 422 and str(said.value).startswith("order is 9") and not host.seen
-    host.generate(picture(sampler_name="Euler"), [{"order": 9}])  # another sampler is none of our business
+    assert (
+        said.value.status_code == 422 and str(said.value).startswith("order is 9") and not host.seen
+    )
+    host.generate(
+        picture(sampler_name="Euler"), [{"order": 9}]
+    )  # another sampler is none of our business
 
 
 def panel_of(host, img2img=False):
@@ -513,7 +597,9 @@ def test_the_page_has_a_control_for_every_setting_closed_by_default(host):
         assert enabled.value is False
         assert [c.label for c in controls] == [field.label for field in CONTROLS]
         assert [c.value for c in controls] == [field.default for field in CONTROLS]
-        assert all(c.given["info"] == field.help for c, field in zip(controls, CONTROLS, strict=True))
+        assert all(
+            c.given["info"] == field.help for c, field in zip(controls, CONTROLS, strict=True)
+        )
         assert len({c.elem_id for c in (enabled, *controls)}) == len(CONTROLS) + 1
         assert all(("img2img" if img2img else "txt2img") in c.elem_id for c in controls)
 
@@ -529,14 +615,26 @@ def test_pasting_sets_the_page_to_what_made_the_picture(a1111):
     defaults = [field.default for field in CONTROLS]
     assert pasted(script, {"Sampler": "ISDO"}) == [False, *defaults, ""]
     found = pasted(script, {"Sampler": "Euler", "Hires sampler": "ISDO", "ISDO order": "2"})
-    assert found == [True, *(2 if field.key == "order" else field.default for field in CONTROLS), ""]
-    a1111.opts.isdo_order = 2  # now the picture that says nothing differs from what the Settings would do
+    assert found == [
+        True,
+        *(2 if field.key == "order" else field.default for field in CONTROLS),
+        "",
+    ]
+    a1111.opts.isdo_order = (
+        2  # now the picture that says nothing differs from what the Settings would do
+    )
     assert pasted(script, {"Sampler": "ISDO"}) == [True, *defaults, ""]
 
 
 def test_pasting_takes_what_is_good_and_says_what_was_left_out(a1111, caplog):
     script, _ = panel_of(a1111)
-    text = {"Sampler": "ISDO", "ISDO order": "9", "ISDO tau": "root", "ISDO placement": "much", "ISDO corrections": "2"}
+    text = {
+        "Sampler": "ISDO",
+        "ISDO order": "9",
+        "ISDO tau": "root",
+        "ISDO placement": "much",
+        "ISDO corrections": "2",
+    }
     enabled, *values, said = pasted(script, text)
     good = {"tau": "root", "corrector": 2}
     assert enabled and values == [good.get(field.key, field.default) for field in CONTROLS]
@@ -544,7 +642,9 @@ def test_pasting_takes_what_is_good_and_says_what_was_left_out(a1111, caplog):
         "ISDO: of the pasted text this was left out: order is 9: give a whole number from 1 to 4; "
         "placement is 'much': give a number"
     )
-    assert sys.modules["gradio"].warnings == [said] and [record.message for record in caplog.records] == [said]
+    assert sys.modules["gradio"].warnings == [said] and [
+        record.message for record in caplog.records
+    ] == [said]
 
 
 class Elements:
@@ -575,10 +675,18 @@ class Elements:
 
 def test_the_accordion_says_in_a_sentence_what_to_leave_alone(a1111, monkeypatch):
     page = Elements(a1111, monkeypatch)
-    assert page["advice"].value == "Leave this closed: the defaults are right." and page["accordion"].given["open"] is False
-    assert page["preset"].value == "Fast" and page["preset"].given["choices"] == [*PRESETS, "Custom"]
+    assert (
+        page["advice"].value == "Leave this closed: the defaults are right."
+        and page["accordion"].given["open"] is False
+    )
+    assert page["preset"].value == "Fast" and page["preset"].given["choices"] == [
+        *PRESETS,
+        "Custom",
+    ]
     more = [field for field in CONTROLS if field.rare]
-    assert [field.key for field in more] == [field.key for field in FIELDS if field.rare and field.key not in NOT_ASKED]
+    assert [field.key for field in more] == [
+        field.key for field in FIELDS if field.rare and field.key not in NOT_ASKED
+    ]
     assert page["more"].given["open"] is False
 
 
@@ -595,14 +703,22 @@ def test_what_a_person_changes_counts_and_has_a_name(a1111, monkeypatch):
 
 def test_what_has_no_effect_is_grey(a1111, monkeypatch):
     page = Elements(a1111, monkeypatch)
-    assert page["response"].given["interactive"] is True and page["modes"].given["interactive"] is True
+    assert (
+        page["response"].given["interactive"] is True and page["modes"].given["interactive"] is True
+    )
     page["corrector"].happens("input", 0)
     page["power"].happens("input", "zero")
-    assert page["response"].given["interactive"] is False and page["modes"].given["interactive"] is False
+    assert (
+        page["response"].given["interactive"] is False
+        and page["modes"].given["interactive"] is False
+    )
     page["corrector"].happens("input", 1)
     assert page["response"].given["interactive"] is True
     page = Elements(a1111, monkeypatch, script="RefineAccordion")
-    of_actions, of_noise = ("strength", "strength_decay", "antithetic", "undo"), ("calls", "noise_scale", "floor", "same")
+    of_actions, of_noise = (
+        ("strength", "strength_decay", "antithetic", "undo"),
+        ("calls", "noise_scale", "floor", "same"),
+    )
     assert [page[key].given["interactive"] for key in of_actions] == [False] * 4
     assert [page[key].given["interactive"] for key in of_noise] == [True] * 4
     page["generators"].happens("input", "shifts")
@@ -614,8 +730,14 @@ def test_what_has_no_effect_is_grey(a1111, monkeypatch):
 
 
 @pytest.mark.parametrize("script", ["IsdoScript", "RefineAccordion", "RefineScript"])
-def test_untouched_controls_follow_the_settings_and_a_button_puts_them_back(a1111, monkeypatch, script):
-    prefix, key, other = ("isdo", "order", "corrector") if script == "IsdoScript" else ("isdo_refine", "lock", "iterations")
+def test_untouched_controls_follow_the_settings_and_a_button_puts_them_back(
+    a1111, monkeypatch, script
+):
+    prefix, key, other = (
+        ("isdo", "order", "corrector")
+        if script == "IsdoScript"
+        else ("isdo_refine", "lock", "iterations")
+    )
     page = Elements(a1111, monkeypatch, True, script)
     page[other].happens("input", 3)
     setattr(a1111.opts, f"{prefix}_{key}", 2)
@@ -632,7 +754,9 @@ def test_untouched_controls_follow_the_settings_and_a_button_puts_them_back(a111
 def test_settings_defaults_saves_neither_ticks_nor_values(a1111, monkeypatch):
     for script in ("IsdoScript", "RefineAccordion", "RefineScript"):
         page = Elements(a1111, monkeypatch, True, script)
-        kept = [each.elem_id for each in page.all if not getattr(each, "do_not_save_to_config", False)]
+        kept = [
+            each.elem_id for each in page.all if not getattr(each, "do_not_save_to_config", False)
+        ]
         assert all(name.endswith(("_accordion", "_more", "_advice", "_notice")) for name in kept)
 
 
@@ -640,7 +764,9 @@ def test_the_settings_pages_have_a_heading_and_their_help(a1111):
     assert sys.modules["modules.options"].categories.mapping == {"isdo": "ISDO"}
     for form in (CONTROLS, REFINE_CONTROLS):
         for field in form:
-            label = a1111.opts.labels.get(f"{'isdo' if form is CONTROLS else 'isdo_refine'}_{field.key}")
+            label = a1111.opts.labels.get(
+                f"{'isdo' if form is CONTROLS else 'isdo_refine'}_{field.key}"
+            )
             if len(field.choices) != 1:
                 assert label.category_id == "isdo" and label.component_args["info"] == field.help
     with Host(schedules=False).running() as older:  # a host that has no headings
@@ -650,7 +776,9 @@ def test_the_settings_pages_have_a_heading_and_their_help(a1111):
 
 
 def test_every_setting_has_an_axis(a1111):
-    plot = SimpleNamespace(axis_options=[], AxisOption=sys.modules["hostdouble"].AxisOption, Script=Plot)
+    plot = SimpleNamespace(
+        axis_options=[], AxisOption=sys.modules["hostdouble"].AxisOption, Script=Plot
+    )
     a1111.scripts_data += [SimpleNamespace(module=plot), SimpleNamespace(module=SimpleNamespace())]
     a1111.ui()
     axes = {axis.label: axis for axis in plot.axis_options}
@@ -661,7 +789,9 @@ def test_every_setting_has_an_axis(a1111):
     axis = axes["[ISDO] Order"]
     p = picture()
     values = [2, Settings().order]
-    cells = [SimpleNamespace(**vars(p)) for _ in range(2)]  # shallow copies that share the infotext's parameters
+    cells = [
+        SimpleNamespace(**vars(p)) for _ in range(2)
+    ]  # shallow copies that share the infotext's parameters
     for cell, value in zip(cells, values, strict=True):
         axis.apply(cell, axis.type(value), values)
     a1111.generate(cells[0])
@@ -674,7 +804,9 @@ def test_every_setting_has_an_axis(a1111):
 
 
 def test_the_presets_have_an_axis(a1111):
-    plot = SimpleNamespace(axis_options=[], AxisOption=sys.modules["hostdouble"].AxisOption, Script=Plot)
+    plot = SimpleNamespace(
+        axis_options=[], AxisOption=sys.modules["hostdouble"].AxisOption, Script=Plot
+    )
     a1111.scripts_data += [SimpleNamespace(module=plot)]
     a1111.opts.isdo_draw = 3  # a preset means the same whatever the Settings page says
     a1111.ui()
@@ -699,7 +831,9 @@ class Plot:
 
 def test_without_a_page_the_axes_are_there_too(a1111):
     """--nowebui: the plot has made its list before the page would have been."""
-    plot = SimpleNamespace(axis_options=[], AxisOption=sys.modules["hostdouble"].AxisOption, Script=Plot)
+    plot = SimpleNamespace(
+        axis_options=[], AxisOption=sys.modules["hostdouble"].AxisOption, Script=Plot
+    )
     a1111.scripts_data += [SimpleNamespace(module=plot)]
     made = [Plot(), Plot()]
     a1111.modules["modules.scripts"].scripts_txt2img = SimpleNamespace(scripts=[object(), made[0]])
@@ -728,20 +862,38 @@ def test_the_api_describes_itself_and_checks_once(a1111):
     started(None, app)
     started(None, app)
     paths = [route.path for route in app.routes]
-    assert paths == ["/", "/sdapi/v1/txt2img", "/isdo/v1/version", "/isdo/v1/schema", "/isdo/v1/calls"]
-    assert app.routes[2].endpoint()["name"] == "ISDO" and app.routes[3].endpoint()["args"][0] == "enabled"
+    assert paths == [
+        "/",
+        "/sdapi/v1/txt2img",
+        "/isdo/v1/version",
+        "/isdo/v1/schema",
+        "/isdo/v1/calls",
+    ]
+    assert (
+        app.routes[2].endpoint()["name"] == "ISDO"
+        and app.routes[3].endpoint()["args"][0] == "enabled"
+    )
     call = app.routes[1].dependant.call
     assert not hasattr(call.isdo_inside, "isdo_inside")
     for args in ([True, None, None, None, 2], [{"order": 2}], {"order": 2}):
         assert call(SimpleNamespace(alwayson_scripts={"isdo": {"args": args}})) == {
             "isdo": {"args": [{"enabled": True, "order": 2}]}
         }
-    assert call(body=SimpleNamespace(alwayson_scripts={"isdo": {"args": []}})) == {"isdo": {"args": [{"enabled": False}]}}
+    assert call(body=SimpleNamespace(alwayson_scripts={"isdo": {"args": []}})) == {
+        "isdo": {"args": [{"enabled": False}]}
+    }
     other = {"Other": {"args": [1]}}
     assert call(SimpleNamespace(alwayson_scripts=other)) == {"Other": {"args": [1]}}
     assert call(SimpleNamespace(alwayson_scripts=None)) is None
     many = [True] * (len(CONTROLS) + 2)
-    for wrong in ({"order": 2}, {"args": 2}, [2], {"args": [True, "euler"]}, {"args": many}, {"args": [], "more": 1}):
+    for wrong in (
+        {"order": 2},
+        {"args": 2},
+        [2],
+        {"args": [True, "euler"]},
+        {"args": many},
+        {"args": [], "more": 1},
+    ):
         with pytest.raises(HTTPException) as said:
             call(SimpleNamespace(alwayson_scripts={"ISDO": wrong}))
         assert said.value.status_code == 422 and said.value.detail
@@ -750,12 +902,19 @@ def test_the_api_describes_itself_and_checks_once(a1111):
         ({"ISDO": {"args": [{"order": 2}, None, None]}}, "2 arguments after a mapping"),
         ({"ISDO": {"args": [{"ordr": None}]}}, "no setting ordr"),
         ({"ISDO": {"args": {"enabled": False, "ordr": None}}}, "no setting ordr"),
-        ({"ISDO": {"args": [{"order": 2}]}, "isdo": {"args": [{"order": 3}]}}, "there 2 times, as ISDO, isdo"),
+        (
+            {"ISDO": {"args": [{"order": 2}]}, "isdo": {"args": [{"order": 3}]}},
+            "there 2 times, as ISDO, isdo",
+        ),
         ({"ISDO": {"args": [{"preset": "Slow"}]}}, "preset is 'Slow': choose one of Fast"),
     ):
         with pytest.raises(HTTPException, match=says) as said:
             call(SimpleNamespace(alwayson_scripts=wrong))
         assert said.value.status_code == 422
-    got = call(SimpleNamespace(alwayson_scripts={"ISDO": {"args": {"preset": "Fast", "order": 3, "tau": None}}}))
+    got = call(
+        SimpleNamespace(
+            alwayson_scripts={"ISDO": {"args": {"preset": "Fast", "order": 3, "tau": None}}}
+        )
+    )
     assert got == {"ISDO": {"args": [{"enabled": True, "draw": 0, "tolerance": 0.0, "order": 3}]}}
     assert app.routes[3].endpoint()["presets"] == PRESETS

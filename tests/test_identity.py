@@ -88,7 +88,9 @@ class Method(Denoiser):
 
 
 def run(model, x, sigmas=SIGMAS, callback=None):
-    return sample_isdo(model, x, sigmas, callback=callback, disable=True, settings=Settings(placement=0))
+    return sample_isdo(
+        model, x, sigmas, callback=callback, disable=True, settings=Settings(placement=0)
+    )
 
 
 @every_way
@@ -112,9 +114,14 @@ def into(net, other):
 @every_way
 @pytest.mark.parametrize("how", ["another network", "other weights in the same one"])
 def test_another_network_or_other_weights_are_a_change(wrap, how):
-    """From the change on the run is a fresh one, from the x at which the new model was asked first."""
+    """From the change on the run is a fresh one, from the x at which the new model was asked
+    first."""
     first, then, states = Net(1), Net(-2), []
     model = Denoiser(wrap, first)
-    model.before_call[3] = (lambda: setattr(model, "net", then)) if how == "another network" else (lambda: into(first, then))
+    model.before_call[3] = (
+        (lambda: setattr(model, "net", then))
+        if how == "another network"
+        else (lambda: into(first, then))
+    )
     out = run(model, 14.6 * torch.randn(2, 1, 4, 4), callback=lambda info: states.append(info["x"]))
     torch.testing.assert_close(out, run(then, states[3], SIGMAS[3:]), rtol=1e-5, atol=1e-5)

@@ -39,12 +39,16 @@ def imports(source):
         if isinstance(node, ast.Import):
             found += [Import(0, alias.name, ()) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            found.append(Import(node.level, node.module or "", tuple(alias.name for alias in node.names)))
+            found.append(
+                Import(node.level, node.module or "", tuple(alias.name for alias in node.names))
+            )
     return found
 
 
 def files(*folders):
-    return {p.relative_to(ROOT).as_posix(): p for f in folders for p in sorted((ROOT / f).rglob("*.py"))}
+    return {
+        p.relative_to(ROOT).as_posix(): p for f in folders for p in sorted((ROOT / f).rglob("*.py"))
+    }
 
 
 OURS = files("isdo")
@@ -52,7 +56,9 @@ ALL = files("isdo", "scripts", "tests")
 
 
 def inside(name, places):
-    return any(name == place or place.endswith(("/", "lab")) and name.startswith(place) for place in places)
+    return any(
+        name == place or place.endswith(("/", "lab")) and name.startswith(place) for place in places
+    )
 
 
 def dotted(name):
@@ -64,7 +70,9 @@ def targets(name, found):
     """Return the modules of the package that a relative import brings in."""
     package = dotted(name) if name.endswith("__init__.py") else dotted(name).rpartition(".")[0]
     parts = package.split(".")
-    base = ".".join(parts[: len(parts) - found.level + 1] + ([found.module] if found.module else []))
+    base = ".".join(
+        parts[: len(parts) - found.level + 1] + ([found.module] if found.module else [])
+    )
     known = {dotted(other) for other in OURS}
     return {f"{base}.{n}" if f"{base}.{n}" in known else base for n in found.names}
 
@@ -76,22 +84,38 @@ def test_the_reader_of_imports_sees_all_kinds():
     ]  # fmt: skip
     assert targets("isdo/zoo/train.py", Import(1, "", ("data",))) == {"isdo.zoo.data"}
     assert targets("isdo/zoo/train.py", Import(1, "", ("load_trunk",))) == {"isdo.zoo"}
-    assert targets("isdo/zoo/__init__.py", Import(2, "denoiser", ("Denoiser",))) == {"isdo.denoiser"}
+    assert targets("isdo/zoo/__init__.py", Import(2, "denoiser", ("Denoiser",))) == {
+        "isdo.denoiser"
+    }
 
 
 def test_importing_isdo_loads_torch_and_no_host_and_nothing_heavy():
     heavy = {*MAY_IMPORT, "scipy", "matplotlib", "PIL", "fontTools", "uharfbuzz"}
     code = f"import sys, isdo; print(*[m for m in {sorted(heavy)} if m in sys.modules], 'torch' in sys.modules)"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
     assert out.stdout.split() == ["True"]
 
 
 def test_importing_isdo_gives_the_public_names():
     import isdo
 
-    assert set(isdo.__all__) == {"RefineSettings", "Refined", "Settings", "invert", "refine", "sample_isdo", "schedules", "zoo"}
+    assert set(isdo.__all__) == {
+        "RefineSettings",
+        "Refined",
+        "Settings",
+        "invert",
+        "refine",
+        "sample_isdo",
+        "schedules",
+        "zoo",
+    }
     assert all(hasattr(isdo, name) for name in isdo.__all__)
-    assert all(isinstance(getattr(isdo, name), ModuleType) for name in ("action", "probe", "process", "reference"))
+    assert all(
+        isinstance(getattr(isdo, name), ModuleType)
+        for name in ("action", "probe", "process", "reference")
+    )
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -108,25 +132,38 @@ def test_who_may_import_what(name):
 def test_numerics_import_torch_and_each_other(name):
     found = imports(OURS[name].read_text(encoding="utf-8"))
     outside = {f.module.partition(".")[0] for f in found if not f.level} - sys.stdlib_module_names
-    # the entry points show progress, as every k-diffusion sampler does; the settings are read where there is no torch
-    entries = ("isdo/sampling.py", "isdo/run.py", "isdo/refinement.py", "isdo/inversion.py", "isdo/sweeps.py")
+    # the entry points show progress, as every k-diffusion sampler does; the settings are read where
+    # there is no torch
+    entries = (
+        "isdo/sampling.py",
+        "isdo/run.py",
+        "isdo/refinement.py",
+        "isdo/inversion.py",
+        "isdo/sweeps.py",
+    )
     shows = dict.fromkeys(entries, {"torch", "tqdm"})
     allowed = {"isdo/settings.py": set(), **shows}.get(name, {"torch"})
     assert outside <= allowed
     for module in set().union(*(targets(name, f) for f in found if f.level)):
         path = module.replace(".", "/")
-        assert not inside(f"{path}.py", EDGES) and not inside(f"{path}/", EDGES), f"{name} imports the edge {module}"
+        assert not inside(f"{path}.py", EDGES) and not inside(f"{path}/", EDGES), (
+            f"{name} imports the edge {module}"
+        )
 
 
 def test_there_is_no_import_cycle():
     graph = {
-        dotted(name): set().union(*(targets(name, f) for f in imports(path.read_text(encoding="utf-8")) if f.level))
+        dotted(name): set().union(
+            *(targets(name, f) for f in imports(path.read_text(encoding="utf-8")) if f.level)
+        )
         for name, path in OURS.items()
     }
     done, open_ = set(), []
 
     def visit(module):
-        assert module not in open_, f"import cycle: {' -> '.join([*open_[open_.index(module) :], module])}"
+        assert module not in open_, (
+            f"import cycle: {' -> '.join([*open_[open_.index(module) :], module])}"
+        )
         if module not in done:
             open_.append(module)
             for other in sorted(graph.get(module, ())):

@@ -1,4 +1,5 @@
-"""Inversion: what it solves exactly, its orders, that a round trip comes back, and what it shares with sampling."""
+"""Inversion: what it solves exactly, its orders, that a round trip comes back, and what it shares
+with sampling."""
 
 import math
 
@@ -26,7 +27,9 @@ def invert(model, x, sigmas, settings=None, **kwargs):
 
 def distance(found, picture):
     """Return the RMS of the difference over that of the picture (B,)."""
-    return ((found - picture).square().flatten(1).mean(1) / picture.square().flatten(1).mean(1)).sqrt()
+    return (
+        (found - picture).square().flatten(1).mean(1) / picture.square().flatten(1).mean(1)
+    ).sqrt()
 
 
 # What it solves exactly
@@ -35,7 +38,9 @@ def distance(found, picture):
 @both_paths
 @pytest.mark.parametrize("shape", [(3, 8, 8), (2, 5, 9), (3, 2, 7, 4)], ids=str)
 @pytest.mark.parametrize("end", [0.0, 0.05])
-def test_a_gaussian_of_unknown_mean_and_spectrum_is_inverted_exactly(end, shape, path, gaussian, normal):
+def test_a_gaussian_of_unknown_mean_and_spectrum_is_inverted_exactly(
+    end, shape, path, gaussian, normal
+):
     model, top, x = gaussian(path, shape), TOPS[path], normal(3, *shape)
     sigmas = [top, 0.4 * top, 0.1, *([end] if end else [0.05, 0.0])]
     assert (invert(model, x, sigmas) - model.exact(x, end, top)).abs().max() < 1e-10 * top
@@ -44,13 +49,21 @@ def test_a_gaussian_of_unknown_mean_and_spectrum_is_inverted_exactly(end, shape,
 @every_solver
 @both_paths
 def test_a_gaussian_comes_back_to_rounding(path, solver, gaussian, normal):
-    """Also with solvers whose first step knows of no power: at the first level they know it from the bottom."""
+    """Also with solvers whose first step knows of no power: at the first level they know it from
+    the bottom."""
     model, top, x = gaussian(path, (2, 6, 7)), 0.9 * TOPS[path], normal(2, 2, 6, 7)
-    sigmas, settings = [top, 0.4 * top, 0.1 * top, 0.05 * top, 0.0], Settings(solver=solver, placement=0)
+    sigmas, settings = (
+        [top, 0.4 * top, 0.1 * top, 0.05 * top, 0.0],
+        Settings(solver=solver, placement=0),
+    )
     noise = invert(model, x, sigmas, settings)
-    # from the second step on every solver is exact: the first way up and the first way down are one step each
+    # from the second step on every solver is exact: the first way up and the first way down are one
+    # step each
     bound = 1e-9 if solver == "multistep" else 0.15
-    assert distance(sample_isdo(model, noise, sigmas, disable=True, settings=settings), x).max() < bound
+    assert (
+        distance(sample_isdo(model, noise, sigmas, disable=True, settings=settings), x).max()
+        < bound
+    )
 
 
 @both_paths
@@ -70,7 +83,8 @@ SETTINGS = {
     "srk4": (Settings(solver="srk4", power="zero"), 4),
     "srk5": (Settings(solver="srk5", power="zero"), 5),
 }
-# rising from short steps: a start of lower order does not show; the flow path up to where the picture is gone
+# rising from short steps: a start of lower order does not show; the flow path up to where the
+# picture is gone
 RANGES = {"ve": (0.4, 2.0), "flow": (0.3, 1.0)}
 
 
@@ -79,7 +93,11 @@ RANGES = {"ve": (0.4, 2.0), "flow": (0.3, 1.0)}
 def test_order_of_convergence_upwards(name, path, pixel_mixture, solve, normal):
     model, (low, high), (settings, order) = pixel_mixture(path), RANGES[path], SETTINGS[name]
     x = normal(8, 2, 4, 4)
-    exact, counts, errors = solve(model, x, low, high), (32, 45, 64, 90) if name == "multistep" else (8, 11, 16, 23), []
+    exact, counts, errors = (
+        solve(model, x, low, high),
+        (32, 45, 64, 90) if name == "multistep" else (8, 11, 16, 23),
+        [],
+    )
     for count in counts:
         t = torch.linspace(0, 1, count + 1, dtype=torch.float64) ** 2
         sigmas = (low * (high / low) ** t).flip(0)
@@ -124,7 +142,9 @@ def test_pictures_come_back_to_a_thousandth_in_50_and_50_calls(name, drawn):
 def test_in_few_calls_it_is_much_nearer_than_ddim(name, drawn):
     model, picture, told = drawn(name)
     sigmas = grid(model, 8)
-    ours = sample_isdo(model, invert(model, picture, sigmas, extra_args=told), sigmas, told, disable=True)
+    ours = sample_isdo(
+        model, invert(model, picture, sigmas, extra_args=told), sigmas, told, disable=True
+    )
     x, levels = picture, sigmas.tolist()
     low = model.sigma_min
     for start, end in zip(levels[::-1], levels[-2::-1], strict=False):
@@ -136,7 +156,8 @@ def test_in_few_calls_it_is_much_nearer_than_ddim(name, drawn):
 
 @both_paths
 def test_the_trajectory_comes_back_to_its_residual(path, solve, normal):
-    """Where the schedule ends at the model's smallest level, below which sampling foresees nothing."""
+    """Where the schedule ends at the model's smallest level, below which sampling foresees
+    nothing."""
     top, pixels = TOPS[path], normal(2, 2, 4, 4)
 
     def model(x, sigma):  # a D that bends and follows x
@@ -147,12 +168,16 @@ def test_the_trajectory_comes_back_to_its_residual(path, solve, normal):
     model.path, model.sigma_min = PATHS[path], 0.05
     sigmas = [*torch.linspace(top**0.25, 0.05**0.25, 24, dtype=torch.float64).pow(4).tolist(), 0.0]
     sigmas[0], sigmas[-2] = top, 0.05
-    picture = sample_isdo(model, top * pixels, sigmas, disable=True, settings=Settings(solver="srk5", placement=0))
+    picture = sample_isdo(
+        model, top * pixels, sigmas, disable=True, settings=Settings(solver="srk5", placement=0)
+    )
     found = {}
     for solver in ("trajectory", "multistep"):
         settings = Settings(solver=solver, placement=0)
         noise = invert(model, picture, sigmas, settings)
-        found[solver] = distance(sample_isdo(model, noise, sigmas, disable=True, settings=settings), picture).max()
+        found[solver] = distance(
+            sample_isdo(model, noise, sigmas, disable=True, settings=settings), picture
+        ).max()
     assert found["trajectory"] < 3e-4 and found["multistep"] > 3e-3
 
 
@@ -166,7 +191,11 @@ def test_at_the_bottom_the_model_says_the_picture(drawn):
     bottom = [step for step in seen if step["sigma"] == seen[0]["sigma"]]
     misses = [distance(step["denoised"], picture).max().item() for step in bottom]
     assert len(misses) == calls_at_bottom(40) == 10
-    assert misses[0] > 5e-3 and misses[:6] == sorted(misses[:6], reverse=True) and misses[-1] < 0.02 * misses[0]
+    assert (
+        misses[0] > 5e-3
+        and misses[:6] == sorted(misses[:6], reverse=True)
+        and misses[-1] < 0.02 * misses[0]
+    )
 
 
 @pytest.mark.parametrize("placement", [0.0, 0.75])
@@ -180,7 +209,9 @@ def test_up_and_down_go_by_the_same_levels(name, placement, drawn):
     levels, again = ([float(step["sigma_hat"]) for step in steps] for steps in (up, down))
     assert [step["i"] for step in up] == list(range(len(up)))
     # the top is asked for where there is nothing of the picture in x, else not
-    assert sorted(set(levels), reverse=True) == pytest.approx(again if name == "flow" else again[1:])
+    assert sorted(set(levels), reverse=True) == pytest.approx(
+        again if name == "flow" else again[1:]
+    )
 
 
 @pytest.mark.parametrize(
@@ -222,8 +253,12 @@ def test_the_calls_are_those_that_are_counted(path, steps, solver, rational):
     row = SOLVERS[solver]
     top = 1 if solver == "multistep" and path == "flow" and steps > 1 else 0
     assert len(sigmas) == steps + 1
-    assert model.calls == calls_at_bottom(steps) + row.calls_a_step * (steps - 1) - (steps > 1) + top
-    assert report["calls"] == [model.calls] * 2 and len(said) == model.calls and out.isfinite().all()
+    assert (
+        model.calls == calls_at_bottom(steps) + row.calls_a_step * (steps - 1) - (steps > 1) + top
+    )
+    assert (
+        report["calls"] == [model.calls] * 2 and len(said) == model.calls and out.isfinite().all()
+    )
 
 
 def test_no_steps_are_the_picture(rational):
@@ -235,7 +270,10 @@ def test_no_steps_are_the_picture(rational):
 
 def test_a_level_that_is_there_twice_changes_nothing_but_the_calls(pixel_mixture, normal):
     model, x, settings = pixel_mixture("ve"), normal(2, 2, 4, 4), Settings(placement=0)
-    once, twice = (invert(model, x, sigmas, settings) for sigmas in ([4.0, 2.0, 0.5, 0.1], [4.0, 2.0, 2.0, 0.5, 0.1, 0.1]))
+    once, twice = (
+        invert(model, x, sigmas, settings)
+        for sigmas in ([4.0, 2.0, 0.5, 0.1], [4.0, 2.0, 2.0, 0.5, 0.1, 0.1])
+    )
     torch.testing.assert_close(once, twice, rtol=0, atol=1e-12)
 
 
@@ -249,17 +287,26 @@ def test_up_to_zero_terminal_snr(end, gaussian, normal):
 # What it shares with sampling
 
 
-@pytest.mark.parametrize("solver, basis", [(name, "fourier") for name in SOLVERS] + [("multistep", "cosine")])
+@pytest.mark.parametrize(
+    "solver, basis", [(name, "fourier") for name in SOLVERS] + [("multistep", "cosine")]
+)
 @pytest.mark.parametrize("shape", [(3, 8, 8), (3, 2, 5, 9)], ids=str)
 def test_a_picture_is_bit_equal_whatever_the_batch_holds(shape, solver, basis, rational, normal):
-    batch = (normal(5, *shape) * torch.tensor([1.0, 1e-3, 1.0, 50.0, 0.0]).view(-1, *[1] * len(shape))).float()
-    sigmas, settings = [*torch.linspace(14.6, 0.1, 8).tolist(), 0.0], Settings(solver=solver, basis=basis)
+    batch = (
+        normal(5, *shape) * torch.tensor([1.0, 1e-3, 1.0, 50.0, 0.0]).view(-1, *[1] * len(shape))
+    ).float()
+    sigmas, settings = (
+        [*torch.linspace(14.6, 0.1, 8).tolist(), 0.0],
+        Settings(solver=solver, basis=basis),
+    )
     alone = invert(rational, batch[2:3], sigmas, settings)
     assert torch.equal(invert(rational, batch, sigmas, settings)[2:3], alone)
     assert torch.equal(invert(rational, batch.roll(2, 0), sigmas, settings)[4:5], alone)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str
+)
 @both_paths
 def test_any_shape_and_dtype_comes_back_as_it_came(path, dtype, gaussian, normal):
     for shape in ((3, 6, 5), (2, 3, 4, 4)):
@@ -268,7 +315,9 @@ def test_any_shape_and_dtype_comes_back_as_it_came(path, dtype, gaussian, normal
         out = invert(model, x, [TOPS[path], 0.3, 0.1, 0.0])
         assert out.dtype == dtype and out.shape == x.shape and torch.equal(x, kept)
         wide = invert(model, x.double(), [TOPS[path], 0.3, 0.1, 0.0])
-        torch.testing.assert_close(wide, model.exact(x, 0.0, TOPS[path]), rtol=0, atol=1e-9 * TOPS[path])
+        torch.testing.assert_close(
+            wide, model.exact(x, 0.0, TOPS[path]), rtol=0, atol=1e-9 * TOPS[path]
+        )
         if torch.finfo(dtype).eps < 1e-5:
             assert (out - wide).abs().max() < 1e-4 * TOPS[path]
         else:  # nothing proves a Gaussian: the bottom is where D says the picture, as far as two calls come
@@ -283,7 +332,9 @@ def test_nan_is_an_error_that_says_where(call, rational):
         levels.append(float(sigma[0]))
         return rational(x, sigma) * (math.nan if len(levels) == call + 1 else 1)
 
-    with pytest.raises(RuntimeError, match=rf"NaN or infinity at call {call + 1} of 6, sigma") as error:
+    with pytest.raises(
+        RuntimeError, match=rf"NaN or infinity at call {call + 1} of 6, sigma"
+    ) as error:
         invert(model, torch.randn(1, 3, 4, 4), [8.0, 4.0, 2.0, 1.0, 0.5, 0.1, 0.0])
     assert f"sigma {levels[call]:g}" in str(error.value)
 
@@ -298,7 +349,10 @@ def test_nan_is_an_error_that_says_where(call, rational):
         ({"x": torch.zeros(1, 1, 4, 4, dtype=torch.long)}, "floating point"),
         ({"settings": {"solver": "srk4"}}, "isdo.Settings"),
         ({"settings": Settings(tolerance=0.01)}, "set tolerance to 0"),
-        ({"settings": Settings(curvature_penalty=1.0)}, "curvature_penalty is 1, and what it does is not undone"),
+        (
+            {"settings": Settings(curvature_penalty=1.0)},
+            "curvature_penalty is 1, and what it does is not undone",
+        ),
         ({"settings": Settings(path="flow")}, "flow"),
     ],
 )

@@ -1,4 +1,5 @@
-"""python -m isdo invert: pictures in, noise out, the pictures drawn from it again, and one clear line for what is neither."""
+"""python -m isdo invert: pictures in, noise out, the pictures drawn from it again, and one clear
+line for what is neither."""
 
 import pytest
 import torch
@@ -19,7 +20,19 @@ def page(capsys, tmp_path):
     """The file of a page of two pictures that `sample` drew."""
     file = tmp_path / "page.png"
     status, _, error = run(
-        capsys, "sample", "--count", 2, "--steps", 14, "--label", "animals", "food", "--guidance", 1, "--out", file
+        capsys,
+        "sample",
+        "--count",
+        2,
+        "--steps",
+        14,
+        "--label",
+        "animals",
+        "food",
+        "--guidance",
+        1,
+        "--out",
+        file,
     )
     assert status == 0, error
     return file
@@ -51,22 +64,50 @@ def test_sample_draws_from_it_with_what_the_file_says(capsys, tmp_path, page):
     assert status == 0, error
     words, pairs = Image.open(again).text["parameters"].split("\n")
     found = dict(pair.split(": ", 1) for pair in pairs.split(", "))
-    assert words == "animals, food" and found["Steps"] == "25" and found["Noise"] == "noise.safetensors"
+    assert (
+        words == "animals, food"
+        and found["Steps"] == "25"
+        and found["Noise"] == "noise.safetensors"
+    )
     assert found["Batch size"] == "2" and found["Schedule type"] == "karras"
     assert (pictures(again) - pictures(page)).square().mean().sqrt() < 0.02
-    assert run(capsys, "sample", "--noise", out, "--guidance", 1, "--label", "flags", "--out", again)[0] == 0
-    assert (pictures(again) - pictures(page)).square().mean().sqrt() > 0.05  # the same noise, another class
+    assert (
+        run(capsys, "sample", "--noise", out, "--guidance", 1, "--label", "flags", "--out", again)[
+            0
+        ]
+        == 0
+    )
+    assert (
+        pictures(again) - pictures(page)
+    ).square().mean().sqrt() > 0.05  # the same noise, another class
 
 
 def test_the_noise_is_the_library_s(capsys, tmp_path, page):
     out = tmp_path / "noise.safetensors"
-    assert run(capsys, "invert", page, "--out", out, "--steps", 6, "--solver", "srk3", "--label", "flags")[0] == 0
+    assert (
+        run(
+            capsys,
+            "invert",
+            page,
+            "--out",
+            out,
+            "--steps",
+            6,
+            "--solver",
+            "srk3",
+            "--label",
+            "flags",
+        )[0]
+        == 0
+    )
     model, settings = zoo.load("eps"), isdo.Settings(solver="srk3")
     sigmas = schedules.schedule("karras", 6, model)
     told = {"labels": torch.full((2,), cli.CLASSES.index("flags")), "guidance": 1.0}
     want = isdo.invert(model, pictures(page), sigmas, told, disable=True, settings=settings)
     noise = latents.read(out)
-    assert torch.equal(noise.x, want) and noise.sigma == float(sigmas[0]) and noise.labels == ["flags"]
+    assert (
+        torch.equal(noise.x, want) and noise.sigma == float(sigmas[0]) and noise.labels == ["flags"]
+    )
 
 
 def test_a_picture_of_another_size(capsys, tmp_path):
@@ -105,7 +146,12 @@ def test_what_makes_no_sense_is_one_line(capsys, page, words, message):
 )
 def test_noise_that_does_not_fit_is_one_line(capsys, tmp_path, change, words, message):
     file = tmp_path / "n.safetensors"
-    about = {"kind": latents.KIND, "sigma": repr(zoo.load("eps").sigma_max), "Steps": "2", "Schedule type": "karras"}
+    about = {
+        "kind": latents.KIND,
+        "sigma": repr(zoo.load("eps").sigma_max),
+        "Steps": "2",
+        "Schedule type": "karras",
+    }
     if change is not None:
         save_file({"x": torch.randn(2, 3, 32, 32)}, file, about | {"labels": "[]"} | change)
     status, _, error = run(capsys, "sample", "--noise", file, "--out", tmp_path / "x.png", *words)

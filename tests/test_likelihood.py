@@ -17,7 +17,9 @@ def page(tmp_path):
     """A file with the emoji-like page that `sample` would write, and its pictures."""
     pictures = data.to_unit(torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)) / 4
     file = tmp_path / "page.png"
-    gallery.write_png(gallery.grid(pictures, zoom=1), file, "no class\nBatch size: 2, Version: isdo 0")
+    gallery.write_png(
+        gallery.grid(pictures, zoom=1), file, "no class\nBatch size: 2, Version: isdo 0"
+    )
     return file
 
 
@@ -30,7 +32,9 @@ def test_the_bounds_of_a_page(capsys, monkeypatch, page):
     rows = {name: [float(v) for v in rest] for name, *rest in LINE.findall(printed)}
     assert list(rows) == list(zoo.NAMES)
     for prior, steps, last, bits, error in rows.values():
-        assert bits == pytest.approx((prior + steps + last) / 3072 / 0.693147, abs=2e-3) and error > 0
+        assert (
+            bits == pytest.approx((prior + steps + last) / 3072 / 0.693147, abs=2e-3) and error > 0
+        )
     assert len({row[0] for row in rows.values()}) == 1  # one chain for all: the same prior
 
 
@@ -43,7 +47,9 @@ def test_without_a_font_the_zoo_draws_its_own(monkeypatch):
     monkeypatch.setattr(likelihood.drawn, "__defaults__", (2, 2))
     x0, what = likelihood.pictures()
     assert "drawn by the model eps" in what and x0.shape == (2, 3, 32, 32)
-    assert torch.equal(x0, data.to_unit(((x0 + 1) * 127.5).round().to(torch.uint8)))  # in 256 levels
+    assert torch.equal(
+        x0, data.to_unit(((x0 + 1) * 127.5).round().to(torch.uint8))
+    )  # in 256 levels
 
 
 def test_held_out_emoji_are_preferred(monkeypatch):
@@ -52,7 +58,16 @@ def test_held_out_emoji_are_preferred(monkeypatch):
     monkeypatch.setattr(data, "load_emoji", lambda: emoji)
     monkeypatch.setattr(data.Emoji, "split", lambda self: (None, self))
     x0, what = likelihood.pictures()
-    assert what == "held-out emoji" and ((x0[:, 0, 0, 0] + 1) * 127.5).round().tolist() == [0, 5, 10, 15, 20, 25, 30, 35]
+    assert what == "held-out emoji" and ((x0[:, 0, 0, 0] + 1) * 127.5).round().tolist() == [
+        0,
+        5,
+        10,
+        15,
+        20,
+        25,
+        30,
+        35,
+    ]
 
 
 def test_pictures_are_of_the_bound(capsys):

@@ -1,4 +1,5 @@
-"""Kernel distance, precision and recall, and their resamples, against direct formulas and sets whose answer is known."""
+"""Kernel distance, precision and recall, and their resamples, against direct formulas and sets
+whose answer is known."""
 
 import math
 
@@ -42,8 +43,12 @@ def blocks(request, monkeypatch):
 @pytest.mark.usefixtures("blocks")
 def test_the_kernel_distance_is_the_direct_formula():
     drawn, real = features(8, seed=1, shift=0.3), features(11, seed=2)
-    assert float(KernelDistance(real)(drawn)) == pytest.approx(by_definition(drawn, real), rel=1e-12)
-    assert float(KernelDistance(drawn)(real)) == pytest.approx(by_definition(drawn, real), rel=1e-12)
+    assert float(KernelDistance(real)(drawn)) == pytest.approx(
+        by_definition(drawn, real), rel=1e-12
+    )
+    assert float(KernelDistance(drawn)(real)) == pytest.approx(
+        by_definition(drawn, real), rel=1e-12
+    )
 
 
 def test_the_kernel_distance_of_a_set_from_itself_is_what_leaving_out_the_pairs_of_a_picture_with_itself_makes():
@@ -60,18 +65,26 @@ def test_the_kernel_distance_has_no_bias_and_sees_a_shift():
     assert abs(float(small.mean())) < 3 * float(small.std()) / 20 + 3 * 1000 / 4000
     shifted = distance(features(4000, seed=1, shift=0.5))
     # the kernel of two Gaussians in the mean, by the moments of x.y/D + 1
-    exact = 1000 * sum(expected_kernel(*at) for at in ((0.5, 0.5), (0.0, 0.0))) - 2000 * expected_kernel(0.5, 0.0)
+    exact = 1000 * sum(
+        expected_kernel(*at) for at in ((0.5, 0.5), (0.0, 0.0))
+    ) - 2000 * expected_kernel(0.5, 0.0)
     assert float(shifted) == pytest.approx(exact, rel=0.1)
 
 
 def expected_kernel(a, b, size=6):
-    """E (x.y/D + 1)^3 for x of mean a, y of mean b in every direction, covariance 1, independent."""
-    # with z = x.y/D: E z, E z^2, E z^3 by the moments of one direction's product p = x y, all independent
+    """E (x.y/D + 1)^3 for x of mean a, y of mean b in every direction, covariance 1,
+    independent."""
+    # with z = x.y/D: E z, E z^2, E z^3 by the moments of one direction's product p = x y, all
+    # independent
     first, second = a * b, (1 + a * a) * (1 + b * b)
     third = (a**3 + 3 * a) * (b**3 + 3 * b)
     mean = size * first
     square = size * second + size * (size - 1) * first**2
-    cube = size * third + 3 * size * (size - 1) * second * first + size * (size - 1) * (size - 2) * first**3
+    cube = (
+        size * third
+        + 3 * size * (size - 1) * second * first
+        + size * (size - 1) * (size - 2) * first**3
+    )
     return cube / size**3 + 3 * square / size**2 + 3 * mean / size + 1
 
 
@@ -85,7 +98,11 @@ def test_weights_are_resamples_without_pairs_of_a_picture_with_itself():
     for row, value in zip(weights[1:], found[1:], strict=True):
         index = torch.repeat_interleave(torch.arange(5), row.long())
         pairs = [float(gram[i, j]) for i in index for j in index if i != j]
-        expected = sum(pairs) / len(pairs) + float(KernelDistance(real).within) - 2 * float(cross[index].mean())
+        expected = (
+            sum(pairs) / len(pairs)
+            + float(KernelDistance(real).within)
+            - 2 * float(cross[index].mean())
+        )
         assert float(value) == pytest.approx(1000 * expected, rel=1e-12)
 
 
@@ -146,12 +163,18 @@ def test_resamples_spread_as_the_mean_does():
     found = Likeness(Moments(torch.zeros(1), torch.ones(1, 1)), device="cpu").measure(x)
     assert found["frechet"] == pytest.approx(25.0, rel=1e-9)
     spread = torch.tensor(found["frechet_draws"]).std()
-    assert float(spread) == pytest.approx(2 * 5 / math.sqrt(400), rel=0.35)  # 64 draws know it to a tenth
+    assert float(spread) == pytest.approx(
+        2 * 5 / math.sqrt(400), rel=0.35
+    )  # 64 draws know it to a tenth
 
 
 def test_resamples_are_the_same_for_all_sets_of_a_size_and_never_one_picture_alone():
     found = resamples(300)
-    assert torch.equal(found, resamples(300)) and found.shape == (likeness.DRAWS, 300) and (found.sum(1) == 300).all()
+    assert (
+        torch.equal(found, resamples(300))
+        and found.shape == (likeness.DRAWS, 300)
+        and (found.sum(1) == 300).all()
+    )
     assert float(found.var(0).mean()) == pytest.approx(1.0, abs=0.1)  # Poisson's
     assert ((resamples(2, draws=200) == 1).all(1)).all()  # of two pictures only both
 
@@ -166,4 +189,6 @@ def test_the_measure_takes_as_many_real_pictures_as_were_drawn():
     ideal = known.ideal(200)
     assert ideal["precision"] > 0.8 and ideal["recall"] > 0.8
     assert known.ideal(201) == {"precision": None, "recall": None}
-    assert found["kid_draws"] == pytest.approx(known.kernel(drawn, resamples(100)).tolist(), rel=1e-12)
+    assert found["kid_draws"] == pytest.approx(
+        known.kernel(drawn, resamples(100)).tolist(), rel=1e-12
+    )

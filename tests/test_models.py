@@ -1,4 +1,5 @@
-"""Models and judges of somebody's own: by name, by file, by module:callable, and what is wrong with those that are none."""
+"""Models and judges of somebody's own: by name, by file, by module:callable, and what is wrong with
+those that are none."""
 
 import json
 import sys
@@ -165,7 +166,19 @@ def mine(tmp_path, monkeypatch):
 
 def sample(capsys, *arguments):
     """Draw two pictures in two steps; return the page, and what it says."""
-    status, _, error = run(capsys, "sample", "--steps", 2, "--count", 2, "--out", "a.png", "--device", "cpu", *arguments)
+    status, _, error = run(
+        capsys,
+        "sample",
+        "--steps",
+        2,
+        "--count",
+        2,
+        "--out",
+        "a.png",
+        "--device",
+        "cpu",
+        *arguments,
+    )
     assert status == 0, error
     page = Image.open("a.png")
     return page, infotext.read(page.text["parameters"])[1]
@@ -224,11 +237,21 @@ def test_attributes_may_be_dotted_and_arguments_given(mine):
 def test_a_model_has_the_faces_that_the_package_asks_for(mine):
     given = models.load("mine:Model")
     model = given.model
-    assert (given.shape, given.own, model.path, model.sigma_min, model.sigma_max) == ((3, 8, 8), True, VE, 0.05, 10)
+    assert (given.shape, given.own, model.path, model.sigma_min, model.sigma_max) == (
+        (3, 8, 8),
+        True,
+        VE,
+        0.05,
+        10,
+    )
     assert model.sigmas is None and smallest_sigma(model) == 0.05
     assert models.load("mine:Flow").model.path is FLOW
     table = models.load("mine:Table").model
-    assert table.sigmas.diff().gt(0).all() and len(table.sigmas) == 100 and table.sigma_min == pytest.approx(0.05)
+    assert (
+        table.sigmas.diff().gt(0).all()
+        and len(table.sigmas) == 100
+        and table.sigma_min == pytest.approx(0.05)
+    )
 
 
 def test_a_path_that_is_not_said_follows_from_the_levels(mine):
@@ -236,7 +259,11 @@ def test_a_path_that_is_not_said_follows_from_the_levels(mine):
     assert given.model.path is FLOW and given.shape == (2, 4, 4)
     assert models.load("mine:load(sigma_max=0.9)").model.path is FLOW
     names = "mine:Flow", "mine:Model", "mine:load(sigma_max=0.9)"
-    assert [models.usual_schedule(models.load(name).model) for name in names] == ["flow", "karras", "karras"]
+    assert [models.usual_schedule(models.load(name).model) for name in names] == [
+        "flow",
+        "karras",
+        "karras",
+    ]
 
 
 @pytest.mark.parametrize("sigma", [0.5, torch.tensor(0.5), torch.full((2,), 0.5)])
@@ -248,7 +275,11 @@ def test_sigma_is_always_one_for_each_picture(mine, sigma):
 
 def test_a_network_is_moved_and_its_signature_is_that_of_forward(mine):
     given = models.load("mine:Net", device="cpu", extra=[("strength", 2)])
-    assert given.model.gain.device.type == "cpu" and given.model.takes("strength") and not given.model.takes("labels")
+    assert (
+        given.model.gain.device.type == "cpu"
+        and given.model.takes("strength")
+        and not given.model.takes("labels")
+    )
 
 
 @pytest.mark.parametrize("name, options, says", [
@@ -299,11 +330,16 @@ def test_extra_arguments_are_read_as_python_reads_them(text, value):
 
 
 def test_labels_go_round_and_what_is_not_said_is_not_told(mine):
-    given = models.load("mine:Grey", labels=["dog", "0", "7"], guidance=2.0, extra=[("strength", 0.5)])
+    given = models.load(
+        "mine:Grey", labels=["dog", "0", "7"], guidance=2.0, extra=[("strength", 0.5)]
+    )
     assert given.classes(range(1, 6)).tolist() == [0, 7, 1, 0, 7]
     told = given.extra_args(given.classes([0]))
     assert told == {"labels": torch.tensor([1]), "guidance": 2.0, "strength": 0.5}
-    assert models.load("mine:Grey").extra_args() == {} and models.load("mine:Grey").classes([0]) is None
+    assert (
+        models.load("mine:Grey").extra_args() == {}
+        and models.load("mine:Grey").classes([0]) is None
+    )
     assert given.title == "mine:Grey strength=0.5 label=[1,0,7] guidance=2.0"
 
 
@@ -364,9 +400,15 @@ def test_a_file_without_metadata_and_a_folder_are_refused(tmp_path):
 
 
 def test_sample_draws_with_it_and_says_so(capsys, mine):
-    page, said = sample(capsys, "--model", "mine:load(sigma_max=9)", "--extra", "strength=0.5", "--zoom", 2)
+    page, said = sample(
+        capsys, "--model", "mine:load(sigma_max=9)", "--extra", "strength=0.5", "--zoom", 2
+    )
     assert page.size == gallery.grid_size(2, 8, 2)
-    assert said["Model"] == "mine:load(sigma_max=9)" and said["Extra"] == "strength=0.5" and "CFG scale" not in said
+    assert (
+        said["Model"] == "mine:load(sigma_max=9)"
+        and said["Extra"] == "strength=0.5"
+        and "CFG scale" not in said
+    )
     assert sys.modules["mine"].Model.seen[-1][2:] == (0.5, None, 1.0)
     _, said = sample(capsys, "--model", "mine:Model", "--label", 3, 4, "--guidance", 2)
     assert said["CFG scale"] == "2" and sys.modules["mine"].Model.seen[-1][3].tolist() == [3, 4]
@@ -376,23 +418,34 @@ def test_sample_draws_with_it_and_says_so(capsys, mine):
 @pytest.mark.parametrize("sampler", ["isdo", "dpmpp_2m", "ddim"])
 def test_every_kind_of_model_is_drawn_with(capsys, mine, name, sampler):
     page, said = sample(capsys, "--model", name, "--sampler", sampler)
-    assert page.size == gallery.grid_size(2, 8, 16) and said["Schedule type"] == ("flow" if name == "mine:Flow" else "karras")
+    assert page.size == gallery.grid_size(2, 8, 16) and said["Schedule type"] == (
+        "flow" if name == "mine:Flow" else "karras"
+    )
 
 
 def test_grey_pictures_of_any_size_are_shown_and_refined(capsys, mine):
     page, said = sample(capsys, "--model", "mine:Grey", "--label", "dog", "cat", "--zoom", 3)
-    assert page.size == (gallery.GAP + 2 * (36 + gallery.GAP), gallery.GAP + 24 + gallery.GAP) and said["Size"] == "12x8"
+    assert (
+        page.size == (gallery.GAP + 2 * (36 + gallery.GAP), gallery.GAP + 24 + gallery.GAP)
+        and said["Size"] == "12x8"
+    )
     red, green, _ = page.split()
     assert red.tobytes() == green.tobytes() and len(red.getcolors()) > 10
     options = ("--model", "mine:Grey", "--iterations", 1, "--calls", 2, "--device", "cpu")
     status, _, error = run(capsys, "refine", "a.png", "--out", "b.png", *options)
     assert status == 0, error
     again = Image.open("b.png")
-    assert again.size == page.size and infotext.read(again.text["parameters"])[1]["Refine model"] == "mine:Grey"
+    assert (
+        again.size == page.size
+        and infotext.read(again.text["parameters"])[1]["Refine model"] == "mine:Grey"
+    )
     Image.new("RGB", (12, 8), "red").save("c.png")
     assert run(capsys, "refine", "c.png", "--out", "d.png", *options)[0] == 0
     Image.new("RGB", (8, 8)).save("e.png")
-    assert "the model takes pictures of 12 x 8" in run(capsys, "refine", "e.png", "--out", "d.png", *options)[2]
+    assert (
+        "the model takes pictures of 12 x 8"
+        in run(capsys, "refine", "e.png", "--out", "d.png", *options)[2]
+    )
 
 
 @pytest.mark.parametrize("command, says", [
@@ -427,7 +480,11 @@ def test_wrong_arguments_get_one_clear_line(capsys, mine, command, says):
 
 def test_a_model_that_fails_as_it_is_called_is_a_failed_run(capsys, mine):
     status, _, error = run(capsys, "sample", "--model", "mine:failing", "--out", "a.png")
-    assert status == 1 and "failed: mine:failing raised RuntimeError" in error and not (mine / "a.png").exists()
+    assert (
+        status == 1
+        and "failed: mine:failing raised RuntimeError" in error
+        and not (mine / "a.png").exists()
+    )
 
 
 def test_the_probe_prints_and_writes_the_curvature_and_its_levels(capsys, mine):
@@ -438,7 +495,12 @@ def test_the_probe_prints_and_writes_the_curvature_and_its_levels(capsys, mine):
     assert len(found["ratios"]) == len(found["values"]) == 5 and found["model"] == "mine:Model"
     for n in (4, 5):
         levels = found["levels"][str(n)]
-        assert len(levels) == n + 1 and levels[0] == 10 and levels[-1] == 0 and sorted(levels, reverse=True) == levels
+        assert (
+            len(levels) == n + 1
+            and levels[0] == 10
+            and levels[-1] == 0
+            and sorted(levels, reverse=True) == levels
+        )
         assert f"{n} calls: 10, " in printed
 
 
@@ -449,16 +511,35 @@ def test_the_probe_prints_and_writes_the_curvature_and_its_levels(capsys, mine):
 @pytest.mark.parametrize("name", ["mine:Model", "mine:Flow", "mine:Table"])
 def test_the_suites_measure_on_it(capsys, mine, suite, name):
     """D is linear: the converged solution shrinks every number alike."""
-    command = ("bench", "--suite", suite, "--model", name, "--limit", 2, "--calls", 6, "--json", "rows.json", "--device", "cpu")
+    command = (
+        "bench",
+        "--suite",
+        suite,
+        "--model",
+        name,
+        "--limit",
+        2,
+        "--calls",
+        6,
+        "--json",
+        "rows.json",
+        "--device",
+        "cpu",
+    )
     status, printed, error = run(capsys, *command)
     assert status == 0, error
     rows = read_json("rows.json")
-    assert {row["problem"].split(", ")[0] for row in rows} == {name} and {row["images"] for row in rows} == {2}
+    assert {row["problem"].split(", ")[0] for row in rows} == {name} and {
+        row["images"] for row in rows
+    } == {2}
     assert ("simple" in {row["grid"] for row in rows}) == (name == "mine:Table")
     assert {row["path"] for row in rows} == {"flow" if name == "mine:Flow" else "ve"}
     assert all(row["uncertainty"] < 1e-3 for row in rows)
     assert all(row["median"] < 0.05 for row in rows if row["sampler"] == "isdo")
-    assert f"bench --suite {suite} --model {name} --calls 6 --doc PAGE.md" in printed and "three trained" not in printed
+    assert (
+        f"bench --suite {suite} --model {name} --calls 6 --doc PAGE.md" in printed
+        and "three trained" not in printed
+    )
 
 
 def test_the_reference_of_a_model_is_its_exact_solution(mine):
@@ -472,10 +553,15 @@ def test_the_reference_of_a_model_is_its_exact_solution(mine):
 def test_labels_and_extra_arguments_reach_the_problem(mine):
     given = models.load("mine:Model", labels=["4", "5"], extra=[("strength", 2)])
     problem = problems.own_problem(given, count=3)
-    assert problem.extra_args["labels"].tolist() == [4, 5, 4] and problem.extra_args["strength"] == 2
+    assert (
+        problem.extra_args["labels"].tolist() == [4, 5, 4] and problem.extra_args["strength"] == 2
+    )
 
 
-@pytest.mark.parametrize("suite, key", [("grids", "grid"), ("sweep", "sampler"), ("ceiling", "weights"), ("speed", "ms_model")])
+@pytest.mark.parametrize(
+    "suite, key",
+    [("grids", "grid"), ("sweep", "sampler"), ("ceiling", "weights"), ("speed", "ms_model")],
+)
 def test_the_other_suites_measure_on_it(capsys, mine, monkeypatch, suite, key):
     from isdo.bench import ceiling, grids, speed, sweep
     from isdo.settings import Settings
@@ -486,7 +572,9 @@ def test_the_other_suites_measure_on_it(capsys, mine, monkeypatch, suite, key):
     monkeypatch.setattr(speed.run_with, "__defaults__", (1,))
     monkeypatch.setattr(speed, "THREADS", 1)
     options = ("--json", "rows.json", "--limit", 2, "--device", "cpu")
-    status, printed, error = run(capsys, "bench", "--suite", suite, "--model", "mine:Model", *options)
+    status, printed, error = run(
+        capsys, "bench", "--suite", suite, "--model", "mine:Model", *options
+    )
     assert status == 0, error
     rows = read_json("rows.json")
     assert any(key in row for row in rows) and "mine:Model" in printed
@@ -495,12 +583,22 @@ def test_the_other_suites_measure_on_it(capsys, mine, monkeypatch, suite, key):
 
 def test_a_judge_of_ones_own_judges_sets(mine):
     found = judge.load("mine:Judge")
-    assert found.real.mean.shape == (4,) and found.floor > 0 and found.odds is found.accuracy is found.pictures is None
+    assert (
+        found.real.mean.shape == (4,)
+        and found.floor > 0
+        and found.odds is found.accuracy is found.pictures is None
+    )
     some = {"isdo": sets.SAMPLERS["isdo"]}
     rows = sets.run(models.load("mine:Model"), (3,), 8, some, judge=found, converged=4)
-    assert {row["accuracy"] for row in rows} == {None} and rows[0]["guidance"] is None and rows[0]["frechet"] > 0
+    assert (
+        {row["accuracy"] for row in rows} == {None}
+        and rows[0]["guidance"] is None
+        and rows[0]["frechet"] > 0
+    )
     page = sets_page.page(rows, found, "--model mine:Model --judge mine:Judge")
-    assert "## mine:Model, karras grid, 8 pictures" in page and "those of the judge mine:Judge" in page
+    assert (
+        "## mine:Model, karras grid, 8 pictures" in page and "those of the judge mine:Judge" in page
+    )
     assert f"| {rows[0]['frechet']:.3f} |" in page and "one half of the real pictures" in page
 
 
@@ -511,7 +609,9 @@ SETS = [
 
 
 @pytest.mark.parametrize("suite, calls, says", SETS)
-def test_the_suites_of_sets_take_both_from_the_command_line(capsys, mine, monkeypatch, suite, calls, says):
+def test_the_suites_of_sets_take_both_from_the_command_line(
+    capsys, mine, monkeypatch, suite, calls, says
+):
     monkeypatch.setattr(refinement, "MIXTURE_COUNT", 4)
     named = ("--model", "mine:Model", "--judge", "mine:Rich", "--extra", "strength=2")
     options = ("--limit", 4, "--json", "a.json", "--device", "cpu", *calls)
@@ -525,7 +625,9 @@ def test_classes_are_those_asked_for_else_those_that_the_judge_knows(mine):
     rich, own, deaf = judge.load("mine:Rich"), models.load("mine:Model"), models.load("mine:Deaf")
     assert torch.bincount(sets.labels_for(own, rich, 8)).tolist() == [4, 4]
     assert sets.labels_for(models.load("mine:Model", labels=["3"]), rich, 2).tolist() == [3, 3]
-    assert sets.labels_for(deaf, rich, 8) is sets.labels_for(own, judge.load("mine:Judge"), 8) is None
+    assert (
+        sets.labels_for(deaf, rich, 8) is sets.labels_for(own, judge.load("mine:Judge"), 8) is None
+    )
     assert sets.labels_for(own, embedded(), 8) is None  # its classes are the zoo's
     assert len(sets.labels_for(models.load("eps"), embedded(), 20).unique()) == len(CLASSES)
     row = sets.run(own, (2,), 4, {"isdo": sets.SAMPLERS["isdo"]}, judge=rich, converged=0)[0]
@@ -533,7 +635,9 @@ def test_classes_are_those_asked_for_else_those_that_the_judge_knows(mine):
 
 
 def test_a_judge_that_answers_something_else_is_told_with_its_name(mine):
-    with pytest.raises(RuntimeError, match=r"mine:Narrow: features are \(1, 3\), and must be \(1, 4\)"):
+    with pytest.raises(
+        RuntimeError, match=r"mine:Narrow: features are \(1, 3\), and must be \(1, 4\)"
+    ):
         sets.run(models.load("mine:Model"), (2,), 4, judge=judge.load("mine:Narrow"))
 
 
@@ -545,10 +649,16 @@ def test_refinement_is_measured_on_it(mine, monkeypatch, name):
     measured = [row for row in rows if row["part"] == "sets"]
     rich = name == "mine:Rich"
     assert {row["method"] for row in measured} == set(refinement.METHODS)
-    assert all((row["detail"] is not None) == (row["loss"][0] is not None) == rich for row in measured)
+    assert all(
+        (row["detail"] is not None) == (row["loss"][0] is not None) == rich for row in measured
+    )
     assert any(row["part"] == "recovery" for row in rows) == rich
     page = refinement.page(rows, "--model mine:Model", found)
-    assert ("## Recovery" in page) == rich and f"the judge {name}" in page and "--suite refine --model mine:Model" in page
+    assert (
+        ("## Recovery" in page) == rich
+        and f"the judge {name}" in page
+        and "--suite refine --model mine:Model" in page
+    )
 
 
 def test_the_page_of_the_documentation_works(capsys, mine):
@@ -557,7 +667,18 @@ def test_the_page_of_the_documentation_works(capsys, mine):
     code = text.split("```python\n")[1].split("```")[0]
     (mine / "mine.py").write_text(code)
     assert len([line for line in code.splitlines() if line.strip()]) == 8
-    for line in [line.strip() for line in text.splitlines() if line.startswith("    python -m isdo") and "frechet" not in line]:
+    for line in [
+        line.strip()
+        for line in text.splitlines()
+        if line.startswith("    python -m isdo") and "frechet" not in line
+    ]:
         if "bench" not in line:
-            status, _, error = run(capsys, *line.removeprefix("python -m isdo ").split(), "--count", 2, "--device", "cpu")
+            status, _, error = run(
+                capsys,
+                *line.removeprefix("python -m isdo ").split(),
+                "--count",
+                2,
+                "--device",
+                "cpu",
+            )
             assert status == 0, error

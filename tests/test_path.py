@@ -15,8 +15,12 @@ TABLE_FLOW = torch.tensor([0.001, 0.5, 1.0])
 @pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
 def test_noise_to_signal_and_back(path):
     sigma = torch.logspace(-3, -0.01, 50, dtype=torch.float64)
-    torch.testing.assert_close(path.from_noise_to_signal(path.noise_to_signal(sigma)), sigma, rtol=1e-12, atol=0)
-    torch.testing.assert_close(path.noise_to_signal(sigma), sigma / path.signal(sigma), rtol=0, atol=0)
+    torch.testing.assert_close(
+        path.from_noise_to_signal(path.noise_to_signal(sigma)), sigma, rtol=1e-12, atol=0
+    )
+    torch.testing.assert_close(
+        path.noise_to_signal(sigma), sigma / path.signal(sigma), rtol=0, atol=0
+    )
 
 
 def test_flow_fades_out_linearly_and_ve_never():
@@ -27,12 +31,23 @@ def test_flow_fades_out_linearly_and_ve_never():
 @pytest.mark.parametrize(
     ("model", "path"),
     [
-        (Box(path=FLOW, inner_model=Box(sigmas=TABLE_VE)), FLOW),  # what the model says itself comes first
+        (
+            Box(path=FLOW, inner_model=Box(sigmas=TABLE_VE)),
+            FLOW,
+        ),  # what the model says itself comes first
         (Box(inner_model=Box(predictor=Box(prediction_type="const"), sigmas=TABLE_VE)), FLOW),
         (Box(inner_model=Box(predictor=Box(prediction_type="epsilon"), sigmas=TABLE_FLOW)), VE),
         (Box(inner_model=Box(predictor=Box(prediction_type="v_prediction"))), VE),
         # Stable Diffusion 3 in AUTOMATIC1111 says that it is an eps-model
-        (Box(inner_model=Box(inner_model=Box(add_noise_to_latent=len, parameterization="eps"), sigmas=TABLE_VE)), FLOW),
+        (
+            Box(
+                inner_model=Box(
+                    inner_model=Box(add_noise_to_latent=len, parameterization="eps"),
+                    sigmas=TABLE_VE,
+                )
+            ),
+            FLOW,
+        ),
         (Box(inner_model=Box(sigmas=TABLE_FLOW)), FLOW),
         (Box(inner_model=Box(sigmas=TABLE_VE)), VE),
         (Box(inner_model=Box(sigmas=[])), VE),

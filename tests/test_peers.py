@@ -2,7 +2,19 @@ import mpmath
 import pytest
 import torch
 
-from isdo.bench.peers import FURTHER, PEERS, cab, deis, ipndm, k_diffusion, multistep, phi, reab, res, unipc
+from isdo.bench.peers import (
+    FURTHER,
+    PEERS,
+    cab,
+    deis,
+    ipndm,
+    k_diffusion,
+    multistep,
+    phi,
+    reab,
+    res,
+    unipc,
+)
 from isdo.path import FLOW, PATHS, VE
 
 pytestmark = pytest.mark.usefixtures("no_grad")
@@ -45,7 +57,8 @@ def exact(sigma):
 
 
 def denoiser(x, sigma):
-    """The D of an ODE that is not linear and is solved by `exact`: dx/dsigma = exact' + sin(x - exact)."""
+    """The D of an ODE that is not linear and is solved by `exact`: dx/dsigma = exact' + sin(x -
+    exact)."""
     sigma = sigma[:, None, None, None]
     slope = -15 * (1 - sigma) ** 4 - 6 * COEFFICIENTS * (1 - sigma) ** 5
     return x - sigma * (slope + torch.sin(x - exact(sigma)))
@@ -98,7 +111,9 @@ def test_calls_are_within_the_budget_and_never_at_sigma_zero(name, calls):
     sigmas = torch.cat([grid(steps, 2.0)[:-1], torch.zeros(1, dtype=torch.float64)])
     seen = []
     x = torch.ones(2, 1, 2, 2, dtype=torch.float64)
-    out = EVERY[name].run(model, x, sigmas, {"gain": 0.5}, callback=lambda info: seen.append(info["i"]), disable=True)
+    out = EVERY[name].run(
+        model, x, sigmas, {"gain": 0.5}, callback=lambda info: seen.append(info["i"]), disable=True
+    )
     assert calls - (3 if name == "rk4" else 1) <= len(asked) <= calls
     assert torch.stack(asked).shape[1:] == (2,) and torch.stack(asked).min() > 0
     assert seen == list(range(steps))
@@ -135,7 +150,9 @@ def test_phi_on_both_sides_of_its_threshold(k, z):
 
 
 def test_k_diffusion_loads_without_its_package_init():
-    assert k_diffusion("sampling").to_d(torch.ones(1, 1), torch.ones(1), torch.zeros(1, 1)).item() == 1
+    assert (
+        k_diffusion("sampling").to_d(torch.ones(1, 1), torch.ones(1), torch.zeros(1, 1)).item() == 1
+    )
     assert hasattr(k_diffusion("external"), "DiscreteEpsDDPMDenoiser")
     assert k_diffusion("sampling") is k_diffusion("sampling")
 
@@ -168,7 +185,10 @@ def test_what_is_further_converges_on_both_paths_from_pure_noise(name, path):
 
 @pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
 def test_reab_is_exact_for_a_gaussian_of_variance_one(path):
-    x, sigmas = torch.randn(2, 1, 2, 2, dtype=torch.float64), torch.tensor([1.0, 0.7, 0.2, 0.05], dtype=torch.float64)
+    x, sigmas = (
+        torch.randn(2, 1, 2, 2, dtype=torch.float64),
+        torch.tensor([1.0, 0.7, 0.2, 0.05], dtype=torch.float64),
+    )
     out = FURTHER["reab"].run(wiener(path), x, sigmas)
     scale = [(path.signal(s) ** 2 + s**2) ** 0.5 for s in (1.0, 0.05)]
     torch.testing.assert_close(out, x * scale[1] / scale[0], rtol=1e-13, atol=0)
@@ -176,12 +196,19 @@ def test_reab_is_exact_for_a_gaussian_of_variance_one(path):
 
 def test_the_leading_error_of_f_ddim_is_that_of_ddim_with_the_other_sign():
     sigmas = grid(400, 3.0)
-    first, second = (EVERY[name].run(denoiser, exact(1.0), sigmas) - exact(0.2) for name in ("euler", "f_ddim"))
-    assert (first.flatten() @ second.flatten() / first.square().sum()).item() == pytest.approx(-1, abs=0.05)
+    first, second = (
+        EVERY[name].run(denoiser, exact(1.0), sigmas) - exact(0.2) for name in ("euler", "f_ddim")
+    )
+    assert (first.flatten() @ second.flatten() / first.square().sum()).item() == pytest.approx(
+        -1, abs=0.05
+    )
 
 
 def test_cab_with_theta_zero_and_two_nodes_is_adams_bashforth():
     """On `ve` CAB-2 without its correction is tAB-DEIS of two nodes."""
     x = torch.randn(2, 1, 4, 4, dtype=torch.float64)
-    plain, theirs = (multistep(order, rule)(wiener(VE), x, grid(9, 3.0)) for order, rule in ((3, cab(2, 0.0)), (2, deis)))
+    plain, theirs = (
+        multistep(order, rule)(wiener(VE), x, grid(9, 3.0))
+        for order, rule in ((3, cab(2, 0.0)), (2, deis))
+    )
     torch.testing.assert_close(plain, theirs, rtol=1e-12, atol=1e-13)

@@ -1,4 +1,5 @@
-"""The curvature penalty: what is felt, which way it pushes and how far, how many calls it takes, and that it keeps to rules."""
+"""The curvature penalty: what is felt, which way it pushes and how far, how many calls it takes,
+and that it keeps to rules."""
 
 import math
 
@@ -16,8 +17,13 @@ from isdo.window import Masked, Whole
 both_paths = pytest.mark.parametrize("path", PATHS)
 SHAPE, RATIO = (2, 3, 4), 0.5
 STEPWISE = [name for name, row in SOLVERS.items() if not row.sweeps]
-KINDS = [Settings(solver=name) for name in STEPWISE] + [Settings(tolerance=0.02), Settings(solver="srk3", tolerance=0.02)]
-every_kind = pytest.mark.parametrize("settings", KINDS, ids=lambda settings: str(settings.changed() or "multistep"))
+KINDS = [Settings(solver=name) for name in STEPWISE] + [
+    Settings(tolerance=0.02),
+    Settings(solver="srk3", tolerance=0.02),
+]
+every_kind = pytest.mark.parametrize(
+    "settings", KINDS, ids=lambda settings: str(settings.changed() or "multistep")
+)
 
 
 class Blobs:
@@ -48,7 +54,10 @@ def blobs(normal):
 
     def make(path, shape=SHAPE, count=3, size=1.0):
         path = PATHS[path]
-        means, variances = size * normal(count, *shape), size**2 * (0.01 + 0.1 * normal(count, *shape).square())
+        means, variances = (
+            size * normal(count, *shape),
+            size**2 * (0.01 + 0.1 * normal(count, *shape).square()),
+        )
         x = means.mean(0) + 0.5 * size * RATIO * normal(4, *shape)
         sigma = path.from_noise_to_signal(size * RATIO)
         return Blobs(path, means, variances), path.signal(sigma) * x, sigma
@@ -65,12 +74,18 @@ def on_ve(model, sigma, shape):
 def hessians(model, x, sigma, shape=SHAPE):
     """Return D' (B, n, n) of each picture on the path ve."""
     d = on_ve(model, sigma, shape)
-    return [torch.autograd.functional.jacobian(d, y.flatten() / model.path.signal(sigma)) for y in x]
+    return [
+        torch.autograd.functional.jacobian(d, y.flatten() / model.path.signal(sigma)) for y in x
+    ]
 
 
-def penalty_of(model, weight=1.0, shape=SHAPE, share=math.inf, dtype=torch.float64, window=None, modes=1000):
+def penalty_of(
+    model, weight=1.0, shape=SHAPE, share=math.inf, dtype=torch.float64, window=None, modes=1000
+):
     spectrum = Spectrum(*shape[-2:], "cpu")
-    return Penalty(weight, model.path, spectrum, Whole() if window is None else window, dtype, modes, share)
+    return Penalty(
+        weight, model.path, spectrum, Whole() if window is None else window, dtype, modes, share
+    )
 
 
 def bent(penalty, model, x, sigma, times=1):
@@ -85,7 +100,8 @@ def bent(penalty, model, x, sigma, times=1):
 
 @pytest.fixture
 def steep():
-    """A denoiser of two answers for each number by itself, correctly rounded whatever the batch: undecided near 0."""
+    """A denoiser of two answers for each number by itself, correctly rounded whatever the batch:
+    undecided near 0."""
 
     def model(x, sigma):
         y = x / (1 + sigma.to(x.dtype).reshape(-1, *[1] * (x.ndim - 1)))
@@ -104,14 +120,22 @@ def test_the_largest_curvature_is_that_of_the_full_jacobian(path, blobs):
     grown = largest_curvature(model, x, sigma, modes=1000, iterations=60, expansion=True)
     tops = []
     for jacobian, norm, rate in zip(hessians(model, x, sigma), found, grown, strict=True):
-        torch.testing.assert_close(jacobian, jacobian.T, rtol=1e-8, atol=1e-10)  # a denoiser's is symmetric, without -
+        torch.testing.assert_close(
+            jacobian, jacobian.T, rtol=1e-8, atol=1e-10
+        )  # a denoiser's is symmetric, without -
         values = torch.linalg.eigvalsh(jacobian)
         assert values[0] > -1e-10
-        assert norm.item() == pytest.approx((values - 1).abs().max().item() / RATIO, rel=2e-3)  # + and - may be all but equal
+        assert norm.item() == pytest.approx(
+            (values - 1).abs().max().item() / RATIO, rel=2e-3
+        )  # + and - may be all but equal
         assert rate.item() == pytest.approx((values[-1].item() - 1) / RATIO, rel=1e-4)
         tops.append(values[-1].item())
     assert max(tops) > 2  # the two are told apart, and agree there
-    assert all(n.item() == pytest.approx(r.item(), rel=1e-6) for n, r, top in zip(found, grown, tops, strict=True) if top > 2.1)
+    assert all(
+        n.item() == pytest.approx(r.item(), rel=1e-6)
+        for n, r, top in zip(found, grown, tops, strict=True)
+        if top > 2.1
+    )
 
 
 def test_in_the_lowest_modes_it_is_that_of_the_jacobian_between_them(blobs):
@@ -137,11 +161,16 @@ def test_a_carried_direction_finds_the_largest_over_the_calls_of_a_run(blobs):
         probe = penalty.probe(x, level)
         sides = [spectrum.forward(model(x + side * probe, level)) for side in (1, -1)]
         felt.append(penalty.feeler.feel(sigma, *sides, penalty.width)[:, 0, 0])
-        assert torch.allclose(spectrum.inner(*[penalty.feeler.direction] * 2).sum(1), torch.ones(4, dtype=torch.float64))
+        assert torch.allclose(
+            spectrum.inner(*[penalty.feeler.direction] * 2).sum(1),
+            torch.ones(4, dtype=torch.float64),
+        )
     top = torch.stack([torch.linalg.eigvalsh(j)[-1] for j in hessians(model, x, sigma)])
     errors = [(top - now) / top for now in felt]
     assert (errors[0] > 0.1).any() and (errors[-1].abs() < 0.05).all()
-    assert (torch.stack(felt[:-1]) < torch.stack(felt[1:]) + 1e-6).all()  # of a symmetric matrix it never falls
+    assert (
+        torch.stack(felt[:-1]) < torch.stack(felt[1:]) + 1e-6
+    ).all()  # of a symmetric matrix it never falls
 
 
 @pytest.mark.parametrize("sigma", [0.0, -1.0, math.nan])
@@ -166,13 +195,17 @@ def test_the_step_is_the_gradient_of_the_squared_curvature(path, modes, blobs):
     penalty = penalty_of(model, 0.3, modes=modes)
     found, denoised = bent(penalty, model, x, sigma, times=100)
     columns = torch.eye(24, dtype=torch.float64).view(24, *SHAPE)
-    projector = penalty.spectrum.inverse(penalty.feeler.low(penalty.spectrum.forward(columns)), columns.shape).view(24, 24)
+    projector = penalty.spectrum.inverse(
+        penalty.feeler.low(penalty.spectrum.forward(columns)), columns.shape
+    ).view(24, 24)
     numbers, signal, pushed = round(projector.trace().item()), model.path.signal(sigma), 0
     assert numbers == 2 * penalty.feeler.numbers and (numbers == 24) == (modes == 1000)
     for i, y in enumerate(x):
         place = (y.flatten() / signal).requires_grad_()
         with torch.enable_grad():
-            jacobian = torch.autograd.functional.jacobian(on_ve(model, sigma, SHAPE), place, create_graph=True)
+            jacobian = torch.autograd.functional.jacobian(
+                on_ve(model, sigma, SHAPE), place, create_graph=True
+            )
             top = torch.linalg.eigvalsh(projector @ jacobian @ projector)[-1]
             curvature = ((top - 1).clamp(min=0) / RATIO).square()
             (gradient,) = torch.autograd.grad(curvature, place)
@@ -190,7 +223,11 @@ def test_the_step_is_the_gradient_of_the_squared_curvature(path, modes, blobs):
 def pair(path, width=1.0, spread=0.05):
     """Two small Gaussians at both sides of 0 along a diagonal, and the way between them."""
     way = torch.full((2, 1, 2), width / 2, dtype=torch.float64)
-    return Blobs(PATHS[path], torch.stack([way, -way]), torch.full((2, 2, 1, 2), spread**2, dtype=torch.float64)), way
+    return Blobs(
+        PATHS[path],
+        torch.stack([way, -way]),
+        torch.full((2, 2, 1, 2), spread**2, dtype=torch.float64),
+    ), way
 
 
 @both_paths
@@ -202,7 +239,9 @@ def test_it_pushes_away_from_where_the_denoiser_is_undecided(path, side, normal)
     found, denoised = bent(penalty_of(model, 0.01, (2, 1, 2)), model, x, sigma, times=20)
     assert (side * ((found - denoised) * way).flatten(1).sum(1) > 0).all()
     at = torch.zeros_like(x[:1])  # on the fence it knows no side
-    found, denoised = bent(penalty_of(model, 0.01, (2, 1, 2)), model, at + 0.001 * (way - way.flip(0)), sigma)
+    found, denoised = bent(
+        penalty_of(model, 0.01, (2, 1, 2)), model, at + 0.001 * (way - way.flip(0)), sigma
+    )
     torch.testing.assert_close(found, denoised, rtol=0, atol=1e-6)
 
 
@@ -212,7 +251,9 @@ def test_it_is_the_same_on_both_paths_and_in_other_units(path, blobs):
     twin = Blobs(PATHS[path], 7 * model.means, 49 * model.variances)
     there = PATHS[path].from_noise_to_signal(7 * RATIO)
     found, denoised = bent(penalty_of(model, share=SHARE), model, x, sigma, 3)
-    moved, said = bent(penalty_of(twin, share=SHARE), twin, 7 * x * PATHS[path].signal(there), there, 3)
+    moved, said = bent(
+        penalty_of(twin, share=SHARE), twin, 7 * x * PATHS[path].signal(there), there, 3
+    )
     torch.testing.assert_close(7 * denoised, said, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(7 * (found - denoised), moved - said, rtol=1e-5, atol=1e-5)
 
@@ -231,7 +272,11 @@ def test_it_goes_no_further_than_a_share_of_what_the_step_goes(path, blobs):
 
 def test_half_precision_leaves_the_direction_of_the_push(blobs):
     (model, _, _), sigma = blobs("ve", (4, 16, 16), 2), 5.0
-    x = model.means.mean(0) + 0.02 * (model.means[:1] - model.means[1:]) + 0.1 * torch.randn(4, 4, 16, 16).double()
+    x = (
+        model.means.mean(0)
+        + 0.02 * (model.means[:1] - model.means[1:])
+        + 0.1 * torch.randn(4, 4, 16, 16).double()
+    )
 
     def rounded(x, sigma):
         return model(x.half().double(), sigma).half().double()
@@ -266,7 +311,9 @@ LEVELS = {"ve": [4.0, 2.0, 1.0, 0.5, 0.2, 0.1, 0.0], "flow": [1.0, 0.8, 0.5, 0.3
 
 @every_kind
 @both_paths
-def test_where_nothing_comes_apart_it_changes_nothing_but_the_calls(settings, path, gaussian, normal):
+def test_where_nothing_comes_apart_it_changes_nothing_but_the_calls(
+    settings, path, gaussian, normal
+):
     model, reports = gaussian(path, (2, 6, 7)), ({}, {})
     x = LEVELS[path][0] * normal(3, 2, 6, 7)
     plain = run(model, x, LEVELS[path], settings, report=reports[0])
@@ -279,7 +326,8 @@ def test_where_nothing_comes_apart_it_changes_nothing_but_the_calls(settings, pa
 @every_kind
 @both_paths
 def test_of_a_network_that_smooths_fewer_samples_lie_between_two_modes(settings, path, normal):
-    """D goes from one mode to the other over a stretch that no noise level makes shorter: the ODE itself ends amid it."""
+    """D goes from one mode to the other over a stretch that no noise level makes shorter: the ODE
+    itself ends amid it."""
     way = torch.full((2, 1, 2), 0.5, dtype=torch.float64)
 
     def model(x, sigma):
@@ -300,7 +348,9 @@ def test_of_a_network_that_smooths_fewer_samples_lie_between_two_modes(settings,
 @every_kind
 def test_a_picture_is_bit_equal_whatever_the_batch_holds(settings, steep, normal):
     settings = with_penalty(settings)
-    batch = (3 * normal(5, 3, 6, 10) * torch.tensor([1.0, 1e-3, 0.1, 50.0, 0.0]).view(-1, 1, 1, 1)).float()
+    batch = (
+        3 * normal(5, 3, 6, 10) * torch.tensor([1.0, 1e-3, 0.1, 50.0, 0.0]).view(-1, 1, 1, 1)
+    ).float()
     alone = run(steep, batch[2:3], LEVELS["ve"], settings)
     assert not torch.equal(alone, run(steep, batch[2:3], LEVELS["ve"], with_penalty(settings, 0.0)))
     assert torch.equal(run(steep, batch, LEVELS["ve"], settings)[2:3], alone)
@@ -334,15 +384,23 @@ def test_calls_are_counted_and_the_callback_comes_once_a_step(settings, rational
         told.append((len(asked), info))
 
     x = 4 * normal(2, 2, 5, 4)
-    out = sample_isdo(model, x, LEVELS["ve"], {"label": 3}, callback, True, settings=settings, report=report)
+    out = sample_isdo(
+        model, x, LEVELS["ve"], {"label": 3}, callback, True, settings=settings, report=report
+    )
     assert len(asked) == max(report["calls"]) and out.isfinite().all()
     row, steps = SOLVERS[settings.solver], 6
     if settings.tolerance:
-        assert len(told) * CALLS == len(asked) and [info["i"] for _, info in told] == [n - 1 for n, _ in told]
+        assert len(told) * CALLS == len(asked) and [info["i"] for _, info in told] == [
+            n - 1 for n, _ in told
+        ]
     else:
-        assert len(asked) == CALLS * row.calls(steps) and [info["i"] for _, info in told] == list(range(steps))
+        assert len(asked) == CALLS * row.calls(steps) and [info["i"] for _, info in told] == list(
+            range(steps)
+        )
     first = told[0][1]
-    assert torch.equal(first["x"], asked[2][0]) and torch.equal(first["x"], x)  # at x last, on both sides before
+    assert torch.equal(first["x"], asked[2][0]) and torch.equal(
+        first["x"], x
+    )  # at x last, on both sides before
     torch.testing.assert_close((asked[0][0] + asked[1][0]) / 2, x)
     gap = (asked[0][0] - asked[1][0]).flatten(1).norm(dim=1) / 2
     torch.testing.assert_close(gap, torch.full_like(gap, 4.0 * apart(torch.float64)))
@@ -361,7 +419,9 @@ def test_with_a_tolerance_all_calls_count_to_the_most(rational, normal):
         settings, report = Settings(tolerance=1e-6, max_calls=most, curvature_penalty=1.0), {}
         run(model, x, LEVELS["ve"], settings, report=report)
         assert len(calls) == made == report["calls"][0]
-    with pytest.raises(ValueError, match="max_calls is 2, and with a curvature penalty a step makes 3"):
+    with pytest.raises(
+        ValueError, match="max_calls is 2, and with a curvature penalty a step makes 3"
+    ):
         run(model, x, LEVELS["ve"], Settings(tolerance=1e-3, max_calls=2, curvature_penalty=1.0))
 
 
@@ -373,7 +433,12 @@ def test_a_call_that_returns_no_numbers_is_named(rational, normal):
         return rational(x, sigma) * (math.nan if len(calls) == 5 else 1)
 
     with pytest.raises(RuntimeError, match="call 5 of 18, sigma 2"):
-        run(model, 4 * normal(1, 2, 5, 4), LEVELS["ve"], Settings(curvature_penalty=1.0, placement=0))
+        run(
+            model,
+            4 * normal(1, 2, 5, 4),
+            LEVELS["ve"],
+            Settings(curvature_penalty=1.0, placement=0),
+        )
 
 
 @pytest.mark.parametrize("weight", [-1.0, math.nan, 11.0, "1", True])
@@ -411,16 +476,22 @@ def test_a_run_under_a_mask_keeps_what_is_kept(settings, steep, normal):
 
     x = 0.3 * normal(2, *shape)
     out = run(inpainting, x, LEVELS["ve"], with_penalty(settings), mask=painted)
-    torch.testing.assert_close(out * (1 - painted), (picture * (1 - painted)).expand_as(out), rtol=0, atol=1e-9)
+    torch.testing.assert_close(
+        out * (1 - painted), (picture * (1 - painted)).expand_as(out), rtol=0, atol=1e-9
+    )
     assert not torch.equal(out, run(inpainting, x, LEVELS["ve"], settings, mask=painted))
     alone = run(inpainting, x[1:], LEVELS["ve"], with_penalty(settings), mask=painted)
     assert torch.equal(out[1:], alone)
     whole = run(model, x, LEVELS["ve"], with_penalty(settings), mask=torch.ones(1))
-    torch.testing.assert_close(whole, run(model, x, LEVELS["ve"], with_penalty(settings)), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        whole, run(model, x, LEVELS["ve"], with_penalty(settings)), rtol=1e-5, atol=1e-5
+    )
 
 
 def test_coefficients_have_the_precision_of_the_device():
-    assert Feeler(PATHS["ve"], Spectrum(4, 4, "cpu"), Whole()).lowest.dtype == precision(torch.device("cpu"))
+    assert Feeler(PATHS["ve"], Spectrum(4, 4, "cpu"), Whole()).lowest.dtype == precision(
+        torch.device("cpu")
+    )
 
 
 @pytest.mark.parametrize("solver", [name for name, row in SOLVERS.items() if row.sweeps])

@@ -47,7 +47,9 @@ def test_denoised_is_the_posterior_mean_by_tweedie(name, path):
     signal, x = PATHS[path].signal(sigma), p.x[:1] * 0.3 / p.sigma_max
     with torch.enable_grad():
         x.requires_grad_(True)
-        odds = p.model.component_log_odds(hartley(x), signal.view(1, 1, 1, 1, 1), sigma.view(1, 1, 1, 1, 1))
+        odds = p.model.component_log_odds(
+            hartley(x), signal.view(1, 1, 1, 1, 1), sigma.view(1, 1, 1, 1, 1)
+        )
         (score,) = torch.autograd.grad(odds.logsumexp(1).sum(), x)
     want = (x + sigma**2 * score) / signal
     torch.testing.assert_close(p.model(x.detach(), sigma), want.detach(), rtol=0, atol=1e-9)
@@ -59,7 +61,9 @@ def test_guidance_extrapolates_from_no_class_to_the_class(name):
     x, sigma, labels, scale = p.x / 10, at(p, 1.4), p.extra_args["labels"], p.extra_args["guidance"]
     plain, within = p.model(x, sigma), p.model(x, sigma, labels, 1.0)
     torch.testing.assert_close(p.model(x, sigma, **p.extra_args), plain + scale * (within - plain))
-    only = problems.Mixture(p.model.path, p.model.means[::3], p.model.powers[::3], p.model.classes[::3])
+    only = problems.Mixture(
+        p.model.path, p.model.means[::3], p.model.powers[::3], p.model.classes[::3]
+    )
     torch.testing.assert_close(within[labels == 0], only(x, sigma)[labels == 0])
 
 
@@ -78,7 +82,9 @@ def test_data_set_denoiser_goes_from_the_mean_to_the_nearest_picture(path):
     if path == "flow":
         torch.testing.assert_close(p.model(p.x, at(p, 1.0)), pictures.mean(0).expand_as(p.x))
     low = at(p, 1e-4)
-    torch.testing.assert_close(p.model(pictures[:16] * PATHS[path].signal(1e-4), low), pictures[:16], atol=1e-9, rtol=0)
+    torch.testing.assert_close(
+        p.model(pictures[:16] * PATHS[path].signal(1e-4), low), pictures[:16], atol=1e-9, rtol=0
+    )
     assert pictures.abs().max() <= 1 and len(pictures) >= 2000
 
 
@@ -95,7 +101,9 @@ def test_denoised_of_a_picture_does_not_depend_on_its_neighbours_or_their_sigma(
 @both_paths
 def test_seeds_make_other_problems_and_the_same_seed_the_same(path):
     first, same, other = (problem("anisotropic", path, seed) for seed in (0, 0, 1))
-    assert torch.equal(first.x, same.x) and first.fingerprint == same.fingerprint != other.fingerprint
+    assert (
+        torch.equal(first.x, same.x) and first.fingerprint == same.fingerprint != other.fingerprint
+    )
     assert not torch.equal(first.model.means, other.model.means)
 
 
@@ -104,7 +112,12 @@ def test_grids_descend_from_the_start_to_zero(path):
     p = problem("stationary", path)
     for make in p.grids().values():
         sigmas = make(10)
-        assert sigmas.dtype == p.x.dtype and len(sigmas) == 11 and sigmas[-1] == 0 and (sigmas.diff() < 0).all()
+        assert (
+            sigmas.dtype == p.x.dtype
+            and len(sigmas) == 11
+            and sigmas[-1] == 0
+            and (sigmas.diff() < 0).all()
+        )
         assert sigmas[0].item() == pytest.approx(p.sigma_max, rel=1e-6)
 
 
@@ -122,7 +135,8 @@ def test_the_learned_nets_integrator_converges_to_the_closed_form(path):
 
 
 def test_the_reference_of_the_flow_net_is_converged():
-    """Steps that are even in a power of sigma pass over what the net does just below sigma = 1 and are off by .3."""
+    """Steps that are even in a power of sigma pass over what the net does just below sigma = 1 and
+    are off by .3."""
     p = problems.zoo_problem("flow", "no class", count=1)
     assert problems.by_runge_kutta(p, steps=60)[1].max() < 1e-3
 
@@ -136,15 +150,28 @@ def test_a_problem_that_begins_in_the_middle_ends_where_the_whole_one_ends(path)
     assert set(p.grids()) == set(whole.grids())
     for name, make in p.grids().items():
         sigmas, pace = make(7), whole.grids()[name](problems.PACE)
-        assert len(sigmas) == 8 and sigmas[0].item() == pytest.approx(p.sigma_max, rel=1e-6) and sigmas[-1] == 0
+        assert (
+            len(sigmas) == 8
+            and sigmas[0].item() == pytest.approx(p.sigma_max, rel=1e-6)
+            and sigmas[-1] == 0
+        )
         assert sigmas[-2] == pytest.approx(pace[-2].item(), rel=1e-6) and (sigmas.diff() < 0).all()
 
 
 def test_the_suite_img2img_begins_where_noise_does_not_hide_the_picture():
     makers = SUITES["img2img"](count=1)
     p = makers[1]()
-    assert len(makers) == 12 and p.name == "eps, guidance 1, from 2.5" and len(p.x) == 1 and p.sigma_max == 2.5
-    assert p.table[-1] == 2.5 and (p.table.diff() > 0).all() and p.fingerprint != makers[0]().fingerprint
+    assert (
+        len(makers) == 12
+        and p.name == "eps, guidance 1, from 2.5"
+        and len(p.x) == 1
+        and p.sigma_max == 2.5
+    )
+    assert (
+        p.table[-1] == 2.5
+        and (p.table.diff() > 0).all()
+        and p.fingerprint != makers[0]().fingerprint
+    )
 
 
 def test_unknown_names_are_refused():
@@ -166,7 +193,11 @@ def test_run_measures_the_error_that_one_sees(tiny):
     x = PEERS["euler"].run(p.model, p.x[:4], p.grids()["karras"](6), disable=True)
     row = next(row for row in rows if row["grid"] == "karras")
     assert row["median"] == pytest.approx(rms(x - p.reference()[:4]).quantile(0.5).item(), rel=1e-6)
-    assert row["lower"] <= row["median"] <= row["upper"] <= row["worst"] and row["images"] == 4 and row["made"] == 6
+    assert (
+        row["lower"] <= row["median"] <= row["upper"] <= row["worst"]
+        and row["images"] == 4
+        and row["made"] == 6
+    )
 
 
 def test_rows_and_references_are_reused(tiny, tmp_path):
@@ -179,7 +210,18 @@ def test_rows_and_references_are_reused(tiny, tmp_path):
     def never(*args, **kwargs):
         raise AssertionError("this was known")
 
-    assert run("tiny", {"euler": never}, calls=(5,), progress=False, limit=2, reuse=rows, cache=tmp_path) == first
+    assert (
+        run(
+            "tiny",
+            {"euler": never},
+            calls=(5,),
+            progress=False,
+            limit=2,
+            reuse=rows,
+            cache=tmp_path,
+        )
+        == first
+    )
     with pytest.raises(AssertionError):
         run("tiny", {"euler": never}, calls=(5,), progress=False, limit=2, seed=1, reuse=rows)
 
@@ -187,7 +229,9 @@ def test_rows_and_references_are_reused(tiny, tmp_path):
 @both_paths
 def test_bent_grids_are_where_isdo_makes_its_calls(path):
     case = limited(problem("stationary", path), 2)
-    for (name, plain), (bent_name, bend) in zip(case.grids().items(), bent_grids(case).items(), strict=True):
+    for (name, plain), (bent_name, bend) in zip(
+        case.grids().items(), bent_grids(case).items(), strict=True
+    ):
         assert bent_name == f"{name}, bent" and not torch.equal(plain(7), bend(7))
         by_default = SAMPLERS["isdo"].run(case.model, case.x, plain(7), disable=True)
         there = SAMPLERS["isdo_scheduled"].run(case.model, case.x, bend(7), disable=True)
@@ -196,12 +240,19 @@ def test_bent_grids_are_where_isdo_makes_its_calls(path):
 
 def test_where_all_are_bent_isdo_is_not_bent_twice(tiny):
     rows = run("tiny", calls=(6,), progress=False, limit=2, bend=True)
-    assert {row["sampler"] for row in rows} == {"isdo", *PEERS} and all(row["grid"].endswith(", bent") for row in rows)
+    assert {row["sampler"] for row in rows} == {"isdo", *PEERS} and all(
+        row["grid"].endswith(", bent") for row in rows
+    )
     plain = run("tiny", {"isdo": SAMPLERS["isdo"]}, calls=(6,), progress=False, limit=2)
     found = {row["grid"]: row["median"] for row in rows if row["sampler"] == "isdo"}
-    assert found == pytest.approx({f"{row['grid']}, bent": row["median"] for row in plain}, rel=1e-6, abs=1e-9)
+    assert found == pytest.approx(
+        {f"{row['grid']}, bent": row["median"] for row in plain}, rel=1e-6, abs=1e-9
+    )
     page = report.page(rows)
-    assert "--bend --doc docs/tiny-bent.md" in page and "Every sampler makes its calls at the levels" in page
+    assert (
+        "--bend --doc docs/tiny-bent.md" in page
+        and "Every sampler makes its calls at the levels" in page
+    )
 
 
 def test_peers_that_the_pages_do_not_have_yet_are_measured_where_asked_for(tiny):
@@ -218,24 +269,46 @@ def test_a_sampler_that_takes_more_calls_than_allowed_is_caught():
 
 
 def test_a_sampler_that_blows_up_gets_a_large_number(tiny):
-    (row, *_) = run("tiny", {"bad": lambda model, x, *_, **__: x * torch.nan}, calls=(5,), progress=False, limit=2)
+    (row, *_) = run(
+        "tiny",
+        {"bad": lambda model, x, *_, **__: x * torch.nan},
+        calls=(5,),
+        progress=False,
+        limit=2,
+    )
     assert row["median"] == 1e6 and json.loads(json.dumps(row)) == row
 
 
 def rows_of(errors, **labels):
-    base = {"suite": "s", "problem": "p", "path": "ve", "grid": "karras", "seed": 0, "uncertainty": 0.0, "made": 1}
+    base = {
+        "suite": "s",
+        "problem": "p",
+        "path": "ve",
+        "grid": "karras",
+        "seed": 0,
+        "uncertainty": 0.0,
+        "made": 1,
+    }
     base |= {"lower": 0.5, "upper": 1.0, "label": "L", "calls": 6} | labels
     return [base | {"sampler": name, "median": error} for name, error in errors.items()]
 
 
 def test_summary_is_against_the_best_peer_of_each_cell():
-    rows = rows_of({"isdo": 0.1, "euler": 0.4, "deis": 0.2}) + rows_of({"isdo": 0.6, "euler": 0.3, "deis": 9}, calls=8)
+    rows = rows_of({"isdo": 0.1, "euler": 0.4, "deis": 0.2}) + rows_of(
+        {"isdo": 0.6, "euler": 0.3, "deis": 9}, calls=8
+    )
     rows += rows_of({"isdo": 1.0, "euler": 0.1}, calls=5)  # outside the headline
     result = summary(rows)
-    assert result["geometric_mean"] == pytest.approx((0.5 * 2) ** 0.5) and result["worst"]["ratio"] == pytest.approx(2)
-    assert [cell["calls"] for cell in result["above"][1.1]] == [8] and result["worst"]["best"] == "euler"
+    assert result["geometric_mean"] == pytest.approx((0.5 * 2) ** 0.5) and result["worst"][
+        "ratio"
+    ] == pytest.approx(2)
+    assert [cell["calls"] for cell in result["above"][1.1]] == [8] and result["worst"][
+        "best"
+    ] == "euler"
     assert result["by_calls"] == pytest.approx({5: 10, 6: 0.5, 8: 2})
-    assert result["by_peer"] == pytest.approx({"euler": (0.25 * 2) ** 0.5, "deis": (0.5 * 0.6 / 9) ** 0.5})
+    assert result["by_peer"] == pytest.approx(
+        {"euler": (0.25 * 2) ** 0.5, "deis": (0.5 * 0.6 / 9) ** 0.5}
+    )
     assert 5 not in HEADLINE and not result["unsure"]
     with pytest.raises(ValueError, match="nothing to compare"):
         summary(rows_of({"euler": 1.0}))
@@ -262,7 +335,10 @@ def test_a_page_says_where_isdo_stands_and_keeps_what_was_written_by_hand(tmp_pa
     page, file = report.page(rows), tmp_path / "page.md"
     assert "**0.775** (the aim was 0.75); cells above 1.0: 1, above 1.1: 1, of 2" in page
     assert "the worst is 1.20 (p (ve), karras, 8 calls)" in page
-    assert "bench --suite zoo --calls 6 8 --doc docs/zoo.md" in page and "No reference is unsure" in page
+    assert (
+        "bench --suite zoo --calls 6 8 --doc docs/zoo.md" in page
+        and "No reference is unsure" in page
+    )
     assert "| deis | 0.45 |" in page and "| 6 | 0.50 |\n| 8 | 1.20 |" in page
     report.write_page("first", file)
     assert file.read_text() == "first\n"
@@ -273,5 +349,7 @@ def test_a_page_says_where_isdo_stands_and_keeps_what_was_written_by_hand(tmp_pa
 
 
 def test_problem_runs_its_solver_once():
-    p = Problem("n", "ve", None, torch.zeros(1), torch.ones(1), solve=lambda problem: (object(), None))
+    p = Problem(
+        "n", "ve", None, torch.zeros(1), torch.ones(1), solve=lambda problem: (object(), None)
+    )
     assert p.reference() is p.reference()

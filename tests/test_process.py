@@ -1,4 +1,5 @@
-"""Forward processes: closed forms against independent arithmetic, Bayes' rule, integration, samples and misprints."""
+"""Forward processes: closed forms against independent arithmetic, Bayes' rule, integration, samples
+and misprints."""
 
 import math
 from dataclasses import replace
@@ -24,12 +25,17 @@ from isdo.process import (
 
 ROWS = list(PROCESSES.values())
 ALL = pytest.mark.parametrize("p", ROWS, ids=lambda p: p.name)
-CONTINUOUS = pytest.mark.parametrize("p", [p for p in ROWS if p.betas is None], ids=lambda p: p.name)
-DISCRETE = pytest.mark.parametrize("p", [p for p in ROWS if p.betas is not None], ids=lambda p: p.name)
+CONTINUOUS = pytest.mark.parametrize(
+    "p", [p for p in ROWS if p.betas is None], ids=lambda p: p.name
+)
+DISCRETE = pytest.mark.parametrize(
+    "p", [p for p in ROWS if p.betas is not None], ids=lambda p: p.name
+)
 
 
 def times(p, count=7):
-    """Return times within the published span, off its ends, where s, sigma and g are positive and finite."""
+    """Return times within the published span, off its ends, where s, sigma and g are positive and
+    finite."""
     first, last = p.span
     inner = torch.linspace(0.03, 0.97, count, dtype=torch.float64) * (last - first) + first
     return inner if p.betas is None else inner.round()
@@ -37,7 +43,9 @@ def times(p, count=7):
 
 def test_the_table_has_every_process_of_the_source_documents():
     assert list(PROCESSES) == ["vp linear", "vp discrete", "ddpm", "vp cosine", "ve", "edm", "flow"]
-    assert all(p.name == name and process(name) is p and process(p) is p for name, p in PROCESSES.items())
+    assert all(
+        p.name == name and process(name) is p and process(p) is p for name, p in PROCESSES.items()
+    )
     assert [name for name, p in PROCESSES.items() if p.path is FLOW] == ["flow"]
     assert all(p.path is VE for name, p in PROCESSES.items() if name != "flow")
 
@@ -83,9 +91,13 @@ def test_levels_are_the_products_of_the_betas(p):
 
 def test_the_betas_are_the_published_ones():
     ddpm, sd = PROCESSES["ddpm"], PROCESSES["vp discrete"]
-    assert [ddpm.betas[0].item(), ddpm.betas[-1].item(), len(ddpm.betas)] == pytest.approx([1e-4, 0.02, 1000])
+    assert [ddpm.betas[0].item(), ddpm.betas[-1].item(), len(ddpm.betas)] == pytest.approx(
+        [1e-4, 0.02, 1000]
+    )
     assert [sd.betas[0].item(), sd.betas[-1].item()] == pytest.approx([0.00085, 0.012])
-    assert [sd.sigma(0), sd.sigma(999)] == pytest.approx([0.0292, 14.6146], abs=5e-5)  # as k-diffusion prints them
+    assert [sd.sigma(0), sd.sigma(999)] == pytest.approx(
+        [0.0292, 14.6146], abs=5e-5
+    )  # as k-diffusion prints them
     assert torch.equal(ddpm.betas, linear_betas()) and torch.equal(sd.betas, scaled_linear_betas())
 
 
@@ -100,7 +112,12 @@ def test_time_is_the_inverse_of_sigma(p):
 
 def test_time_of_no_signal_is_the_end():
     assert PROCESSES["flow"].time(math.inf) == PROCESSES["vp cosine"].time(math.inf) == 1.0
-    assert PROCESSES["flow"].time(0) == PROCESSES["vp cosine"].time(0) == PROCESSES["vp linear"].time(0) == 0.0
+    assert (
+        PROCESSES["flow"].time(0)
+        == PROCESSES["vp cosine"].time(0)
+        == PROCESSES["vp linear"].time(0)
+        == 0.0
+    )
 
 
 @ALL
@@ -111,7 +128,9 @@ def test_drift_and_diffusion_are_the_derivatives(p):
     (variance_slope,) = torch.autograd.grad(p.sigma(t).square().sum(), t)
     t = t.detach()
     torch.testing.assert_close(p.drift(t), slope, rtol=1e-11, atol=1e-13)
-    torch.testing.assert_close(p.diffusion(t).square(), p.scale(t).square() * variance_slope, rtol=1e-11, atol=0)
+    torch.testing.assert_close(
+        p.diffusion(t).square(), p.scale(t).square() * variance_slope, rtol=1e-11, atol=0
+    )
 
 
 @ALL
@@ -119,7 +138,9 @@ def test_integration_of_drift_and_diffusion_gives_scale_and_sigma_back(p):
     """s = exp(int f) and sigma^2 = int g^2/s^2, by Gauss-Legendre, between times off the ends."""
     first, last = (20.0, 60.0) if p.betas is not None else (0.05, 0.95)
     nodes, weights = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(20))
-    edges = torch.linspace(first, last, 41, dtype=torch.float64)  # a level each, where there are levels
+    edges = torch.linspace(
+        first, last, 41, dtype=torch.float64
+    )  # a level each, where there are levels
     middle, half = (edges[1:] + edges[:-1]) / 2, (edges[1:] - edges[:-1]) / 2
     t, w = middle[:, None] + half[:, None] * nodes, half[:, None] * weights
     rise = (w * p.drift(t)).sum()
@@ -161,7 +182,8 @@ def test_the_posterior_is_bayes_rule(p):
 
 @ALL
 def test_the_posterior_and_the_marginal_make_the_joint(p):
-    """x_u drawn from the posterior of a marginal x_t has the marginal at u: means and variances add up."""
+    """x_u drawn from the posterior of a marginal x_t has the marginal at u: means and variances add
+    up."""
     u, t = times(p)[[1, 4]].tolist()
     mean, std = p.marginal(0.9, t)
     low, spread = p.posterior(mean, 0.9, t, u)
@@ -174,14 +196,21 @@ def test_the_posterior_is_the_textbooks_mu_and_beta_tilde(p):
     abar, beta, t = (1 - p.betas).cumprod(0), p.betas, 400
     x_t, x0 = torch.randn(2, 3, 1, 4, 4, dtype=torch.float64)
     mean, std = p.posterior(x_t, x0, t, t - 1)
-    mu = abar[t - 1].sqrt() * beta[t] / (1 - abar[t]) * x0 + (1 - beta[t]).sqrt() * (1 - abar[t - 1]) / (1 - abar[t]) * x_t
+    mu = (
+        abar[t - 1].sqrt() * beta[t] / (1 - abar[t]) * x0
+        + (1 - beta[t]).sqrt() * (1 - abar[t - 1]) / (1 - abar[t]) * x_t
+    )
     torch.testing.assert_close(mean, mu, rtol=1e-11, atol=1e-12)
     assert std**2 == pytest.approx(((1 - abar[t - 1]) / (1 - abar[t]) * beta[t]).item(), rel=1e-10)
 
 
-@pytest.mark.parametrize("t, u, variance", [(487, 486, 0.00979), (999, 998, 0.02), (420, 400, 0.14771), (980, 960, 0.32460)])
+@pytest.mark.parametrize(
+    "t, u, variance",
+    [(487, 486, 0.00979), (999, 998, 0.02), (420, 400, 0.14771), (980, 960, 0.32460)],
+)
 def test_the_posterior_has_the_variances_that_diffusers_publishes(t, u, variance):
-    """huggingface/diffusers, tests/schedulers: test_variance of DDPM and DDIM, within their 1e-5."""
+    """huggingface/diffusers, tests/schedulers: test_variance of DDPM and DDIM, within their
+    1e-5."""
     assert PROCESSES["ddpm"].posterior(0.0, 0.0, t, u)[1] ** 2 == pytest.approx(variance, abs=1e-5)
     assert PROCESSES["ddpm"].posterior(0.0, 0.0, u, u) == (0.0, 0.0)  # their variance(0, 0) = 0
 
@@ -212,9 +241,13 @@ def test_the_ends_of_time_are_numbers(p):
     low = p.domain[0]
     assert p.marginal(0.5, last)[1] > 0.99 and p.transition(low, last)[1] <= p.noise(last)
     for t in (low, last):
-        assert p.transition(t, t) == (1.0, 0.0) and p.posterior(0.3, 0.5, t, t) == pytest.approx((0.3, 0.0))
+        assert p.transition(t, t) == (1.0, 0.0) and p.posterior(0.3, 0.5, t, t) == pytest.approx(
+            (0.3, 0.0)
+        )
     mean, std = p.posterior(2.0, 0.5, last, low)
-    assert mean == pytest.approx(p.scale(low) * 0.5, abs=2e-3) and std == pytest.approx(p.noise(low), rel=1e-3, abs=1e-12)
+    assert mean == pytest.approx(p.scale(low) * 0.5, abs=2e-3) and std == pytest.approx(
+        p.noise(low), rel=1e-3, abs=1e-12
+    )
 
 
 def gaussian(p, power, mean, x, t):
@@ -232,25 +265,37 @@ def test_score_and_slopes_are_those_of_a_gaussian(p):
     f, g, score = p.drift(t), p.diffusion(t), p.score(x, denoised, t)
     assert p.ode(x, denoised, t) == pytest.approx(f * x - g**2 * score / 2, rel=1e-11)
     assert p.reverse_drift(x, denoised, t) == pytest.approx(f * x - g**2 * score, rel=1e-11)
-    rate = p.diffusion(t) ** 2 / (2 * p.noise(t) ** 2)  # sigma'/sigma: the form of numerics, section 1
-    assert p.ode(x, denoised, t) == pytest.approx((rate + f) * x - rate * p.scale(t) * denoised, rel=1e-11)
+    rate = p.diffusion(t) ** 2 / (
+        2 * p.noise(t) ** 2
+    )  # sigma'/sigma: the form of numerics, section 1
+    assert p.ode(x, denoised, t) == pytest.approx(
+        (rate + f) * x - rate * p.scale(t) * denoised, rel=1e-11
+    )
 
 
 @ALL
 def test_both_ways_back_keep_the_marginal_and_the_misprinted_ones_do_not(p):
-    """The variance V of x_t on a Gaussian: V' = 2 k V for the ODE x' = k x, V' = 2 k V - g^2 for the SDE run backwards."""
+    """The variance V of x_t on a Gaussian: V' = 2 k V for the ODE x' = k x, V' = 2 k V - g^2 for
+    the SDE run backwards."""
     power, t = 0.6, times(p)[3].item()
     V, s, f, g = gaussian(p, power, 0.0, 1.0, t)[1], p.scale(t), p.drift(t), p.diffusion(t)
-    rise = 2 * f * s**2 * power + 2 * f * p.noise(t) ** 2 + g**2  # of s^2 (power + sigma^2), by 10.2
-    assert 2 * p.ode(1.0, gaussian(p, power, 0.0, 1.0, t)[0], t) * V == pytest.approx(rise, rel=1e-10)
-    assert 2 * p.reverse_drift(1.0, gaussian(p, power, 0.0, 1.0, t)[0], t) * V - g**2 == pytest.approx(rise, rel=1e-10)
+    rise = (
+        2 * f * s**2 * power + 2 * f * p.noise(t) ** 2 + g**2
+    )  # of s^2 (power + sigma^2), by 10.2
+    assert 2 * p.ode(1.0, gaussian(p, power, 0.0, 1.0, t)[0], t) * V == pytest.approx(
+        rise, rel=1e-10
+    )
+    assert 2 * p.reverse_drift(
+        1.0, gaussian(p, power, 0.0, 1.0, t)[0], t
+    ) * V - g**2 == pytest.approx(rise, rel=1e-10)
     # the documents' first line for VP: half the score, and no drift at all
     misprint = -(g**2) * p.score(1.0, gaussian(p, power, 0.0, 1.0, t)[0], t) / 2
     assert abs(2 * misprint * V - g**2 - rise) > 0.05 * abs(rise)
 
 
 def test_cosine_is_a_ratio_of_squared_cosines_and_not_the_misprint():
-    """Documents: cos(pi t/2T + s)/(1 + s). It does not begin at 1, and leaves no noiseless picture."""
+    """Documents: cos(pi t/2T + s)/(1 + s). It does not begin at 1, and leaves no noiseless
+    picture."""
     p = PROCESSES["vp cosine"]
     assert p.scale(0.0) == 1.0 and p.scale(1.0) == 0.0
 
@@ -258,7 +303,9 @@ def test_cosine_is_a_ratio_of_squared_cosines_and_not_the_misprint():
         return math.cos(math.pi * t / 2 + 0.008) / 1.008
 
     assert misprint(0.0) < 0.993 and misprint(1.0) < 0  # a signal below nothing
-    assert p.scale(0.5) ** 2 == pytest.approx(float(_h(mpmath.mpf(1) / 2) ** 2 / _h(mpmath.mpf(0)) ** 2), rel=1e-12)
+    assert p.scale(0.5) ** 2 == pytest.approx(
+        float(_h(mpmath.mpf(1) / 2) ** 2 / _h(mpmath.mpf(0)) ** 2), rel=1e-12
+    )
     assert abs(p.scale(0.5) ** 2 - misprint(0.5)) > 0.1 and abs(p.scale(0.5) - misprint(0.5)) > 4e-3
 
 
@@ -272,18 +319,22 @@ def test_the_cosine_betas_are_clipped_and_follow_the_process():
 
 
 def test_noise_of_ve_and_vp_is_not_what_the_documents_print():
-    """VE: "variance = 1 - alpha"; VP: "sigma^2 = 1 - exp(-int beta)". By samples, and by the definition of the ratio."""
+    """VE: "variance = 1 - alpha"; VP: "sigma^2 = 1 - exp(-int beta)". By samples, and by the
+    definition of the ratio."""
     ve, vp, t = PROCESSES["ve"], PROCESSES["vp linear"], 0.8
     assert ve.marginal(0.0, t)[1] ** 2 == pytest.approx(ve.sigma(t) ** 2) and 1 - ve.scale(t) == 0
     integral = 0.1 * t + 19.9 * t**2 / 2
     misprint = -math.expm1(-integral)
     assert vp.sigma(t) ** 2 == pytest.approx(math.expm1(integral), rel=1e-12)
     assert vp.sigma(t) ** 2 > 100 * misprint
-    assert (vp.scale(t) * vp.sigma(t)) ** 2 == pytest.approx(misprint, rel=1e-12)  # this is what they had
+    assert (vp.scale(t) * vp.sigma(t)) ** 2 == pytest.approx(
+        misprint, rel=1e-12
+    )  # this is what they had
 
 
 def test_the_reverse_step_of_ve_moves_towards_denoised_and_not_away():
-    """Documents: x + (s_t^2 - s_u^2)/s_t eps, and x - (s_t^2 - s_u^2)/s_t^2 (D - x). Both signs are the other way round."""
+    """Documents: x + (s_t^2 - s_u^2)/s_t eps, and x - (s_t^2 - s_u^2)/s_t^2 (D - x). Both signs are
+    the other way round."""
     p, x, x0, t, u = PROCESSES["ve"], 3.0, 0.5, 0.7, 0.6
     mean, _ = p.posterior(x, x0, t, u)
     fall = p.sigma(t) ** 2 - p.sigma(u) ** 2
@@ -326,17 +377,31 @@ def test_what_goes_in_comes_out(p):
     t = times(p)[2].item()
     for one in (t, np.float64(t), np.float32(t)):
         assert type(p.sigma(one)) is float and type(p.drift(one)) is float
-        assert all(type(v) is float for v in (*p.transition(one, one), *p.marginal(1, one), *p.posterior(1, 1.0, one, one)))
+        assert all(
+            type(v) is float
+            for v in (*p.transition(one, one), *p.marginal(1, one), *p.posterior(1, 1.0, one, one))
+        )
     assert type(p.scale(0 if p.betas is None else 3)) is float
     for dtype in (torch.float32, torch.float64):
         several = times(p).to(dtype)
-        for value in (p.scale(several), p.sigma(several), p.time(p.sigma(several)), *p.transition(several[0], several)):
+        for value in (
+            p.scale(several),
+            p.sigma(several),
+            p.time(p.sigma(several)),
+            *p.transition(several[0], several),
+        ):
             assert value.dtype == dtype and value.shape == several.shape
         x = torch.randn(7, 2, 3, 3, dtype=dtype)
         mean, std = p.marginal(x, several)
-        assert mean.dtype == std.dtype == dtype and mean.shape == x.shape and (mean + std * x).shape == x.shape
+        assert (
+            mean.dtype == std.dtype == dtype
+            and mean.shape == x.shape
+            and (mean + std * x).shape == x.shape
+        )
         for i in (0, 6):
-            torch.testing.assert_close(mean[i], p.marginal(x[i], several[i].item())[0], rtol=1e-6, atol=0)
+            torch.testing.assert_close(
+                mean[i], p.marginal(x[i], several[i].item())[0], rtol=1e-6, atol=0
+            )
     assert p.sigma(times(p).long()).dtype == torch.float64
     half = torch.ones(2, 1, 2, 2, dtype=torch.float16)
     assert p.marginal(half, t)[0].dtype == torch.float16 and type(p.marginal(half, t)[1]) is float
@@ -345,10 +410,14 @@ def test_what_goes_in_comes_out(p):
 @ALL
 def test_bad_times_are_refused_in_words(p):
     first, last = p.domain
-    beyond = [first - 0.1, math.nan, torch.tensor([first, -1.0])] + ([last + 0.1] if last < math.inf else [])
+    beyond = [first - 0.1, math.nan, torch.tensor([first, -1.0])] + (
+        [last + 0.1] if last < math.inf else []
+    )
     for t in beyond:
         for method in (p.scale, p.sigma, p.drift, p.diffusion, p.noise):
-            with pytest.raises(ValueError, match=f"the process '{p.name}' runs from .* give a time between"):
+            with pytest.raises(
+                ValueError, match=f"the process '{p.name}' runs from .* give a time between"
+            ):
                 method(t)
     a, b = times(p)[[1, 2]].tolist()
     for call in (lambda: p.transition(b, a), lambda: p.posterior(0.0, 0.0, a, b)):

@@ -38,8 +38,9 @@ def tensor(values):
 def points_of(path, start, end):
     """Return points s and the weights of ds between the ends, in mpmath's numbers.
 
-    Gauss-Legendre, 12 points on each piece of log s. The integrand's kinks are at s = +-i a sqrt(S): far from the real
-    axis where a = 1, a tenth away near the pure-noise end of the flow path, so the pieces are short there.
+    Gauss-Legendre, 12 points on each piece of log s. The integrand's kinks are at s = +-i a
+    sqrt(S): far from the real axis where a = 1, a tenth away near the pure-noise end of the flow
+    path, so the pieces are short there.
     """
     top, bottom = mpmath.log(start), mpmath.log(end)
     edges = [top]
@@ -59,11 +60,14 @@ GAUSS = mpmath.calculus.quadrature.GaussLegendre(mp).get_nodes(-1, 1, degree=3, 
 def measures_of(path, points):
     """Return, for each power, the weights of du = s/psi^3 ds at the points."""
     rows = [(s * weight, path.signal(s) ** 2, s**2) for s, weight in points]
-    return [[w / mpmath.sqrt(mpf(power) * square + s) ** 3 for w, square, s in rows] for power in POWERS]
+    return [
+        [w / mpmath.sqrt(mpf(power) * square + s) ** 3 for w, square, s in rows] for power in POWERS
+    ]
 
 
 def shares_of(points, measures, nodes, tau):
-    """Return the mean of each Lagrange polynomial under each measure: a list of shares for each power."""
+    """Return the mean of each Lagrange polynomial under each measure: a list of shares for each
+    power."""
     knots, at = [tau(mpf(node)) for node in nodes], [tau(s) for s, _ in points]
     polynomials = []
     for own in knots:
@@ -74,14 +78,16 @@ def shares_of(points, measures, nodes, tau):
 
 
 def shares(path, start, end, nodes, power, *taus):
-    """Return, for each tau, what of the mean over a step falls to m at each node (n, powers), from the share of each change."""
+    """Return, for each tau, what of the mean over a step falls to m at each node (n, powers), from
+    the share of each change."""
     rises = step_rises(path, start, end, nodes, power, taus).sum(1)
     ends = torch.zeros_like(rises[:, :1])
     return torch.cat([rises, ends], 1) - torch.cat([ends - 1, rises], 1)
 
 
 def ends_of(h):
-    """Return START and the sigma e-folds below it, and what nodes a predictor and a corrector then have."""
+    """Return START and the sigma e-folds below it, and what nodes a predictor and a corrector then
+    have."""
     end = START * math.exp(-h)
     older = START * math.exp(min(h, 0.2))
     return end, {"predictor": [START, older, 1.0], "corrector": [end, START, older]}
@@ -93,24 +99,39 @@ def test_total_against_mpmath(path, h):
     end, _ = ends_of(h)
     ratios, totals = step_total(path, START, end, tensor(POWERS))
     measures = measures_of(path, points_of(path, START, end))
-    for power, ratio, total, measure in zip(POWERS, ratios.tolist(), totals.tolist(), measures, strict=True):
-        psi0, psi1 = (mpmath.sqrt(path.signal(mpf(s)) ** 2 * power + mpf(s) ** 2) for s in (START, end))
+    for power, ratio, total, measure in zip(
+        POWERS, ratios.tolist(), totals.tolist(), measures, strict=True
+    ):
+        psi0, psi1 = (
+            mpmath.sqrt(path.signal(mpf(s)) ** 2 * power + mpf(s) ** 2) for s in (START, end)
+        )
         assert ratio == pytest.approx(float(psi1 / psi0), rel=1e-14)
-        assert total == pytest.approx(float(psi1 * mpmath.fsum(measure)), rel=1e-14)  # nothing of a tiny step is lost
+        assert total == pytest.approx(
+            float(psi1 * mpmath.fsum(measure)), rel=1e-14
+        )  # nothing of a tiny step is lost
 
 
 @both_paths
 @all_steps
 def test_shares_against_mpmath(path, h):
     end, sets = ends_of(h)
-    # the rule has 41 points: to rounding where a step is short, to seven digits where it spans everything
+    # the rule has 41 points: to rounding where a step is short, to seven digits where it spans
+    # everything
     tolerance = 1e-14 if h <= 0.5 else 1e-8 if h <= 3 else 1e-7
     points = points_of(path, START, end)
     measures = measures_of(path, points)
     for nodes in sets.values():
-        for name, found in zip(TAUS, shares(path, START, end, nodes, tensor(POWERS), *TAUS.values()), strict=True):
-            for got, want in zip(found.T.tolist(), shares_of(points, measures, nodes, VARIABLES[name]), strict=True):
-                assert got == pytest.approx(want, rel=0, abs=tolerance * max(map(abs, want))), (nodes, name, want)
+        for name, found in zip(
+            TAUS, shares(path, START, end, nodes, tensor(POWERS), *TAUS.values()), strict=True
+        ):
+            for got, want in zip(
+                found.T.tolist(), shares_of(points, measures, nodes, VARIABLES[name]), strict=True
+            ):
+                assert got == pytest.approx(want, rel=0, abs=tolerance * max(map(abs, want))), (
+                    nodes,
+                    name,
+                    want,
+                )
 
 
 @both_paths
@@ -131,7 +152,9 @@ def test_extrapolation_is_exact_for_polynomials_of_its_order(name):
     for order, row in enumerate(rows, 2):
         for degree in range(order):
             values = [float(tau(s) ** degree) for s in nodes]
-            found = values[0] + sum(c * (a - b) for c, (a, b) in zip(row, itertools.pairwise(values), strict=True))
+            found = values[0] + sum(
+                c * (a - b) for c, (a, b) in zip(row, itertools.pairwise(values), strict=True)
+            )
             assert found == pytest.approx(float(tau(sigma) ** degree), rel=1e-11, abs=1e-12)
     assert len(rows) == 3 and all(len(row) == 3 for row in rows)
 
@@ -140,11 +163,15 @@ def test_pure_noise_end_of_the_flow_path():
     """At sigma = 1 there is no signal: psi = 1 and the step from there is the plain integral."""
     flow = PATHS["flow"]
     ratio, total = step_total(flow, 1.0, 0.25, tensor(POWERS))
-    torch.testing.assert_close(ratio, (0.75**2 * tensor(POWERS) + 0.25**2).sqrt(), rtol=1e-15, atol=0)
+    torch.testing.assert_close(
+        ratio, (0.75**2 * tensor(POWERS) + 0.25**2).sqrt(), rtol=1e-15, atol=0
+    )
     torch.testing.assert_close(total, tensor([0.75] * len(POWERS)), rtol=1e-15, atol=0)
     points = points_of(flow, 1.0, 0.25)
     measures = measures_of(flow, points)
-    for name, found in zip(TAUS, shares(flow, 1.0, 0.25, [0.25, 1.0], tensor(POWERS), *TAUS.values()), strict=True):
+    for name, found in zip(
+        TAUS, shares(flow, 1.0, 0.25, [0.25, 1.0], tensor(POWERS), *TAUS.values()), strict=True
+    ):
         want = shares_of(points, measures, [0.25, 1.0], VARIABLES[name])
         assert found.T.tolist() == [pytest.approx(row, rel=0, abs=1e-8) for row in want]
 
@@ -152,11 +179,14 @@ def test_pure_noise_end_of_the_flow_path():
 @both_paths
 @pytest.mark.parametrize("h", [h for h in STEPS if h <= 10])
 def test_single_precision(path, h):
-    """Devices without float64 compute in float32: as good as their numbers, as long as sigma squared is one of them."""
+    """Devices without float64 compute in float32: as good as their numbers, as long as sigma
+    squared is one of them."""
     end, sets = ends_of(h)
     for nodes in sets.values():
         powers = tensor(POWERS), tensor(POWERS).float()
-        exact, found = (step_rises(path, START, end, nodes, power, TAUS.values()) for power in powers)
+        exact, found = (
+            step_rises(path, START, end, nodes, power, TAUS.values()) for power in powers
+        )
         assert found.dtype == torch.float32 and found.shape == (len(TAUS), 2, 2, len(POWERS))
         assert (found - exact).abs().max() < 1e-5 * exact.abs().max()
 

@@ -1,4 +1,5 @@
-"""The textbook's samplers on Gaussians of known spectrum, against each other, against k-diffusion, and at the edges."""
+"""The textbook's samplers on Gaussians of known spectrum, against each other, against k-diffusion,
+and at the edges."""
 
 import math
 from functools import partial
@@ -48,9 +49,11 @@ def law(path, sigma):
 
 
 def moments(sample, path, sigmas, process=None):
-    """Return mean and variance of x at the end, exactly: a linear denoiser answers each unit of noise by itself.
+    """Return mean and variance of x at the end, exactly: a linear denoiser answers each unit of
+    noise by itself.
 
-    Picture 0 is the mean, picture 1 begins a standard deviation off, picture j + 2 hears the j-th noise alone.
+    Picture 0 is the mean, picture 1 begins a standard deviation off, picture j + 2 hears the j-th
+    noise alone.
     """
     count, drawn = 3 + len(sigmas), [0]
 
@@ -106,13 +109,19 @@ def test_the_moments_converge_to_the_gaussian_with_the_weak_order(name, path):
 @BOTH
 @ALL
 def test_samples_have_the_mean_and_the_variance_of_the_data(sample, path):
-    """2,000 pictures, 40 steps from noise to 0: within 5 standard errors of the exact moments of that run."""
+    """2,000 pictures, 40 steps from noise to 0: within 5 standard errors of the exact moments of
+    that run."""
     high = 1.0 if path is FLOW else 20.0
-    sigmas = torch.cat([torch.linspace(high**0.25, 0.02**0.25, 40, dtype=torch.float64) ** 4, torch.zeros(1)])
+    sigmas = torch.cat(
+        [torch.linspace(high**0.25, 0.02**0.25, 40, dtype=torch.float64) ** 4, torch.zeros(1)]
+    )
     mean, variance = law(path, high)
     x = mean + variance.sqrt() * torch.randn(2000, 1, 1, 4, dtype=torch.float64)
     out = sample(Spectrum(path), x, sigmas, seeds=100)[:, 0, 0]
-    bias_mean, bias_var = (found - want for found, want in zip(moments(sample, path, sigmas), (MEAN, POWERS), strict=True))
+    bias_mean, bias_var = (
+        found - want
+        for found, want in zip(moments(sample, path, sigmas), (MEAN, POWERS), strict=True)
+    )
     assert ((out.mean(0) - MEAN - bias_mean) / (POWERS / 2000).sqrt()).abs().max() < 5
     assert ((out.var(0) - bias_var) / POWERS - 1).abs().max() < 5 * (2 / 2000) ** 0.5
     assert bias_mean.abs().max() < 0.2 and (bias_var / POWERS).abs().max() < 0.5
@@ -160,9 +169,14 @@ THEIRS = {
 @pytest.mark.parametrize("end", [0.0, 0.03])
 def test_where_k_diffusion_has_the_sampler_it_is_the_same(name, end, pixel_mixture, normal):
     ours, theirs, options = THEIRS[name]
-    x, sigmas = 10 * normal(2, 3, 4, 4), torch.tensor([10.0, 4.0, 1.5, 0.6, 0.2, 0.05, end], dtype=torch.float64)
+    x, sigmas = (
+        10 * normal(2, 3, 4, 4),
+        torch.tensor([10.0, 4.0, 1.5, 0.6, 0.2, 0.05, end], dtype=torch.float64),
+    )
     torch.manual_seed(7)
-    want = getattr(k_diffusion("sampling"), theirs)(pixel_mixture("ve"), x, sigmas, disable=True, **options)
+    want = getattr(k_diffusion("sampling"), theirs)(
+        pixel_mixture("ve"), x, sigmas, disable=True, **options
+    )
     torch.manual_seed(7)
     torch.testing.assert_close(ours(pixel_mixture("ve"), x, sigmas), want, rtol=1e-11, atol=1e-11)
 
@@ -170,15 +184,20 @@ def test_where_k_diffusion_has_the_sampler_it_is_the_same(name, end, pixel_mixtu
 @pytest.mark.parametrize("name", ["euler", "heun"])
 def test_on_flow_the_ode_is_k_diffusions_too(name, pixel_mixture, normal):
     x, sigmas = normal(2, 3, 4, 4), torch.tensor([1.0, 0.8, 0.5, 0.2, 0.0], dtype=torch.float64)
-    want = getattr(k_diffusion("sampling"), f"sample_{name}")(pixel_mixture("flow"), x, sigmas, disable=True)
-    torch.testing.assert_close(ode(pixel_mixture("flow"), x, sigmas, method=name), want, rtol=1e-11, atol=1e-11)
+    want = getattr(k_diffusion("sampling"), f"sample_{name}")(
+        pixel_mixture("flow"), x, sigmas, disable=True
+    )
+    torch.testing.assert_close(
+        ode(pixel_mixture("flow"), x, sigmas, method=name), want, rtol=1e-11, atol=1e-11
+    )
 
 
 @BOTH
 @ALL
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 def test_edges(sample, path, dtype):
-    """One step, no step, an end above 0; x is not touched, dtype comes back, calls are not at 0, callbacks once a step."""
+    """One step, no step, an end above 0; x is not touched, dtype comes back, calls are not at 0,
+    callbacks once a step."""
     high = 1.0 if path is FLOW else 10.0
     x = (high * torch.randn(2, 1, 2, 4)).to(dtype)
     before, asked, seen = x.clone(), [], []
@@ -193,8 +212,15 @@ def test_edges(sample, path, dtype):
     torch.testing.assert_close(out, Spectrum(path)(seen[0]["x"], asked[0]) + 1)
     for end in (0.0, 0.1):
         seen.clear()
-        out = sample(model, x, [high, 0.6, 0.6, 0.3, end], {"shift": 0.0}, seen.append, True, seeds=[3, 4])
-        assert out.dtype == dtype and out.shape == x.shape and out.isfinite().all() and torch.equal(x, before)
+        out = sample(
+            model, x, [high, 0.6, 0.6, 0.3, end], {"shift": 0.0}, seen.append, True, seeds=[3, 4]
+        )
+        assert (
+            out.dtype == dtype
+            and out.shape == x.shape
+            and out.isfinite().all()
+            and torch.equal(x, before)
+        )
         assert [state["i"] for state in seen] == [0, 1, 2, 3]
         assert [round(state["sigma"].item(), 4) for state in seen] == [high, 0.6, 0.6, 0.3]
         assert all(set(state) == {"x", "i", "sigma", "sigma_hat", "denoised"} for state in seen)
@@ -223,11 +249,15 @@ def test_what_makes_no_sense_is_refused(rational):
         (partial(ddpm, process="flow"), None),
     ):
         if says is None:
-            assert call(rational, x, sigmas).isfinite().all()  # a function that says nothing is on the path it is told
+            assert (
+                call(rational, x, sigmas).isfinite().all()
+            )  # a function that says nothing is on the path it is told
         else:
             with pytest.raises(ValueError, match=says):
                 call(rational, x, sigmas)
-    with pytest.raises(ValueError, match="the model is on the path flow and the process 'edm' is not"):
+    with pytest.raises(
+        ValueError, match="the model is on the path flow and the process 'edm' is not"
+    ):
         ddpm(Spectrum(FLOW), torch.randn(1, 1, 1, 4), sigmas, process="edm")
     with pytest.raises(ValueError, match="sigmas must fall"):
         ddpm(rational, x, [0.1, 1.0])

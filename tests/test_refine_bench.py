@@ -1,4 +1,5 @@
-"""The bench of refinement: equal calls, measures with known answers, Restart where its end is known."""
+"""The bench of refinement: equal calls, measures with known answers, Restart where its end is
+known."""
 
 from dataclasses import replace
 
@@ -17,7 +18,8 @@ def job_of(model, x, sigmas):
 
 @pytest.mark.parametrize("path, top", [("ve", 20.0), ("flow", 0.999)])
 def test_restart_on_a_gaussian_ends_in_the_gaussian(gaussian, path, top):
-    """From one point: each restart leaves (S + low^2)/(S + level^2) of the variance that it found, the rest is its own."""
+    """From one point: each restart leaves (S + low^2)/(S + level^2) of the variance that it found,
+    the rest is its own."""
     model, count, level = gaussian(path, (1, 4, 4)), 600, 30.0
     x = (PATHS[path].signal(top) * model.mean).expand(count, 1, 4, 4)
 
@@ -37,11 +39,16 @@ def test_every_method_spends_all_it_may_and_no_more(pixel_mixture, normal, name,
     method = bench.METHODS[name]
     pictures = method.run(job_of(model, x, lambda n: karras(n, 0.03, 14.0).double()), 1.0, calls)
     assert pictures.shape == x.shape
-    assert model.calls == (0 if name == "nothing" else calls + (bench.BASE if method.redraws else 0))
+    assert model.calls == (
+        0 if name == "nothing" else calls + (bench.BASE if method.redraws else 0)
+    )
 
 
 def test_a_method_that_cheats_is_caught(pixel_mixture, normal):
-    greedy = bench.Method("greedy", lambda job, level, calls: [job.model(job.pictures, torch.ones(2)) for _ in range(4)][0])
+    greedy = bench.Method(
+        "greedy",
+        lambda job, level, calls: [job.model(job.pictures, torch.ones(2)) for _ in range(4)][0],
+    )
     job = job_of(pixel_mixture("ve"), normal(2, 1, 4, 4), None)
     with pytest.raises(RuntimeError, match="greedy made 4 model calls where 3 were allowed"):
         bench.spend(greedy, job, 1.0, 3)
@@ -49,7 +56,9 @@ def test_a_method_that_cheats_is_caught(pixel_mixture, normal):
 
 def test_batches_do_not_change_a_method(rational, normal):
     rational.path = PATHS["ve"]
-    job = replace(job_of(rational, normal(3, 1, 6, 6), None), pictures=normal(3, 1, 6, 6), seeds=range(4, 7))
+    job = replace(
+        job_of(rational, normal(3, 1, 6, 6), None), pictures=normal(3, 1, 6, 6), seeds=range(4, 7)
+    )
     whole, parts = (bench.spend(bench.METHODS["small"], job, 0.5, batch=n) for n in (3, 2))
     assert torch.equal(whole, parts)
 
@@ -72,17 +81,24 @@ def test_damages_are_what_they_are_called(normal):
     torch.testing.assert_close(bench.damages(flat)["blurred"][0], flat)
     assert bench.fine_energy(found["blurred"][0]) < 0.03 * bench.fine_energy(pictures)
     rows = found["jittered"][0][0, :, 5]
-    assert any(torch.equal(rows[:, 1:-1], pictures[0, :, 5].roll(by, -1)[:, 1:-1]) for by in (-1, 0, 1))
+    assert any(
+        torch.equal(rows[:, 1:-1], pictures[0, :, 5].roll(by, -1)[:, 1:-1]) for by in (-1, 0, 1)
+    )
     erased, mask = found["half erased"]
     assert torch.equal(erased[..., :16], pictures[..., :16]) and (erased[..., 16:] == 1).all()
     assert (mask[..., 16:] == 1).all() and not mask[..., :16].any()
 
 
 def test_measures_have_known_answers():
-    grey, red = torch.zeros(2, 3, 32, 32), torch.tensor([1.0, -1.0, -1.0])[:, None, None].expand(2, 3, 32, 32)
+    grey, red = (
+        torch.zeros(2, 3, 32, 32),
+        torch.tensor([1.0, -1.0, -1.0])[:, None, None].expand(2, 3, 32, 32),
+    )
     assert bench.saturation(grey) == 0 and bench.saturation(red) == 2
     stripes = torch.tensor([1.0, -1.0]).repeat(16).expand(2, 3, 32, 32)
-    assert bench.fine_energy(red) < 1e-6 and bench.fine_energy(stripes) == pytest.approx(3 * 32 * 32)
+    assert bench.fine_energy(red) < 1e-6 and bench.fine_energy(stripes) == pytest.approx(
+        3 * 32 * 32
+    )
 
     def knows_nothing(x, sigma, labels=None):
         return torch.zeros_like(x)
@@ -93,23 +109,41 @@ def test_measures_have_known_answers():
 
 
 def test_refinement_leads_to_the_modes_of_a_mixture():
-    """Three calls a way back: a sampler that takes too much for granted ends outside every component."""
-    shares = {row["method"]: row["between"] for row in bench.measure_mixture(count=128, levels=(2.0,))}
+    """Three calls a way back: a sampler that takes too much for granted ends outside every
+    component."""
+    shares = {
+        row["method"]: row["between"] for row in bench.measure_mixture(count=128, levels=(2.0,))
+    }
     assert shares["free"] < 0.05 < shares["refine"]  # which may not change what it holds
 
 
 def test_the_mixture_is_measured_and_the_page_says_all():
     rows = bench.measure_mixture(count=20, levels=(1.0,))
-    assert {row["method"] for row in rows} == set(bench.METHODS) and all(0 <= row["between"] <= 1 for row in rows)
+    assert {row["method"] for row in rows} == set(bench.METHODS) and all(
+        0 <= row["between"] <= 1 for row in rows
+    )
     common = {"model": "eps", "images": 20, "seed": 0}
-    numbers = {"frechet": 1.5, "accuracy": 0.5, "loss": [1.1, 1.2, 1.3], "detail": 0.9, "saturation": 1.0, "change": 0.25}
+    numbers = {
+        "frechet": 1.5,
+        "accuracy": 0.5,
+        "loss": [1.1, 1.2, 1.3],
+        "detail": 0.9,
+        "saturation": 1.0,
+        "change": 0.25,
+    }
     rows += [{"part": "sets", "method": "refine", "level": 1.0, **common, **numbers}]
     damaged = {"part": "recovery", "method": "free", "damage": "blurred", **common}
     rows += [{**damaged, "level": error, "error": error} for error in (0.5, 1.0)]
     text = bench.page(rows)
     assert all(bench.METHODS[name].label in text for name in bench.METHODS)
-    assert "| refine, no action | 1 | 1.500 | 0.500 | 1.100 | 1.200 | 1.300 | 0.900 | 1.000 | 0.250 |" in text
-    assert "| method, noise | 0.5 | 1 |" in text and "| refine, nothing held, no action | 0.5000 | 1.0000 |" in text
+    assert (
+        "| refine, no action | 1 | 1.500 | 0.500 | 1.100 | 1.200 | 1.300 | 0.900 | 1.000 | 0.250 |"
+        in text
+    )
+    assert (
+        "| method, noise | 0.5 | 1 |" in text
+        and "| refine, nothing held, no action | 0.5000 | 1.0000 |" in text
+    )
 
 
 def test_a_set_of_one_is_refused():

@@ -1,4 +1,5 @@
-"""python -m isdo refine: pages and pictures in, PNG and GIF out, and one clear line for what is neither."""
+"""python -m isdo refine: pages and pictures in, PNG and GIF out, and one clear line for what is
+neither."""
 
 import pytest
 import torch
@@ -36,7 +37,9 @@ def test_a_page_of_another_size_is_refused():
 
 
 def test_what_is_transparent_is_white():
-    assert torch.equal(gallery.from_image(Image.new("RGBA", (3, 2), (9, 9, 9, 0))), torch.ones(3, 2, 3))
+    assert torch.equal(
+        gallery.from_image(Image.new("RGBA", (3, 2), (9, 9, 9, 0))), torch.ones(3, 2, 3)
+    )
 
 
 @needs_weights
@@ -97,7 +100,9 @@ def test_wrong_arguments_get_one_clear_line(capsys, tmp_path, monkeypatch, argum
 
 def test_every_setting_has_a_flag_that_reaches_it():
     parser = cli.make_parser()
-    assert not any(hasattr(parser.parse_args(["refine", "a.png"]), field.key) for field in REFINE_FIELDS)
+    assert not any(
+        hasattr(parser.parse_args(["refine", "a.png"]), field.key) for field in REFINE_FIELDS
+    )
     for field in REFINE_FIELDS:
         if field.kind is bool:
             words = ["--no-" + field.key.replace("_", "-")]
@@ -115,30 +120,86 @@ def test_info_names_the_settings_of_the_refinement(capsys):
 
 @needs_weights
 def test_a_refined_page_is_refined_again_picture_by_picture(capsys, tmp_path):
-    """Nine pictures at zoom 4 make a sheet of 408 x 408, which the net would take for one picture."""
+    """Nine pictures at zoom 4 make a sheet of 408 x 408, which the net would take for one
+    picture."""
     pictures = gallery.noise(range(9), (3, 32, 32)).clamp(-1, 1)
     words = "animals, food\nSteps: 2, Sampler: isdo, CFG scale: 1.5, Seed: 7, Size: 32x32, Batch size: 9, Version: isdo 0"
     files = [tmp_path / f"{n}.png" for n in range(4)]
     gallery.write_png(gallery.grid(pictures), files[0], words)
     gap = torch.ones(3, gallery.GAP, 408)
     for n, options in enumerate([(), ("--seed", 5, "--guidance", 1, "--label", "flags"), ()]):
-        status, _, error = run(capsys, "refine", files[n], "--out", files[n + 1], "--iterations", 1, "--calls", 1, *options)
+        status, _, error = run(
+            capsys,
+            "refine",
+            files[n],
+            "--out",
+            files[n + 1],
+            "--iterations",
+            1,
+            "--calls",
+            1,
+            *options,
+        )
         assert status == 0, error
-        sheet, (before, _, _), (after, zoom, _) = Image.open(files[n + 1]), cli.opened(files[n]), cli.opened(files[n + 1])
+        sheet, (before, _, _), (after, zoom, _) = (
+            Image.open(files[n + 1]),
+            cli.opened(files[n]),
+            cli.opened(files[n + 1]),
+        )
         assert torch.equal(gallery.from_image(sheet)[:, : gallery.GAP], gap)
-        assert zoom == 4 and after.shape == before.shape and all((after[i] - before[i]).abs().mean() > 0.01 for i in range(9))
-    first, second, third = (infotext.read(Image.open(file).text["parameters"]) for file in files[1:])
-    drawn = {"Steps": "2", "Sampler": "isdo", "CFG scale": "1.5", "Seed": "7", "Size": "32x32", "Batch size": "9"}
+        assert (
+            zoom == 4
+            and after.shape == before.shape
+            and all((after[i] - before[i]).abs().mean() > 0.01 for i in range(9))
+        )
+    first, second, third = (
+        infotext.read(Image.open(file).text["parameters"]) for file in files[1:]
+    )
+    drawn = {
+        "Steps": "2",
+        "Sampler": "isdo",
+        "CFG scale": "1.5",
+        "Seed": "7",
+        "Size": "32x32",
+        "Batch size": "9",
+    }
     for _, pairs in (first, second, third):
-        assert drawn.items() <= pairs.items() and pairs["Label"] == "animals / food" and pairs["Version"] == "isdo 0"
-        assert {field.infotext for field in REFINE_FIELDS} <= set(pairs) and list(pairs)[-1] == "Version"
+        assert (
+            drawn.items() <= pairs.items()
+            and pairs["Label"] == "animals / food"
+            and pairs["Version"] == "isdo 0"
+        )
+        assert {field.infotext for field in REFINE_FIELDS} <= set(pairs) and list(pairs)[
+            -1
+        ] == "Version"
     assert [line for line, _ in (first, second, third)] == ["animals, food", "flags", "flags"]
-    assert (first[1]["Refine seed"], first[1]["Refine CFG scale"], first[1]["Refine label"]) == ("7", "1.5", "animals / food")
-    assert (second[1]["Refine seed"], second[1]["Refine CFG scale"], second[1]["Refine label"]) == ("5", "1", "flags")
-    assert (third[1]["Refine seed"], third[1]["Refine CFG scale"]) == ("7", "1.5")  # the file's, as the first time
-    history = {key: third[1][key] for key in ("Refine 1 seed", "Refine 2 seed", "Refine 2 label", "ISDO refine 1 calls")}
-    assert history == {"Refine 1 seed": "7", "Refine 2 seed": "5", "Refine 2 label": "flags", "ISDO refine 1 calls": "1"}
-    assert "Refine 3 seed" not in third[1] and len(third[1]) == len(first[1]) + 2 * (len(first[1]) - len(drawn) - 2)
+    assert (first[1]["Refine seed"], first[1]["Refine CFG scale"], first[1]["Refine label"]) == (
+        "7",
+        "1.5",
+        "animals / food",
+    )
+    assert (second[1]["Refine seed"], second[1]["Refine CFG scale"], second[1]["Refine label"]) == (
+        "5",
+        "1",
+        "flags",
+    )
+    assert (third[1]["Refine seed"], third[1]["Refine CFG scale"]) == (
+        "7",
+        "1.5",
+    )  # the file's, as the first time
+    history = {
+        key: third[1][key]
+        for key in ("Refine 1 seed", "Refine 2 seed", "Refine 2 label", "ISDO refine 1 calls")
+    }
+    assert history == {
+        "Refine 1 seed": "7",
+        "Refine 2 seed": "5",
+        "Refine 2 label": "flags",
+        "ISDO refine 1 calls": "1",
+    }
+    assert "Refine 3 seed" not in third[1] and len(third[1]) == len(first[1]) + 2 * (
+        len(first[1]) - len(drawn) - 2
+    )
 
 
 @needs_weights
@@ -149,8 +210,14 @@ def test_a_second_refinement_is_that_of_the_pictures_alone(capsys, tmp_path, pag
     for name, source in (("first", file), ("second", tmp_path / "first.png")):
         assert run(capsys, "refine", source, "--out", tmp_path / f"{name}.png", *QUICK)[0] == 0
     gallery.write_png(Image.open(tmp_path / "first.png"), tmp_path / "drawn.png", words)
-    assert run(capsys, "refine", tmp_path / "drawn.png", "--out", tmp_path / "other.png", *QUICK)[0] == 0
-    assert Image.open(tmp_path / "other.png").tobytes() == Image.open(tmp_path / "second.png").tobytes()
+    assert (
+        run(capsys, "refine", tmp_path / "drawn.png", "--out", tmp_path / "other.png", *QUICK)[0]
+        == 0
+    )
+    assert (
+        Image.open(tmp_path / "other.png").tobytes()
+        == Image.open(tmp_path / "second.png").tobytes()
+    )
 
 
 @needs_weights
@@ -222,7 +289,9 @@ def test_words_that_do_no_harm_are_passed_over(tmp_path, words):
 def test_a_sheet_without_our_text_is_one_picture(tmp_path, words):
     pictures, zoom, _ = cli.opened(told_page(tmp_path, words, count=9))
     assert pictures.shape == (1, 3, 216, 216) and zoom is None
-    with pytest.raises(ValueError, match="146 x 146: the models take sides that are multiples of 8"):
+    with pytest.raises(
+        ValueError, match="146 x 146: the models take sides that are multiples of 8"
+    ):
         cli.opened(told_page(tmp_path, words))
 
 

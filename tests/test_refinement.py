@@ -18,13 +18,17 @@ from isdo.sampling import sample_isdo
 from isdo.settings import FIELDS, HOST_FIELDS, REFINE_FIELDS, RefineSettings, Settings
 
 ROOT = Path(__file__).parents[1]
-needs_weights = pytest.mark.skipif(not (zoo.FOLDER / "eps.safetensors").exists(), reason="eps is not trained yet")
+needs_weights = pytest.mark.skipif(
+    not (zoo.FOLDER / "eps.safetensors").exists(), reason="eps is not trained yet"
+)
 MOVING = {"generators": "all", "strength": 1.0}
 FREE = {"lock": 0, "detail": 1.0, "floor": 0.0}  # nothing is held, every iteration ends clean
 
 
 def run(model, x, mask=None, seeds=0, **settings):
-    return refine(model, x, disable=True, settings=RefineSettings(**settings), mask=mask, seeds=seeds)
+    return refine(
+        model, x, disable=True, settings=RefineSettings(**settings), mask=mask, seeds=seeds
+    )
 
 
 @pytest.fixture
@@ -92,7 +96,8 @@ def test_on_a_gaussian_each_iteration_is_the_closed_form(gaussian, normal, path,
 
 @pytest.mark.parametrize("path", PATHS)
 def test_from_one_point_the_loop_reaches_the_gaussian_that_the_model_knows(gaussian, path):
-    """Noise delta and the way back multiply a deviation from the mean by rho = S/(S + delta^2) in variance."""
+    """Noise delta and the way back multiply a deviation from the mean by rho = S/(S + delta^2) in
+    variance."""
     model, count = gaussian(path, (1, 4, 4)), 1000
     found = run(model, torch.zeros(count, 1, 4, 4, dtype=torch.float64), generators="none", **FREE,
                 iterations=12, calls=2, noise=8.0, noise_decay=0.0)  # fmt: skip
@@ -126,8 +131,12 @@ def test_what_is_locked_are_the_lowest_cosines(normal):
     u = (torch.arange(6, dtype=torch.float64) + 0.5) / 6 * torch.pi
     for order, stays in ((0, True), (1, True), (2, False)):
         wave = torch.cos(order * t).expand(1, 1, 6, 9)
-        torch.testing.assert_close(lock(wave), torch.zeros_like(wave) if stays else wave, rtol=0, atol=1e-14)
-    down = torch.cos(u)[:, None].expand(1, 1, 6, 9)  # 1 half wave on the shorter side is 1.5 on the longer
+        torch.testing.assert_close(
+            lock(wave), torch.zeros_like(wave) if stays else wave, rtol=0, atol=1e-14
+        )
+    down = torch.cos(u)[:, None].expand(
+        1, 1, 6, 9
+    )  # 1 half wave on the shorter side is 1.5 on the longer
     torch.testing.assert_close(lock(down), torch.zeros_like(down), rtol=0, atol=1e-14)
     assert Lock(0, None, x)(x) is x
 
@@ -180,22 +189,33 @@ def test_fifty_iterations_keep_palette_and_detail():
     model = zoo.load("eps")
     sigmas = schedules.schedule("karras", 12, model)
     labels = {"labels": torch.arange(3)}
-    x = sample_isdo(model, sigmas[0] * gallery.noise(range(3), (3, 32, 32)), sigmas, labels, disable=True)
-    found = refine(model, x, labels, disable=True, settings=RefineSettings(iterations=50, calls=2)).x
+    x = sample_isdo(
+        model, sigmas[0] * gallery.noise(range(3), (3, 32, 32)), sigmas, labels, disable=True
+    )
+    found = refine(
+        model, x, labels, disable=True, settings=RefineSettings(iterations=50, calls=2)
+    ).x
     means = [picture.double().mean((-2, -1)) for picture in (x, found)]
     assert ((means[1] - means[0]).abs() <= 1e-3 * means[0].abs() + 1e-6).all()
     for waves in (7.5, 8, 8.5, 9, 10.5, 12, 14):  # wherever fine begins
         assert ((fine(found, waves) / fine(x, waves) - 1).abs() < 0.025).all(), waves
     for waves in (7.75, 8.25, 10.75):  # amid a band, the three together
         assert abs(float(fine(found, waves).sum() / fine(x, waves).sum()) - 1) < 0.05, waves
-    free = refine(model, x, labels, disable=True, settings=RefineSettings(iterations=10, calls=2, detail=1.0)).x
+    free = refine(
+        model, x, labels, disable=True, settings=RefineSettings(iterations=10, calls=2, detail=1.0)
+    ).x
     assert ((fine(free) / fine(x) - 1).abs() > 0.05).any()  # it takes the leash
 
 
 def fine(x, waves=7.5):
-    """Return the energy (B,) of more than so many waves a picture; with 16 the highest along an axis."""
+    """Return the energy (B,) of more than so many waves a picture; with 16 the highest along an
+    axis."""
     ky, kx = (n * torch.fft.fftfreq(n) for n in x.shape[-2:])
-    return (torch.fft.fft2(x.double()).abs().square() * (torch.hypot(ky[:, None], kx) > waves)).flatten(1).sum(1)
+    return (
+        (torch.fft.fft2(x.double()).abs().square() * (torch.hypot(ky[:, None], kx) > waves))
+        .flatten(1)
+        .sum(1)
+    )
 
 
 # --- batch, seeds, noise
@@ -204,12 +224,21 @@ def fine(x, waves=7.5):
 def test_a_picture_is_the_same_whatever_its_neighbours(rational, normal):
     rational.path = VE
     x, mask = normal(3, 2, 8, 9).float(), (normal(3, 1, 8, 9) > -0.5).float()
-    settings = {"generators": "all", "strength": 0.5, "iterations": 8, "noise": 0.7, "tolerance": 0.05}
+    settings = {
+        "generators": "all",
+        "strength": 0.5,
+        "iterations": 8,
+        "noise": 0.7,
+        "tolerance": 0.05,
+    }
     together = run(rational, x, mask=mask, seeds=5, **settings)
     for i in range(3):
         alone = run(rational, x[i : i + 1], mask=mask[i : i + 1], seeds=5 + i, **settings)
         assert torch.equal(alone.x, together.x[i : i + 1])
-        assert alone.iterations[0] == together.iterations[i] and alone.converged[0] == together.converged[i]
+        assert (
+            alone.iterations[0] == together.iterations[i]
+            and alone.converged[0] == together.converged[i]
+        )
 
 
 def test_seeds_decide_the_noise(mixture, normal):
@@ -217,7 +246,9 @@ def test_seeds_decide_the_noise(mixture, normal):
     first = run(mixture, x, seeds=[3, 4])
     assert torch.equal(first.x, run(mixture, x, seeds=3).x)
     assert not torch.allclose(first.x[0], first.x[1], atol=1e-2)
-    assert torch.equal(run(mixture, x, seeds=[7, 7]).x.diff(dim=0), torch.zeros(1, 2, 6, 6, dtype=x.dtype))
+    assert torch.equal(
+        run(mixture, x, seeds=[7, 7]).x.diff(dim=0), torch.zeros(1, 2, 6, 6, dtype=x.dtype)
+    )
 
 
 def test_the_noise_is_not_that_from_which_the_same_seed_draws(mixture):
@@ -248,14 +279,30 @@ def test_the_tolerance_stops_each_picture_by_itself_and_says_so(normal):
     known = x[0].clone()
     found = run(model, x, iterations=6, tolerance=1e-3, generators="none", **FREE)
     assert found.iterations.tolist() == [1, 6] and found.converged.tolist() == [True, False]
-    assert torch.allclose(found.x[0], known) and (found.changes[1:, 0] == 0).all() and (found.changes[:, 1] > 1e-3).all()
-    alone = refine(lambda x, sigma: known[None], x[:1], disable=True, settings=RefineSettings(tolerance=1e-3, iterations=6))
-    assert alone.changes.shape == (1, 1) and alone.calls == RefineSettings().calls  # nobody is left: the loop ends
+    assert (
+        torch.allclose(found.x[0], known)
+        and (found.changes[1:, 0] == 0).all()
+        and (found.changes[:, 1] > 1e-3).all()
+    )
+    alone = refine(
+        lambda x, sigma: known[None],
+        x[:1],
+        disable=True,
+        settings=RefineSettings(tolerance=1e-3, iterations=6),
+    )
+    assert (
+        alone.changes.shape == (1, 1) and alone.calls == RefineSettings().calls
+    )  # nobody is left: the loop ends
 
 
 def test_without_a_tolerance_nothing_counts_as_converged(normal):
     known = normal(1, 2, 6, 6)
-    found = refine(lambda x, sigma: known, known, disable=True, settings=RefineSettings(iterations=3, tolerance=0.0))
+    found = refine(
+        lambda x, sigma: known,
+        known,
+        disable=True,
+        settings=RefineSettings(iterations=3, tolerance=0.0),
+    )
     assert not found.converged.any() and found.iterations.tolist() == [3]
 
 
@@ -272,27 +319,52 @@ def test_an_interrupt_passes_and_leaves_the_last_finished_picture(mixture, norma
 
     model.path = VE
     with pytest.raises(Interrupted):
-        refine(model, x, None, kept.append, True, settings=RefineSettings(iterations=5, floor=0.0, **MOVING))
+        refine(
+            model,
+            x,
+            None,
+            kept.append,
+            True,
+            settings=RefineSettings(iterations=5, floor=0.0, **MOVING),
+        )
     assert [state["i"] for state in kept] == [0, 1]
     assert torch.equal(kept[-1]["x"], run(mixture, x, iterations=2, floor=0.0, **MOVING).x)
 
 
 @pytest.mark.parametrize("path", PATHS)
 def test_iterations_turn_round_at_the_floor_and_show_a_clean_picture(gaussian, normal, path):
-    """Noise up to delta with what the floor has left, down to the floor, at last to 0: in closed form on a Gaussian."""
-    model, x, drawn, states = gaussian(path, (2, 8, 8)), normal(2, 2, 8, 8), normal(3, 2, 2, 8, 8), []
+    """Noise up to delta with what the floor has left, down to the floor, at last to 0: in closed
+    form on a Gaussian."""
+    model, x, drawn, states = (
+        gaussian(path, (2, 8, 8)),
+        normal(2, 2, 8, 8),
+        normal(3, 2, 2, 8, 8),
+        [],
+    )
     queue, here = iter(drawn), PATHS[path]
-    settings = RefineSettings(generators="none", iterations=3, calls=3, noise=0.8, noise_decay=0.0, **{**FREE, "floor": 0.2})
-    found = refine(model, x, None, states.append, True, settings=settings, noise=lambda like: next(queue))
+    settings = RefineSettings(
+        generators="none",
+        iterations=3,
+        calls=3,
+        noise=0.8,
+        noise_decay=0.0,
+        **{**FREE, "floor": 0.2},
+    )
+    found = refine(
+        model, x, None, states.append, True, settings=settings, noise=lambda like: next(queue)
+    )
     kept, state = 0.0, x
     start, floor = here.from_noise_to_signal(0.8), here.from_noise_to_signal(0.2)
     for k, n in enumerate(drawn):
         state = here.signal(start) * (state + (0.8**2 - kept**2) ** 0.5 * n)
         end = floor if k < 2 else 0.0
-        # the last call is a third of the way in log sigma above the floor; what it said is the picture so far
+        # the last call is a third of the way in log sigma above the floor; what it said is the
+        # picture so far
         last = start ** (1 / 3) * floor ** (2 / 3)
         if end:
-            said = model(model.exact(state, start, last), torch.full((2,), last, dtype=torch.float64))
+            said = model(
+                model.exact(state, start, last), torch.full((2,), last, dtype=torch.float64)
+            )
             torch.testing.assert_close(states[k]["x"], said, rtol=0, atol=1e-7)
         state, kept = model.exact(state, start, end) / here.signal(end), 0.2
     torch.testing.assert_close(found.x, state, rtol=0, atol=1e-7)  # schedules are float32
@@ -306,10 +378,22 @@ def test_a_mask_or_a_tolerance_or_a_model_that_ends_above_has_no_floor(mixture, 
         return model(x, sigmas[:1])
 
     base = {"iterations": 3, "calls": 2, "generators": "none", "floor": 0.1, "noise": 1.0}
-    cases = ((0, None, 0.0, True), (0, x > 0, 0.0, False), (0, None, 0.01, False), (0.2, None, 0.0, False))
+    cases = (
+        (0, None, 0.0, True),
+        (0, x > 0, 0.0, False),
+        (0, None, 0.01, False),
+        (0.2, None, 0.0, False),
+    )
     for low, mask, tolerance, turns in cases:
         mixture.sigma_min = low
-        refine(mixture, x, disable=True, settings=RefineSettings(**base, tolerance=tolerance), mask=mask, sampler=sampler)
+        refine(
+            mixture,
+            x,
+            disable=True,
+            settings=RefineSettings(**base, tolerance=tolerance),
+            mask=mask,
+            sampler=sampler,
+        )
         assert seen == pytest.approx([0.1, 0.1, 0.0] if turns else [0.0] * 3)
         seen.clear()
 
@@ -318,10 +402,14 @@ def test_callbacks_see_every_iteration_and_every_call(mixture, normal):
     x, iterations, calls = normal(2, 2, 6, 6), [], []
     model = CallCounter(mixture)
     settings = RefineSettings(iterations=4, calls=3, noise=0.5, noise_decay=0.5)
-    found = refine(model, x, None, iterations.append, True, settings=settings, call_callback=calls.append)
+    found = refine(
+        model, x, None, iterations.append, True, settings=settings, call_callback=calls.append
+    )
     assert model.calls == found.calls == 12
     assert [state["i"] for state in calls] == list(range(12))
-    assert [state["sigma"] for state in iterations] == pytest.approx([0.5 / k**0.5 for k in (1, 2, 3, 4)])
+    assert [state["sigma"] for state in iterations] == pytest.approx(
+        [0.5 / k**0.5 for k in (1, 2, 3, 4)]
+    )
     assert torch.equal(iterations[-1]["x"], found.x)
     assert torch.equal(torch.stack([state["change"] for state in iterations]), found.changes)
 
@@ -382,7 +470,8 @@ def test_noise_that_the_model_does_not_know_is_raised_with_a_message(mixture, no
 
 @pytest.mark.parametrize("mask", [None, 1.0])
 def test_each_way_back_ends_on_what_the_model_said_last(mask, normal):
-    """Also where the schedule ends above the smallest sigma that the model says, to which a drawn picture is carried on."""
+    """Also where the schedule ends above the smallest sigma that the model says, to which a drawn
+    picture is carried on."""
     said = []
 
     def model(x, sigma):
@@ -411,7 +500,9 @@ def test_the_smallest_sigma_is_asked_by_capability():
     class Wrapper:
         inner_model = Wrapped()
 
-    assert smallest_sigma(Wrapper()) == pytest.approx(0.02) and smallest_sigma(lambda x, sigma: x) == 0
+    assert (
+        smallest_sigma(Wrapper()) == pytest.approx(0.02) and smallest_sigma(lambda x, sigma: x) == 0
+    )
     assert smallest_sigma(zoo.load("flow")) == pytest.approx(1e-3)
 
 
@@ -422,9 +513,17 @@ def test_another_sampler_may_do_the_way_back(mixture, normal):
         seen.append(sigmas)
         return model(x, sigmas[:1], **(extra_args or {}))
 
-    found = refine(mixture, x, disable=True, settings=RefineSettings(iterations=2, calls=3), sampler=jump)
+    found = refine(
+        mixture, x, disable=True, settings=RefineSettings(iterations=2, calls=3), sampler=jump
+    )
     assert len(seen) == 2 and seen[0].dtype == x.dtype and len(seen[0]) == 4
-    plain = refine(mixture, x, disable=True, settings=RefineSettings(iterations=2, calls=3), sampler=Settings(order=1))
+    plain = refine(
+        mixture,
+        x,
+        disable=True,
+        settings=RefineSettings(iterations=2, calls=3),
+        sampler=Settings(order=1),
+    )
     assert not torch.allclose(found.x, plain.x, atol=1e-3)
 
 
@@ -467,7 +566,9 @@ def test_a_model_that_returns_nan_is_named(mixture, normal):
 
 
 def test_settings_are_declared_once_and_told_apart():
-    assert [field.key for field in REFINE_FIELDS] == [field.name for field in dataclasses.fields(RefineSettings)]
+    assert [field.key for field in REFINE_FIELDS] == [
+        field.name for field in dataclasses.fields(RefineSettings)
+    ]
     assert RefineSettings.from_dict({"noise": 0.4}).changed() == {"noise": 0.4}
     every = FIELDS + HOST_FIELDS + REFINE_FIELDS
     assert len({field.infotext for field in every}) == len(every)
@@ -477,12 +578,16 @@ def test_settings_are_declared_once_and_told_apart():
 
 def test_the_public_name_stays_a_function_when_modules_are_imported():
     code = "import isdo.refinement, isdo; from isdo.refinement import refine; print(isdo.refine is refine is isdo.refine)"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
     assert out.stdout.split() == ["True"]
 
 
 @pytest.mark.parametrize("solver, calls", [("multistep", 3), ("srk3", 7), ("srk4", 9)])
-def test_the_ways_back_of_any_solver_are_counted_and_take_the_loops_own_steps(solver, calls, rational):
+def test_the_ways_back_of_any_solver_are_counted_and_take_the_loops_own_steps(
+    solver, calls, rational
+):
     count = itertools.count()
 
     def model(x, sigma):
@@ -490,9 +595,21 @@ def test_the_ways_back_of_any_solver_are_counted_and_take_the_loops_own_steps(so
         return rational(x, sigma)
 
     settings = RefineSettings(iterations=2, calls=3, floor=0.0)
-    found = refine(model, torch.randn(1, 3, 8, 8), disable=True, settings=settings, sampler=Settings(solver=solver))
+    found = refine(
+        model,
+        torch.randn(1, 3, 8, 8),
+        disable=True,
+        settings=settings,
+        sampler=Settings(solver=solver),
+    )
     assert found.calls == next(count) == 2 * calls
     if solver != "srk4":  # a tolerance would choose steps of its own, and refuse an end above 0
         tight = Settings(solver=solver, tolerance=0.5)
-        again = refine(rational, torch.randn(1, 3, 8, 8), disable=True, settings=RefineSettings(iterations=2), sampler=tight)
+        again = refine(
+            rational,
+            torch.randn(1, 3, 8, 8),
+            disable=True,
+            settings=RefineSettings(iterations=2),
+            sampler=tight,
+        )
         assert again.x.isfinite().all()

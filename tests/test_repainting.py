@@ -1,4 +1,5 @@
-"""Drawing with the first steps and repainting with the others: one counter, one schedule, nothing lost."""
+"""Drawing with the first steps and repainting with the others: one counter, one schedule, nothing
+lost."""
 
 import math
 
@@ -31,9 +32,13 @@ def schedule(model, steps):
 
 
 def draw(model, x, steps, report=None, **options):
-    asked = {key: options.pop(key) for key in ("mask", "seeds", "noise", "callback") if key in options}
+    asked = {
+        key: options.pop(key) for key in ("mask", "seeds", "noise", "callback") if key in options
+    }
     settings = Settings(**{"draw": 4, **options})
-    return sample_isdo(model, x, schedule(model, steps), disable=True, settings=settings, report=report, **asked)
+    return sample_isdo(
+        model, x, schedule(model, steps), disable=True, settings=settings, report=report, **asked
+    )
 
 
 def start(model, normal, *shape):
@@ -44,7 +49,13 @@ def start(model, normal, *shape):
 def test_a_run_of_n_steps_is_n_calls_and_n_callbacks(mixture, normal, steps):
     model, seen, report = CallCounter(mixture), [], {}
     x = start(mixture, normal, 2, 3, 6, 7)
-    draw(model, x, steps, report, callback=lambda state: seen.append((state["i"], float(state["sigma_hat"]))))
+    draw(
+        model,
+        x,
+        steps,
+        report,
+        callback=lambda state: seen.append((state["i"], float(state["sigma_hat"]))),
+    )
     assert model.calls == steps and report["calls"] == [steps] * 2
     assert [i for i, _ in seen] == list(range(steps))
     rises = [i for (i, sigma), (_, before) in zip(seen[1:], seen, strict=False) if sigma > before]
@@ -56,7 +67,13 @@ def test_a_run_of_n_steps_is_n_calls_and_n_callbacks(mixture, normal, steps):
 @pytest.mark.parametrize("steps", [3, 9, 12])
 def test_the_calls_of_every_solver_are_told_beforehand(mixture, normal, solver, steps):
     model, seen = CallCounter(mixture), []
-    draw(model, start(mixture, normal, 1, 3, 6, 6), steps, solver=solver, callback=lambda state: seen.append(state["i"]))
+    draw(
+        model,
+        start(mixture, normal, 1, 3, 6, 6),
+        steps,
+        solver=solver,
+        callback=lambda state: seen.append(state["i"]),
+    )
     assert model.calls == model_calls(Settings(solver=solver, draw=4), steps)
     assert seen == list(range(steps))
     mask = torch.ones(1, 1, 6, 6)
@@ -82,7 +99,9 @@ def test_a_picture_is_the_same_in_any_batch(rational, normal):
     x, sigmas = 14.6 * normal(3, 3, 6, 6), schedules.karras(12, 0.03, 14.6)
 
     def drawn(x, seeds=None):
-        return sample_isdo(rational, x, sigmas, disable=True, settings=Settings(draw=4), seeds=seeds)
+        return sample_isdo(
+            rational, x, sigmas, disable=True, settings=Settings(draw=4), seeds=seeds
+        )
 
     kept, together, seeded = x.clone(), drawn(x), drawn(x, [7, 1, 4])
     for i, seed in enumerate([7, 1, 4]):
@@ -106,14 +125,23 @@ def test_a_noise_source_of_somebodys_own_is_asked_once_a_way_back(mixture, norma
 
 @pytest.mark.parametrize(
     "options",
-    [{"draw": 0}, {"draw": 20}, {"draw": 12 - EACH + 1}, {"repaint": 0.0}, {"tolerance": 0.05}, {"solver": "trajectory"}],
+    [
+        {"draw": 0},
+        {"draw": 20},
+        {"draw": 12 - EACH + 1},
+        {"repaint": 0.0},
+        {"tolerance": 0.05},
+        {"solver": "trajectory"},
+    ],
     ids=str,
 )
 def test_where_nothing_goes_back_all_steps_draw(mixture, normal, options):
     x, report = start(mixture, normal, 1, 3, 6, 6), {}
     plain = {key: value for key, value in options.items() if key in ("tolerance", "solver")}
     expected = draw(mixture, x, 12, draw=0, **plain)
-    assert torch.equal(draw(mixture, x, 12, report, **options), expected) and "picture" not in report
+    assert (
+        torch.equal(draw(mixture, x, 12, report, **options), expected) and "picture" not in report
+    )
 
 
 def test_a_schedule_that_ends_in_noise_only_draws(mixture, normal):
@@ -133,7 +161,9 @@ def test_no_way_back_goes_higher_than_the_run_began(mixture, normal, first):
         seen.append(float(state["sigma_hat"]))
 
     sample_isdo(mixture, x, sigmas, None, told, True, settings=Settings(draw=4))
-    assert [sigma for sigma in seen[4:] if sigma > 0.99 * top] == pytest.approx([top, top], rel=1e-6)
+    assert [sigma for sigma in seen[4:] if sigma > 0.99 * top] == pytest.approx(
+        [top, top], rel=1e-6
+    )
     assert max(seen) < top * (1 + 1e-6)
 
 
@@ -153,7 +183,15 @@ def test_who_interrupts_has_the_last_finished_picture(mixture, normal):
 
         ask.path = mixture.path
         with pytest.raises(Stop):
-            sample_isdo(ask, x, schedule(mixture, 13), disable=True, settings=Settings(draw=4), report=report, seeds=3)
+            sample_isdo(
+                ask,
+                x,
+                schedule(mixture, 13),
+                disable=True,
+                settings=Settings(draw=4),
+                report=report,
+                seeds=3,
+            )
         return report
 
     assert "picture" not in stopped(3)
@@ -192,7 +230,9 @@ def test_many_ways_back_keep_a_gaussian_a_gaussian(path):
             a, s = where.signal(float(sigma[0])), float(sigma[0])
             return x * (a * variance / (a * a * variance + s * s))
 
-    x = FIRST[path] * torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0), device="cpu")
+    x = FIRST[path] * torch.randn(
+        4, 3, 16, 16, generator=torch.Generator().manual_seed(0), device="cpu"
+    )
     found = draw(Gaussian(), x, 4 + 120 * EACH, seeds=0)
     assert found.var().item() == pytest.approx(variance, rel=0.15)
     assert abs(found.mean().item()) < 4 * math.sqrt(variance / found.numel())

@@ -1,4 +1,5 @@
-"""The contract of sample_isdo: what it calls, what it takes, what it refuses, what it leaves alone."""
+"""The contract of sample_isdo: what it calls, what it takes, what it refuses, what it leaves
+alone."""
 
 import itertools
 import math
@@ -27,15 +28,22 @@ VARIANTS = [
 AS_SCHEDULED = Settings(placement=0)  # each call exactly where the schedule says
 SRK = [Settings(solver=name) for name, row in SOLVERS.items() if row.calls_a_step > 1]
 SWEEPS = Settings(solver="trajectory")
-every_solver = pytest.mark.parametrize("settings", [Settings(), *SRK, SWEEPS], ids=lambda settings: settings.solver)
-all_variants = pytest.mark.parametrize("settings", VARIANTS + SRK, ids=lambda settings: str(settings.changed() or "defaults"))
+every_solver = pytest.mark.parametrize(
+    "settings", [Settings(), *SRK, SWEEPS], ids=lambda settings: settings.solver
+)
+all_variants = pytest.mark.parametrize(
+    "settings", VARIANTS + SRK, ids=lambda settings: str(settings.changed() or "defaults")
+)
 as_scheduled = pytest.mark.parametrize(
-    "settings", [replace(v, placement=0) for v in VARIANTS + SRK], ids=lambda settings: str(settings.changed())
+    "settings",
+    [replace(v, placement=0) for v in VARIANTS + SRK],
+    ids=lambda settings: str(settings.changed()),
 )
 both_paths = pytest.mark.parametrize("path", PATHS)
 SHAPES = [(3, 6, 10), (4, 7, 5), (1, 1, 1), (16, 4, 4), (1, 9, 2), (2, 3, 4, 5)]
 all_shapes = pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map(str, shape)))
-# what is left of a Gaussian's exact solution: D is rounded in each call, and the fit divides differences of it
+# what is left of a Gaussian's exact solution: D is rounded in each call, and the fit divides
+# differences of it
 PRECISION = {torch.float16: 0.05, torch.bfloat16: 0.4, torch.float32: 2e-4, torch.float64: 1e-9}
 
 
@@ -86,11 +94,15 @@ def check_calls(x, sigmas, model, settings):
     out = run(noting, x, sigmas, settings, callback=lambda info: seen.append(info["i"]))
     assert len(levels) == len(sigmas) - 1 and seen == list(range(len(levels))) and 0 < min(levels)
     assert levels[0] == sigmas[0] and levels == sorted(set(levels), reverse=True)
-    assert (levels == sigmas[:-1].tolist()) == (settings.placement == 0 or sigmas[-1] > 0 or len(levels) == 1)
+    assert (levels == sigmas[:-1].tolist()) == (
+        settings.placement == 0 or sigmas[-1] > 0 or len(levels) == 1
+    )
     assert out.isfinite().all()
 
 
-both_placements = pytest.mark.parametrize("settings", [Settings(), AS_SCHEDULED], ids=["bent", "as scheduled"])
+both_placements = pytest.mark.parametrize(
+    "settings", [Settings(), AS_SCHEDULED], ids=["bent", "as scheduled"]
+)
 
 
 @both_placements
@@ -119,7 +131,9 @@ def test_the_loop_makes_its_calls_for_every_number_of_steps(settings, monkeypatc
 
     monkeypatch.setitem(SOLVERS, "multistep", replace(SOLVERS["multistep"], make=Still))
     for steps in range(1, 151):
-        check_calls(torch.ones(1, 1, 1, 1), SCHEDULES[steps % 5](steps), lambda x, sigma: x, settings)
+        check_calls(
+            torch.ones(1, 1, 1, 1), SCHEDULES[steps % 5](steps), lambda x, sigma: x, settings
+        )
 
 
 @pytest.mark.parametrize("placement", [0, 0.5, 1])
@@ -131,14 +145,31 @@ def test_each_call_is_followed_by_its_callback(settings, placement, rational):
     asked = torch.tensor(schedules.bent(sigmas.tolist(), placement))
     out = run(recorder, x, sigmas, settings, callback=recorder.callback, extra_args={"cond": 1})
     further = ["model"] * (SOLVERS[settings.solver].calls_a_step - 1)
-    assert [kind for kind, *_ in recorder.seen] == ["model", *further, "callback"] * 6 + ["model", "callback"]
+    assert [kind for kind, *_ in recorder.seen] == ["model", *further, "callback"] * 6 + [
+        "model",
+        "callback",
+    ]
     each = len(further) + 2
-    pairs = zip(recorder.seen[::each], [entry for entry in recorder.seen if entry[0] == "callback"], strict=True)
+    pairs = zip(
+        recorder.seen[::each],
+        [entry for entry in recorder.seen if entry[0] == "callback"],
+        strict=True,
+    )
     for i, ((_, state, sigma, extra_args), (_, info)) in enumerate(pairs):
-        assert set(info) == {"x", "i", "sigma", "sigma_hat", "denoised"} and info["i"] == i and extra_args == {"cond": 1}
+        assert (
+            set(info) == {"x", "i", "sigma", "sigma_hat", "denoised"}
+            and info["i"] == i
+            and extra_args == {"cond": 1}
+        )
         assert sigma.shape == (3,) and (sigma == asked[i]).all()
-        assert info["sigma"] == sigmas[i].float() and info["sigma_hat"] == asked[i] and info["sigma"].ndim == 0
-        assert torch.equal(info["x"], state) and torch.equal(info["denoised"], rational(state, sigma))
+        assert (
+            info["sigma"] == sigmas[i].float()
+            and info["sigma_hat"] == asked[i]
+            and info["sigma"].ndim == 0
+        )
+        assert torch.equal(info["x"], state) and torch.equal(
+            info["denoised"], rational(state, sigma)
+        )
     assert torch.equal(recorder.seen[0][1], x) and out.shape == x.shape
 
 
@@ -169,7 +200,9 @@ def test_sigmas_may_be_a_list_or_a_tensor_of_any_kind(rational):
     x = torch.randn(2, 1, 4, 4)
     want = run(rational, x, [2.0, 1.0, 0.5, 0.25, 0.0])
     for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
-        assert torch.equal(run(rational, x, torch.tensor([2.0, 1.0, 0.5, 0.25, 0.0], dtype=dtype)), want)
+        assert torch.equal(
+            run(rational, x, torch.tensor([2.0, 1.0, 0.5, 0.25, 0.0], dtype=dtype)), want
+        )
 
 
 # Shapes and dtypes
@@ -179,7 +212,9 @@ def test_sigmas_may_be_a_list_or_a_tensor_of_any_kind(rational):
 @all_shapes
 @every_solver
 @pytest.mark.parametrize("dtype", PRECISION, ids=str)
-def test_any_shape_and_dtype_comes_back_as_it_came_and_right(settings, path, shape, dtype, gaussian, normal):
+def test_any_shape_and_dtype_comes_back_as_it_came_and_right(
+    settings, path, shape, dtype, gaussian, normal
+):
     model, start = gaussian(path, shape), 1.0 if path == "flow" else 3.0
     x = (start * normal(2, *shape)).to(dtype)
     dtypes = set()
@@ -202,9 +237,17 @@ def test_inputs_are_not_modified(settings, rational):
         x, sigmas, cond = torch.randn(2, 2, 4, 5).to(dtype), grid(6), torch.randn(2)
         extra_args = {"cond": cond}
         before = x.clone(), sigmas.clone(), cond.clone()
-        out = run(lambda x, sigma, cond: rational(x, sigma), x, sigmas, settings, extra_args=extra_args)
-        assert all(torch.equal(now, then) for now, then in zip((x, sigmas, cond), before, strict=True))
-        assert extra_args == {"cond": cond} and extra_args["cond"] is cond and out.data_ptr() != x.data_ptr()
+        out = run(
+            lambda x, sigma, cond: rational(x, sigma), x, sigmas, settings, extra_args=extra_args
+        )
+        assert all(
+            torch.equal(now, then) for now, then in zip((x, sigmas, cond), before, strict=True)
+        )
+        assert (
+            extra_args == {"cond": cond}
+            and extra_args["cond"] is cond
+            and out.data_ptr() != x.data_ptr()
+        )
 
 
 def test_strided_pictures(rational):
@@ -219,9 +262,15 @@ def test_strided_pictures(rational):
 @every_solver
 @pytest.mark.parametrize("basis", ["fourier", "cosine"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_a_picture_is_bit_equal_whatever_the_batch_holds(settings, shape, basis, dtype, rational, normal):
+def test_a_picture_is_bit_equal_whatever_the_batch_holds(
+    settings, shape, basis, dtype, rational, normal
+):
     settings = replace(settings, basis=basis)
-    batch = (3 * normal(5, *shape) * torch.tensor([1.0, 1e-3, 1.0, 50.0, 0.0]).view(-1, *[1] * len(shape))).to(dtype)
+    batch = (
+        3
+        * normal(5, *shape)
+        * torch.tensor([1.0, 1e-3, 1.0, 50.0, 0.0]).view(-1, *[1] * len(shape))
+    ).to(dtype)
     alone = run(rational, batch[2:3], grid(8), settings)
     assert torch.equal(run(rational, batch, grid(8), settings)[2:3], alone)
     assert torch.equal(run(rational, batch.roll(2, 0), grid(8), settings)[4:5], alone)
@@ -241,7 +290,9 @@ def test_autocast_round_the_sampler_changes_nothing(basis, rational, normal):
         assert torch.equal(run(rational, x, grid(6), settings), plain)
 
 
-@pytest.mark.parametrize("settings", [Settings(), Settings(basis="cosine")], ids=["fourier", "cosine"])
+@pytest.mark.parametrize(
+    "settings", [Settings(), Settings(basis="cosine")], ids=["fourier", "cosine"]
+)
 def test_a_picture_is_bit_equal_where_threads_share_the_work(settings, rational, normal):
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -249,7 +300,9 @@ def test_a_picture_is_bit_equal_where_threads_share_the_work(settings, rational,
         batch = normal(3, 4, 64, 72).float()
         together = run(rational, batch, grid(4), settings)
         for i in range(3):
-            assert torch.equal(run(rational, batch[i : i + 1], grid(4), settings), together[i : i + 1])
+            assert torch.equal(
+                run(rational, batch[i : i + 1], grid(4), settings), together[i : i + 1]
+            )
     finally:
         torch.set_num_threads(threads)
 
@@ -293,7 +346,9 @@ def test_flow_from_pure_noise_to_the_weakest_img2img(start, end, gaussian, norma
 @every_solver
 @both_paths
 @pytest.mark.parametrize("end", [0.5, 0.1])
-def test_a_schedule_that_ends_above_zero_ends_there(path, end, settings, pixel_mixture, solve, normal):
+def test_a_schedule_that_ends_above_zero_ends_there(
+    path, end, settings, pixel_mixture, solve, normal
+):
     model, start = pixel_mixture(path), 1.0 if path == "flow" else 3.0
     x = start * normal(2, 2, 3, 4)
     exact = solve(model, x, start, end)
@@ -313,12 +368,17 @@ def test_repeated_sigmas_change_nothing_but_the_calls(settings, path, pixel_mixt
     model, sigmas = pixel_mixture(path), [0.9, 0.7, 0.4, 0.2, 0.0]
     x = normal(2, 2, 3, 4)
     want = run(model, x, sigmas, settings)
-    for repeated in ([0.9, 0.9, 0.7, 0.4, 0.2, 0.0], [0.9, 0.7, 0.7, 0.7, 0.4, 0.4, 0.2, 0.2, 0.0, 0.0]):
+    for repeated in (
+        [0.9, 0.9, 0.7, 0.4, 0.2, 0.0],
+        [0.9, 0.7, 0.7, 0.7, 0.4, 0.4, 0.2, 0.2, 0.0, 0.0],
+    ):
         recorder = Recorder(model)
         out = run(recorder, x, repeated, settings, callback=recorder.callback)
         torch.testing.assert_close(out, want, rtol=0, atol=1e-12)
         steps = repeated.index(0.0)
-        assert [entry[1]["i"] for entry in recorder.seen if entry[0] == "callback"] == list(range(steps))
+        assert [entry[1]["i"] for entry in recorder.seen if entry[0] == "callback"] == list(
+            range(steps)
+        )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -349,7 +409,9 @@ def test_a_model_that_returns_no_numbers_is_an_error_that_says_where(value, bad,
             out[1, 0, 2, 1] = value  # one number of one picture
         return out
 
-    with pytest.raises(RuntimeError, match=rf"NaN or infinity at step {bad + 1} of 6, sigma {sigmas[bad]:g}:"):
+    with pytest.raises(
+        RuntimeError, match=rf"NaN or infinity at step {bad + 1} of 6, sigma {sigmas[bad]:g}:"
+    ):
         run(model, torch.randn(2, 2, 4, 4), sigmas, AS_SCHEDULED)
 
 
@@ -383,9 +445,15 @@ def test_sigmas_that_make_no_sense_are_refused(sigmas, message):
 
 def test_flow_ends_at_one(rational):
     for start in (1.0001, 14.6):
-        with pytest.raises(ValueError, match=r"start at 1.*flow path ends at 1.*give a flow schedule"):
+        with pytest.raises(
+            ValueError, match=r"start at 1.*flow path ends at 1.*give a flow schedule"
+        ):
             run(rational, torch.zeros(1, 1, 2, 2), [start, 0.5, 0.0], Settings(path="flow"))
-    assert run(rational, torch.zeros(1, 1, 2, 2), [1.0, 0.5, 0.0], Settings(path="flow")).isfinite().all()
+    assert (
+        run(rational, torch.zeros(1, 1, 2, 2), [1.0, 0.5, 0.0], Settings(path="flow"))
+        .isfinite()
+        .all()
+    )
 
 
 @pytest.mark.parametrize("shift", [1.32, 1.57, 2.14, 2.64, 4.03, 17.01])
@@ -415,15 +483,23 @@ def test_a_last_level_that_is_all_but_0_is_0(end, after, rational):
         return rational(x, sigma)
 
     given = grid(5, end=(end, *after))
-    assert torch.equal(run(model, x, given), run(rational, x, grid(5))) and len(calls) == 5 and min(calls) > 0.01
+    assert (
+        torch.equal(run(model, x, given), run(rational, x, grid(5)))
+        and len(calls) == 5
+        and min(calls) > 0.01
+    )
     # what noise is meant to be left is left
     for start, left in ((0.05, 1e-3), (4518.8, 0.03), (3.0, 2e-4)):
         assert not torch.equal(run(rational, x, [start, left]), run(rational, x, [start, 0.0]))
 
 
-@pytest.mark.parametrize("shape", [(4,), (4, 4), (3, 4, 4), (1, 2, 3, 4, 5, 6), (0, 3, 4, 4), (1, 3, 0, 4)])
+@pytest.mark.parametrize(
+    "shape", [(4,), (4, 4), (3, 4, 4), (1, 2, 3, 4, 5, 6), (0, 3, 4, 4), (1, 3, 0, 4)]
+)
 def test_x_of_a_wrong_rank_or_with_nothing_in_it_is_refused(shape):
-    with pytest.raises(ValueError, match=r"x has the shape \(.*give \(B, C, H, W\) or \(B, C, T, H, W\)"):
+    with pytest.raises(
+        ValueError, match=r"x has the shape \(.*give \(B, C, H, W\) or \(B, C, T, H, W\)"
+    ):
         run(None, torch.zeros(shape), [1.0, 0.0])
 
 
@@ -439,8 +515,12 @@ def test_settings_of_another_kind_are_refused(settings):
         run(None, torch.zeros(1, 1, 2, 2), [1.0, 0.0], settings)
 
 
-@pytest.mark.parametrize("settings", [{}, {"power": "zero"}, {"corrector": 3}, {"tau": "sigma"}, {"tau": "log"}], ids=str)
-def test_one_giant_step_out_of_the_dark_is_not_bent_by_what_follows(settings, pixel_mixture, solve, normal):
+@pytest.mark.parametrize(
+    "settings", [{}, {"power": "zero"}, {"corrector": 3}, {"tau": "sigma"}, {"tau": "log"}], ids=str
+)
+def test_one_giant_step_out_of_the_dark_is_not_bent_by_what_follows(
+    settings, pixel_mixture, solve, normal
+):
     sigmas = [4518.8, 15.05, 9.14, 5.84, 3.708, 2.256, 1.342, 0.763, 0.406, 0.199, 0.088, 0.034]
     model, x = pixel_mixture("ve"), sigmas[0] * normal(2, 1, 4, 4)
     exact = solve(model, x, sigmas[0], sigmas[-1])
@@ -456,7 +536,9 @@ class Interrupted(BaseException):
     """As the WebUIs raise when one presses the button."""
 
 
-@pytest.mark.parametrize("error", [Interrupted, KeyboardInterrupt, KeyError, RuntimeError, ValueError])
+@pytest.mark.parametrize(
+    "error", [Interrupted, KeyboardInterrupt, KeyError, RuntimeError, ValueError]
+)
 @pytest.mark.parametrize("where", ["model", "callback"])
 def test_exceptions_of_the_host_pass_through_untouched(error, where, rational):
     raised = error("as it was")
@@ -478,7 +560,8 @@ def test_exceptions_of_the_host_pass_through_untouched(error, where, rational):
 @as_scheduled
 @pytest.mark.parametrize("step", [1, 3, 5])
 def test_another_inner_model_starts_anew(settings, step, gaussian, normal):
-    """From the swap on, the run is a fresh one from the x at which the new model was asked first."""
+    """From the swap on, the run is a fresh one from the x at which the new model was asked
+    first."""
     parts = [gaussian("ve", (2, 4, 6)) for _ in range(2)]
     sigmas, states, swap = grid(7), [], step
 
@@ -497,9 +580,13 @@ def test_another_inner_model_starts_anew(settings, step, gaussian, normal):
     torch.testing.assert_close(out, fresh, rtol=0, atol=1e-11)
 
 
-@pytest.mark.parametrize("settings", [replace(v, placement=0) for v in SRK], ids=lambda settings: settings.solver)
+@pytest.mark.parametrize(
+    "settings", [replace(v, placement=0) for v in SRK], ids=lambda settings: settings.solver
+)
 @pytest.mark.parametrize("swap", range(1, 13))
-def test_another_inner_model_amid_a_step_starts_anew_where_it_was_asked(settings, swap, gaussian, normal):
+def test_another_inner_model_amid_a_step_starts_anew_where_it_was_asked(
+    settings, swap, gaussian, normal
+):
     """A stage at the end of a step has nowhere to go: the next step asks there again."""
     parts = [gaussian("ve", (2, 4, 6)) for _ in range(2)]
     sigmas, states, levels = [3.0, 1.0, 0.5, 0.2, 0.1, 0.0], [], []
@@ -535,12 +622,24 @@ def test_a_model_that_stays_keeps_its_history(gaussian, normal):
 
 # No waiting for the device
 
-WAITING = ("item", "tolist", "cpu", "numpy", "nonzero", "__bool__", "__int__", "__float__", "__index__", "__array__")
+WAITING = (
+    "item",
+    "tolist",
+    "cpu",
+    "numpy",
+    "nonzero",
+    "__bool__",
+    "__int__",
+    "__float__",
+    "__index__",
+    "__array__",
+)
 
 
 @pytest.fixture
 def waiting(monkeypatch):
-    """waiting.forbid() makes everything raise that would wait for a GPU; waiting.allow() takes it back."""
+    """waiting.forbid() makes everything raise that would wait for a GPU; waiting.allow() takes it
+    back."""
 
     def refuse(*args, **kwargs):
         raise AssertionError("this waits for the device")
@@ -556,7 +655,15 @@ def waiting(monkeypatch):
 
 def test_the_patches_bite(waiting):
     waiting.forbid()
-    ways = (bool, int, float, torch.Tensor.item, torch.Tensor.tolist, lambda t: [0][t], lambda t: 1 if t > 0 else 0)
+    ways = (
+        bool,
+        int,
+        float,
+        torch.Tensor.item,
+        torch.Tensor.tolist,
+        lambda t: [0][t],
+        lambda t: 1 if t > 0 else 0,
+    )
     try:
         for way in ways:
             with pytest.raises(AssertionError, match="waits"):
@@ -565,7 +672,9 @@ def test_the_patches_bite(waiting):
         waiting.allow()
 
 
-@pytest.mark.parametrize("settings", [*VARIANTS, *SRK, Settings(curvature_penalty=1.0)], ids=lambda v: str(v.changed()))
+@pytest.mark.parametrize(
+    "settings", [*VARIANTS, *SRK, Settings(curvature_penalty=1.0)], ids=lambda v: str(v.changed())
+)
 @both_paths
 def test_no_step_waits_for_the_device(settings, path, waiting, rational, normal):
     settings = Settings(**settings.changed(), path=path)
@@ -585,13 +694,21 @@ def test_no_step_waits_for_the_device(settings, path, waiting, rational, normal)
 
 
 class Inpainting:
-    """What the WebUIs wrap round a model: kept pixels are set to a known picture, in Forge with fresh noise each call.
+    """What the WebUIs wrap round a model: kept pixels are set to a known picture, in Forge with
+    fresh noise each call.
 
-    The model is the Gaussian N(mean, power) of every pixel by itself, so that the painted pixels have an exact answer.
+    The model is the Gaussian N(mean, power) of every pixel by itself, so that the painted pixels
+    have an exact answer.
     """
 
     def __init__(self, path, picture, painted, power=0.3, mean=0.2, fresh=False):
-        self.path, self.picture, self.painted, self.power, self.mean = path, picture, painted, power, mean
+        self.path, self.picture, self.painted, self.power, self.mean = (
+            path,
+            picture,
+            painted,
+            power,
+            mean,
+        )
         self.noise = torch.Generator().manual_seed(5) if fresh else None
 
     def __call__(self, x, sigma):
@@ -600,7 +717,9 @@ class Inpainting:
         if self.noise is not None:
             noise = torch.randn(x.shape, generator=self.noise, dtype=x.dtype)
             x = x * self.painted + (signal * self.picture + level * noise) * (1 - self.painted)
-        own = self.mean + signal * self.power / (signal**2 * self.power + level**2) * (x - signal * self.mean)
+        own = self.mean + signal * self.power / (signal**2 * self.power + level**2) * (
+            x - signal * self.mean
+        )
         return own * self.painted + self.picture * (1 - self.painted)
 
     def exact(self, x, start, end):
@@ -619,7 +738,9 @@ def half(normal):
 
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
-def test_under_a_mask_kept_pixels_are_the_known_picture_and_painted_ones_are_solved(path, solver, half, normal):
+def test_under_a_mask_kept_pixels_are_the_known_picture_and_painted_ones_are_solved(
+    path, solver, half, normal
+):
     picture, painted = half
     model, settings = Inpainting(path, picture, painted), Settings(solver=solver, path=path.name)
     start, end, asked = 0.95, 0.05, []
@@ -661,7 +782,9 @@ def test_under_a_mask_only_painted_pixels_are_measured(path, fresh, half, normal
 def test_a_mask_of_ones_is_no_mask_and_soft_masks_are_finite(rational, normal):
     x, sigmas = 3 * normal(2, 4, 9, 12), grid(7)
     free = run(rational, x, sigmas)
-    torch.testing.assert_close(run(rational, x, sigmas, mask=torch.ones(1)), free, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(
+        run(rational, x, sigmas, mask=torch.ones(1)), free, rtol=1e-9, atol=1e-9
+    )
     soft = run(rational, x, sigmas, mask=torch.linspace(0, 1, 12, dtype=torch.float64))
     assert soft.isfinite().all() and (soft - free).abs().mean() < 0.02 * free.abs().mean()
     alone = run(rational, x[1:], sigmas, mask=torch.linspace(0, 1, 12, dtype=torch.float64))
@@ -675,7 +798,9 @@ def test_a_mask_of_zeros_is_euler(settings, rational, normal):
     for before, after in zip(sigmas, sigmas[1:], strict=False):
         denoised = rational(euler, torch.full((1,), before, dtype=x.dtype))
         euler = denoised + after / before * (euler - denoised)
-    torch.testing.assert_close(run(rational, x, sigmas, settings, mask=torch.zeros(1)), euler, rtol=0, atol=1e-9)
+    torch.testing.assert_close(
+        run(rational, x, sigmas, settings, mask=torch.zeros(1)), euler, rtol=0, atol=1e-9
+    )
 
 
 @pytest.mark.parametrize(
@@ -694,7 +819,8 @@ def test_a_mask_that_does_not_fit_is_refused(mask, message, rational):
 
 @pytest.fixture
 def watched(monkeypatch):
-    """watched(note) -> the list that takes up note(solver) after each correction of the runs to come."""
+    """watched(note) -> the list that takes up note(solver) after each correction of the runs to
+    come."""
 
     def install(note):
         seen = []
@@ -712,9 +838,12 @@ def watched(monkeypatch):
 
 @pytest.fixture
 def corrections(watched, normal):
-    """corrections(gain, sigmas) -> [(correction taken, gain measured)] for a model with S/sigma^2 = gain at sigmas[1]."""
+    """corrections(gain, sigmas) -> [(correction taken, gain measured)] for a model with S/sigma^2 =
+    gain at sigmas[1]."""
     x = normal(1, 4, 8, 8)
-    seen = watched(lambda solver: (solver.history[0].corrected - solver.history[0].state, solver.gain))
+    seen = watched(
+        lambda solver: (solver.history[0].corrected - solver.history[0].state, solver.gain)
+    )
 
     def watch(gain, sigmas):
         seen.clear()
@@ -731,7 +860,9 @@ def falling(value, half):
 
 @pytest.mark.parametrize("second", [12.0, 7.0], ids=["short", "long"])
 @pytest.mark.parametrize("gain", [0.02, 0.3, 3.0])
-def test_where_denoised_follows_the_noise_too_strongly_corrections_are_small(gain, second, corrections, monkeypatch):
+def test_where_denoised_follows_the_noise_too_strongly_corrections_are_small(
+    gain, second, corrections, monkeypatch
+):
     first = 14.0
     (found, measured), *_ = corrections(gain, [first, second, 3.0])
     monkeypatch.setattr("isdo.multistep.STEEP", (1e9, 1))
@@ -740,36 +871,57 @@ def test_where_denoised_follows_the_noise_too_strongly_corrections_are_small(gai
     power = gain * second**2  # every mode is x by a number; here are those of the two calls
     x = [first, power / first + second * (1 - power / first**2)]
     denoised = [power / sigma**2 * state for sigma, state in zip((first, second), x, strict=True)]
-    e = [(state - d) / sigma**2 for sigma, state, d in zip((first, second), x, denoised, strict=True)]
+    e = [
+        (state - d) / sigma**2 for sigma, state, d in zip((first, second), x, denoised, strict=True)
+    ]
     exact = abs(denoised[1] - denoised[0]) / abs(e[1] - e[0]) / second**2
     assert measured.item() == pytest.approx(exact, rel=1e-9)
     ease = min(falling(exact, 0.6), falling(exact * min(1, math.log(first / second) / 0.6), 0.44))
     assert found.norm() / full.norm() == pytest.approx(0.2 + 0.8 * ease, rel=1e-6)
 
 
-@pytest.mark.parametrize("answers", [(0.0, 1.0, 1.01), (0.0, 1.0, 1.3), (0.0, 1.0, 1.49), (0.0, 1.0, 0.2), (0.0, 1.0, 2.1)])
+@pytest.mark.parametrize(
+    "answers",
+    [(0.0, 1.0, 1.01), (0.0, 1.0, 1.3), (0.0, 1.0, 1.49), (0.0, 1.0, 0.2), (0.0, 1.0, 2.1)],
+)
 @pytest.mark.parametrize("tau", ["auto", "sigma", "log"])
 def test_order_one_counts_by_what_it_would_have_foretold(tau, answers, watched):
-    """By the inverse square of its miss where it is the best rule, by the fourth power where it is not."""
+    """By the inverse square of its miss where it is the best rule, by the fourth power where it is
+    not."""
     sigmas = [14.0, 10.0, 8.0, 7.0]
     seen = watched(lambda solver: solver.weights[0, :, 0].sum().item())
     said = dict(zip(sigmas, answers, strict=False))
     settings = Settings(power="zero", order=2, corrector=0, placement=0, tau=tau)
-    run(lambda x, sigma: torch.full_like(x, said[sigma[0].item()]), torch.zeros(1, 1, 4, 4), sigmas, settings)
+    run(
+        lambda x, sigma: torch.full_like(x, said[sigma[0].item()]),
+        torch.zeros(1, 1, 4, 4),
+        sigmas,
+        settings,
+    )
     if tau != "auto":
         assert seen == [1, 1]  # that was asked for by name
         return
     old, new, newest = answers
-    reach = [(t(sigmas[1]) - t(sigmas[2])) / (t(sigmas[0]) - t(sigmas[1])) for t in (lambda s: s, lambda s: math.log1p(2 * s))]
+    reach = [
+        (t(sigmas[1]) - t(sigmas[2])) / (t(sigmas[0]) - t(sigmas[1]))
+        for t in (lambda s: s, lambda s: math.log1p(2 * s))
+    ]
     bold = [1 / (newest - new - r * (new - old)) ** 2 for r in reach]
     still = 1 / (newest - new) ** 2
-    assert seen[1] == pytest.approx(sum(bold) / (sum(bold) + still * min(1, still / max(bold))), rel=1e-5)
+    assert seen[1] == pytest.approx(
+        sum(bold) / (sum(bold) + still * min(1, still / max(bold))), rel=1e-5
+    )
 
 
-@pytest.mark.parametrize("sigmas", [[14.0, 12.0, 10.0, 8.5], [14.0, 7.0, 3.0, 1.2]], ids=["short", "long"])
+@pytest.mark.parametrize(
+    "sigmas", [[14.0, 12.0, 10.0, 8.5], [14.0, 7.0, 3.0, 1.2]], ids=["short", "long"]
+)
 @pytest.mark.parametrize("gain", [0.1, 0.8])
-def test_in_stiff_steps_predictions_fall_back_to_the_slope_in_sigma(gain, sigmas, normal, monkeypatch):
-    """The weights of the rules (sigma and log1p by orders 2 to 4) that evidence chose, and those that the step took.
+def test_in_stiff_steps_predictions_fall_back_to_the_slope_in_sigma(
+    gain, sigmas, normal, monkeypatch
+):
+    """The weights of the rules (sigma and log1p by orders 2 to 4) that evidence chose, and those
+    that the step took.
 
     What the evidence gives to order 1 is missing in the sum, and stays so.
     """
@@ -782,7 +934,12 @@ def test_in_stiff_steps_predictions_fall_back_to_the_slope_in_sigma(gain, sigmas
 
     monkeypatch.setattr(Multistep, "step", kept)
     power = gain * sigmas[1] ** 2
-    run(lambda x, sigma: power / sigma**2 * x, sigmas[0] * normal(1, 4, 8, 8), sigmas, Settings(power="zero"))
+    run(
+        lambda x, sigma: power / sigma**2 * x,
+        sigmas[0] * normal(1, 4, 8, 8),
+        sigmas,
+        Settings(power="zero"),
+    )
     assert len(seen) == 2
     for chosen, taken, measured, length in seen:
         ease = falling(measured * min(1, length / 0.6), 0.44)
@@ -803,9 +960,12 @@ def test_a_model_that_was_steep_is_taken_to_stay_so(corrections):
 
 @pytest.fixture
 def answers(watched, normal):
-    """answers(model, sigmas, path) -> for each correction, what the model is taken to answer in the mean, per unit of it."""
+    """answers(model, sigmas, path) -> for each correction, what the model is taken to answer in the
+    mean, per unit of it."""
     x = normal(1, 4, 8, 8)
-    seen = watched(lambda solver: (solver.answers[0] / solver.history[0].moved)[0, :, 0].mean().item())
+    seen = watched(
+        lambda solver: (solver.answers[0] / solver.history[0].moved)[0, :, 0].mean().item()
+    )
 
     def watch(model, sigmas, path="ve"):
         seen.clear()
@@ -816,14 +976,17 @@ def answers(watched, normal):
 
 
 def lowest_response(signal, sigma):
-    """What a model is taken to answer in the lowest band if the setting is 0.5: half as much again at the end as at first."""
+    """What a model is taken to answer in the lowest band if the setting is 0.5: half as much again
+    at the end as at first."""
     return 0.5 * (1 + (2 * signal) ** 2 / ((2 * signal) ** 2 + sigma**2) / 2)
 
 
 @pytest.mark.parametrize(("gain", "part"), [(0.02, 0.5), (3.0, 0.0)])
 def test_the_first_correction_is_answered_by_gentle_models_alone(gain, part, answers):
     sigmas = [14.0, 7.0, 3.0, 1.0]
-    found = answers(lambda x, sigma: gain * sigmas[1] ** 2 / sigma[:, None, None, None] ** 2 * x, sigmas)
+    found = answers(
+        lambda x, sigma: gain * sigmas[1] ** 2 / sigma[:, None, None, None] ** 2 * x, sigmas
+    )
     assert found[0] == pytest.approx(part * lowest_response(1, 7.0), abs=1e-4)
     assert found[1:] == pytest.approx([lowest_response(1, 3.0)], rel=1e-9)
 
@@ -841,20 +1004,31 @@ def test_the_response_rises_towards_the_end_and_falls_towards_detail(setting, wa
 
 
 def test_on_the_flow_path_the_model_answers_a_correction_of_the_picture_in_x(answers):
-    """x holds a = 1 - sigma of the picture, so D moves by 1/a as much, and by 1/0.3 where next to nothing shows."""
+    """x holds a = 1 - sigma of the picture, so D moves by 1/a as much, and by 1/0.3 where next to
+    nothing shows."""
     sigmas = [0.99, 0.95, 0.8, 0.6, 0.3]
-    found = answers(lambda x, sigma: x.mean() + sigma[:, None, None, None] ** 2 + 0 * x, sigmas, "flow")
+    found = answers(
+        lambda x, sigma: x.mean() + sigma[:, None, None, None] ** 2 + 0 * x, sigmas, "flow"
+    )
     parts = [0.5 / 0.3, 1 / 0.3, 1 / 0.4]
-    assert found == pytest.approx([p * lowest_response(1 - s, s) for p, s in zip(parts, sigmas[1:], strict=False)], rel=1e-6)
+    assert found == pytest.approx(
+        [p * lowest_response(1 - s, s) for p, s in zip(parts, sigmas[1:], strict=False)], rel=1e-6
+    )
 
 
 def test_a_model_that_has_settled_is_soon_taken_not_to_answer(watched, normal):
-    """Answers far larger than all that was not foretold are clear evidence, whatever a prior says."""
+    """Answers far larger than all that was not foretold are clear evidence, whatever a prior
+    says."""
     before, after = normal(1, 4, 8, 8), normal(1, 4, 8, 8)
     followed = watched(lambda solver: solver.follow.item())
     sigmas = [14.0, 9.0, 6.0, 4.0, 2.0, 1.0, 0.5, 0.25, 0.1, 0.0]
     settings = Settings(power="zero", placement=0)
-    run(lambda x, sigma: before if sigma[0] > 3 else after, 14 * normal(1, 4, 8, 8), sigmas, settings)
+    run(
+        lambda x, sigma: before if sigma[0] > 3 else after,
+        14 * normal(1, 4, 8, 8),
+        sigmas,
+        settings,
+    )
     first, second, *others = followed[4:]
     assert 0.6 > first > second and max(others) < 1e-9
 
@@ -872,7 +1046,9 @@ class Straight:
         return self.start + self.slope * sigma[:, None, None, None]
 
 
-@pytest.mark.parametrize(("low", "end"), [(0.03, 0.03), (0.0, 0.2), (0.2, 0.2), (0.5, 0.2), (1e-9, 1e-9)])
+@pytest.mark.parametrize(
+    ("low", "end"), [(0.03, 0.03), (0.0, 0.2), (0.2, 0.2), (0.5, 0.2), (1e-9, 1e-9)]
+)
 def test_the_last_step_goes_to_the_smallest_sigma_that_the_model_says(low, end, normal):
     start, slope = normal(2, 4, 8, 8), normal(2, 4, 8, 8)
     model = Straight(start, slope, low)
@@ -883,7 +1059,11 @@ def test_the_last_step_goes_to_the_smallest_sigma_that_the_model_says(low, end, 
 def test_what_the_line_before_did_not_foretell_is_not_carried_on(normal, monkeypatch):
     monkeypatch.setattr("isdo.multistep.DETAIL", 0.0)
     start, other = normal(1, 1, 8, 8), normal(1, 1, 8, 8)
-    said = {0.6: start, 0.4: start + other, 0.2: start}  # there and back: the line pointed the wrong way
+    said = {
+        0.6: start,
+        0.4: start + other,
+        0.2: start,
+    }  # there and back: the line pointed the wrong way
 
     def model(x, sigma):
         return said.get(round(sigma[0].item(), 6), start)
@@ -896,7 +1076,8 @@ def test_what_the_line_before_did_not_foretell_is_not_carried_on(normal, monkeyp
 @pytest.mark.parametrize("start", [0.5, 2.9])
 @pytest.mark.parametrize("path", PATHS)
 def test_a_run_that_begins_near_is_bold(path, start, normal):
-    """The second prediction is that of the rule which suits such a start; far away it is another."""
+    """The second prediction is that of the rule which suits such a start; far away it is
+    another."""
     path, noise = PATHS[path], normal(1, 2, 8, 8)
 
     def third(first, tau):
@@ -912,7 +1093,9 @@ def test_a_run_that_begins_near_is_bold(path, start, normal):
         return seen[2]
 
     assert torch.equal(third(start, "auto"), third(start, "log"))
-    assert not any(torch.equal(third(start, "auto"), third(start, other)) for other in ("sigma", "log1p"))
+    assert not any(
+        torch.equal(third(start, "auto"), third(start, other)) for other in ("sigma", "log1p")
+    )
     assert not torch.equal(third(12.0, "auto"), third(12.0, "log"))
 
 
@@ -930,7 +1113,8 @@ class Emerging:
 
 
 def emerge(normal, growth, low):
-    """Return what ISDO finds, less the start, as a multiple of the noise that the picture began with."""
+    """Return what ISDO finds, less the start, as a multiple of the noise that the picture began
+    with."""
     start, noise = normal(2, 4, 8, 8), normal(2, 4, 8, 8)
     found = run(Emerging(start, noise, growth, low), start + 2.0 * noise, SLOW, PLAIN) - start
     share = (found * noise).sum() / noise.square().sum()
@@ -946,7 +1130,9 @@ def test_detail_comes_out_of_the_noise_down_to_the_smallest_sigma(low, normal):
 
 
 def test_detail_goes_no_further_than_thrice_the_last_step(normal):
-    assert emerge(normal, 1e-3, 1e-9) == pytest.approx(-1e-3 * (4 * math.log(0.25) - 3 * math.log(0.35)), rel=0.02)
+    assert emerge(normal, 1e-3, 1e-9) == pytest.approx(
+        -1e-3 * (4 * math.log(0.25) - 3 * math.log(0.35)), rel=0.02
+    )
 
 
 def test_detail_is_at_most_a_share_of_the_noise(generator, normal, monkeypatch):
@@ -959,7 +1145,10 @@ def test_detail_is_at_most_a_share_of_the_noise(generator, normal, monkeypatch):
 
 
 def test_noise_that_denoised_turns_away_from_is_left_alone(monkeypatch):
-    start, noise = torch.ones(1, 1, 4, 4, dtype=torch.float64), torch.eye(4, dtype=torch.float64)[None, None]
+    start, noise = (
+        torch.ones(1, 1, 4, 4, dtype=torch.float64),
+        torch.eye(4, dtype=torch.float64)[None, None],
+    )
     model = Emerging(start, noise, -1e-3, 0.1)
     found = run(model, start + 2.0 * noise, SLOW, PLAIN)
     monkeypatch.setattr("isdo.multistep.DETAIL", 0.0)
@@ -969,5 +1158,7 @@ def test_noise_that_denoised_turns_away_from_is_left_alone(monkeypatch):
 def test_the_end_is_not_foreseen_further_than_twice_the_last_step(normal, monkeypatch):
     monkeypatch.setattr("isdo.multistep.DETAIL", 0.0)
     start, slope = normal(1, 1, 8, 8), normal(1, 1, 8, 8)
-    found = run(Straight(start, slope, 0.03), normal(1, 1, 8, 8), [14.0, 12.0, 11.0, 10.0, 0.0], PLAIN)
+    found = run(
+        Straight(start, slope, 0.03), normal(1, 1, 8, 8), [14.0, 12.0, 11.0, 10.0, 0.0], PLAIN
+    )
     torch.testing.assert_close(found, start + slope * (10.0 - 2 * 1.0), rtol=1e-9, atol=1e-9)

@@ -49,14 +49,18 @@ def test_karras_and_exponential_are_those_of_k_diffusion(steps, low, high):
     peer = k_diffusion("sampling")
     close = partial(torch.testing.assert_close, rtol=2e-5, atol=0)
     close(schedules.karras(steps, low, high), peer.get_sigmas_karras(steps, low, high))
-    close(schedules.karras(steps, low, high, rho=3), peer.get_sigmas_karras(steps, low, high, rho=3))
+    close(
+        schedules.karras(steps, low, high, rho=3), peer.get_sigmas_karras(steps, low, high, rho=3)
+    )
     close(schedules.exponential(steps, low, high), peer.get_sigmas_exponential(steps, low, high))
 
 
 @pytest.mark.parametrize("steps", [2, 7, 20, 1000])
 def test_uniform_is_that_of_k_diffusion(steps):
     peer = k_diffusion("external").DiscreteSchedule(table(), quantize=False)
-    torch.testing.assert_close(schedules.uniform(steps, table()), peer.get_sigmas(steps).float(), rtol=2e-4, atol=0)
+    torch.testing.assert_close(
+        schedules.uniform(steps, table()), peer.get_sigmas(steps).float(), rtol=2e-4, atol=0
+    )
 
 
 def test_simple_takes_levels_of_the_table_and_all_of_them_at_full_length():
@@ -74,7 +78,9 @@ def test_flow_shift_is_the_formula_and_its_own_inverse():
     even = schedules.flow(10)
     torch.testing.assert_close(even, torch.linspace(1, 0, 11))
     shifted = schedules.flow(10, shift=3.0).double()
-    torch.testing.assert_close(shifted, 3 * even.double() / (1 + 2 * even.double()), rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(
+        shifted, 3 * even.double() / (1 + 2 * even.double()), rtol=1e-6, atol=1e-7
+    )
     torch.testing.assert_close(shifted / (3 - 2 * shifted), even.double(), rtol=1e-6, atol=1e-7)
 
 
@@ -117,7 +123,9 @@ def test_the_last_sigma_is_where_the_errors_of_stepping_and_of_ending_there_are_
     last = float(schedules.curvature_sigmas(steps, low, high, CONSTANT)[-2])
     grid = np.geomspace(low, high, 100_001)
     length = np.log(high / grid)
-    step = schedules.STEP_ERROR * kappa * (length / (steps - 1)) ** 3  # of each of steps - 1, added in quadrature
+    step = (
+        schedules.STEP_ERROR * kappa * (length / (steps - 1)) ** 3
+    )  # of each of steps - 1, added in quadrature
     total = (steps - 1) * step**2 + (kappa * np.log(grid / low)) ** 2
     assert last == pytest.approx(grid[total.argmin()], rel=0.005)
 
@@ -131,13 +139,17 @@ def test_far_beyond_the_data_a_step_is_free():
     near, far = (schedules.curvature_sigmas(6, 0.03, high) for high in (RATIO_LIMIT, 4518.8))
     assert far[0] == torch.tensor(4518.8) and torch.equal(near[1:], far[1:])
     x = 4518.8 * torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    probe = measure_curvature(lambda x, sigma: x / (1 + sigma**2), x, schedules.karras(20, 0.03, 4518.8))
+    probe = measure_curvature(
+        lambda x, sigma: x / (1 + sigma**2), x, schedules.karras(20, 0.03, 4518.8)
+    )
     assert 10 < probe.ratios[0] < RATIO_LIMIT
 
 
 def test_curvature_beyond_its_table_falls():
     curvature = Curvature((10.0, 1.0, 0.1), (3.0, 5.0, 2.0))
-    at = curvature.at(torch.tensor([1000.0, 10.0, 10**0.5, 1.0, 0.1, 0.01], dtype=torch.float64).log())
+    at = curvature.at(
+        torch.tensor([1000.0, 10.0, 10**0.5, 1.0, 0.1, 0.01], dtype=torch.float64).log()
+    )
     np.testing.assert_allclose(at, [0.03, 3, 15**0.5, 5, 2, 0.2])
 
 
@@ -151,12 +163,15 @@ def test_the_measured_curvature_of_a_gaussian_is_the_formula(path):
 
     gaussian.path = path
     ratios = torch.logspace(2, -2, 200, dtype=torch.float64)
-    noise = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    noise = torch.randn(
+        4, 3, 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
     sigmas, a = path.from_noise_to_signal(ratios), path.signal(path.from_noise_to_signal(ratios[0]))
     x = noise * (a**2 * power + sigmas[0] ** 2) ** 0.5
     measured = measure_curvature(gaussian, x, sigmas)
     r = np.array(measured.ratios)
-    # D = S x / psi^2 and x/psi stands still: dD/dlog r = -S r^2/psi^3, and sqrt(S)/psi of it reaches the end
+    # D = S x / psi^2 and x/psi stands still: dD/dlog r = -S r^2/psi^3, and sqrt(S)/psi of it
+    # reaches the end
     expected = power**1.5 * r**2 / (power + r**2) ** 2
     middle = expected > 0.05 * expected.max()
     np.testing.assert_allclose(np.array(measured.values)[middle], expected[middle], rtol=0.08)
@@ -170,15 +185,21 @@ def test_a_probe_of_the_model_beats_karras_for_dpmpp_2m():
     for grid, sigmas in {
         "karras": schedules.karras(6, *ends), "curvature": schedules.curvature_sigmas(6, *ends, curvature),
     }.items():  # fmt: skip
-        out = PEERS["dpmpp_2m"].run(case.model, case.x, sigmas.double(), case.extra_args, disable=True)
+        out = PEERS["dpmpp_2m"].run(
+            case.model, case.x, sigmas.double(), case.extra_args, disable=True
+        )
         error[grid] = rms(out - case.reference()).median()
     assert error["curvature"] < 0.8 * error["karras"]
 
 
-@pytest.mark.parametrize("path, first, low", [(VE, 14.6, 0.03), (FLOW, 1.0, 0.02), (VE, 4518.8, 0.03), (VE, 0.4, 0.03)])
+@pytest.mark.parametrize(
+    "path, first, low", [(VE, 14.6, 0.03), (FLOW, 1.0, 0.02), (VE, 4518.8, 0.03), (VE, 0.4, 0.03)]
+)
 @pytest.mark.parametrize("share", [0.25, 0.5, 1.0])
 @pytest.mark.parametrize("steps", [2, 3, 8, 40])
-def test_a_bent_schedule_falls_from_the_same_start_and_stays_above_the_model_s_smallest(path, first, low, share, steps):
+def test_a_bent_schedule_falls_from_the_same_start_and_stays_above_the_model_s_smallest(
+    path, first, low, share, steps
+):
     karras = schedules.karras(steps, low, first).double().tolist()
     got = schedules.bent(karras, share, low, path)
     assert len(got) == steps + 1 and got[0] == karras[0] and got[-1] == 0
@@ -187,27 +208,46 @@ def test_a_bent_schedule_falls_from_the_same_start_and_stays_above_the_model_s_s
 
 
 def test_bent_is_the_mean_in_the_logarithm_of_the_noise_to_signal_ratio():
-    for path, given in ((VE, schedules.karras(7, 0.03, 14.6)), (FLOW, schedules.flow(7, shift=2.0))):
-        curved = schedules.curvature_sigmas(7, 0.01, float(given[0]), path=path, left=schedules.AHEAD).double()
-        got = torch.tensor(schedules.bent(given.double().tolist(), 0.3, 0.01, path), dtype=torch.float64)
+    for path, given in (
+        (VE, schedules.karras(7, 0.03, 14.6)),
+        (FLOW, schedules.flow(7, shift=2.0)),
+    ):
+        curved = schedules.curvature_sigmas(
+            7, 0.01, float(given[0]), path=path, left=schedules.AHEAD
+        ).double()
+        got = torch.tensor(
+            schedules.bent(given.double().tolist(), 0.3, 0.01, path), dtype=torch.float64
+        )
         logs = [path.noise_to_signal(s[1:-1].double()).log() for s in (given, curved, got)]
         torch.testing.assert_close(logs[2], 0.7 * logs[0] + 0.3 * logs[1], rtol=0, atol=1e-5)
-        assert schedules.bent(curved.tolist(), 1.0, 0.01, path) == pytest.approx(curved.tolist(), rel=1e-5)
+        assert schedules.bent(curved.tolist(), 1.0, 0.01, path) == pytest.approx(
+            curved.tolist(), rel=1e-5
+        )
 
 
 def test_calls_at_repeated_levels_are_put_to_use_and_those_beyond_all_data_too():
     got = schedules.bent([14.6, 14.6, 3.0, 3.0, 0.5, 0.5, 0.0], 0.5, 0.03)
     assert all(after < 0.95 * before for before, after in zip(got, got[1:], strict=False))
     zero_terminal = schedules.karras(12, 0.03, 4518.8).double().tolist()
-    assert sum(s > 30 for s in zero_terminal) == 7 and sum(s > 30 for s in schedules.bent(zero_terminal, 0.5, 0.03)) <= 4
+    assert (
+        sum(s > 30 for s in zero_terminal) == 7
+        and sum(s > 30 for s in schedules.bent(zero_terminal, 0.5, 0.03)) <= 4
+    )
 
 
 def test_the_last_call_goes_below_the_schedule_s_only_where_the_model_says_that_it_can():
     alphas = scaled_linear()
     simple = schedules.simple(8, ((1 - alphas) / alphas).sqrt()).tolist()
     assert simple[-2] > 0.3 and schedules.bent(simple, 1.0)[-2] >= simple[-2] * (1 - 1e-6)
-    assert 0.03 < schedules.bent(simple, 1.0, 0.03)[-2] < schedules.bent(simple, 0.5, 0.03)[-2] < 0.8 * simple[-2]
-    assert schedules.bent(simple, 1.0, 1e3)[-2] >= simple[-2] * (1 - 1e-6)  # the schedule knows better
+    assert (
+        0.03
+        < schedules.bent(simple, 1.0, 0.03)[-2]
+        < schedules.bent(simple, 0.5, 0.03)[-2]
+        < 0.8 * simple[-2]
+    )
+    assert schedules.bent(simple, 1.0, 1e3)[-2] >= simple[-2] * (
+        1 - 1e-6
+    )  # the schedule knows better
 
 
 @pytest.mark.parametrize("sigmas", [[2.0, 1.0, 0.5], [2.0, 0.0], [0.0], [2.0], [2.0, 2.0, 0.0]])
@@ -234,7 +274,11 @@ def test_counts_of_other_integer_types_are_counts():
 @pytest.mark.parametrize("steps", [1, 2, 7, 40])
 def test_the_rest_of_a_schedule_starts_where_told_and_ends_where_it_ends(name, steps):
     karras = schedules.karras(20, 0.03, 14.6)
-    whole = {"karras": karras, "ends above 0": karras[:-1], "two zeros": torch.cat([karras, torch.zeros(1)])}[name]
+    whole = {
+        "karras": karras,
+        "ends above 0": karras[:-1],
+        "two zeros": torch.cat([karras, torch.zeros(1)]),
+    }[name]
     got = schedules.rest(whole, 3.0, steps)
     assert len(got) == steps + 1 and got[0] == 3 and got[-1] == whole[-1] and (got.diff() < 0).all()
     if steps > 1:
@@ -279,8 +323,12 @@ def test_the_rest_of_any_schedule_begins_at_the_level_asked(name, steps, known):
 
 
 def test_below_the_last_level_steps_share_what_is_left():
-    assert schedules.rest(schedules.flow(10), 0.06, 3, 0.001, 1.0).tolist() == pytest.approx([0.06, 0.04, 0.02, 0])
-    assert schedules.rest(schedules.flow(10), 0.3, 3, 0.001, 1.0).tolist() == pytest.approx([0.3, 0.2, 0.1, 0])
+    assert schedules.rest(schedules.flow(10), 0.06, 3, 0.001, 1.0).tolist() == pytest.approx(
+        [0.06, 0.04, 0.02, 0]
+    )
+    assert schedules.rest(schedules.flow(10), 0.3, 3, 0.001, 1.0).tolist() == pytest.approx(
+        [0.3, 0.2, 0.1, 0]
+    )
     # a little above or below as many whole steps: all but the same levels
     near = [schedules.rest(schedules.flow(10), 0.3 + e, 3, 0.001, 1.0) for e in (-1e-4, 1e-4)]
     assert (near[0] - near[1]).abs().max() < 3e-4

@@ -1,4 +1,5 @@
-"""The Fréchet distance against closed forms, and the suites of sets on models whose pictures are known."""
+"""The Fréchet distance against closed forms, and the suites of sets on models whose pictures are
+known."""
 
 import math
 
@@ -19,19 +20,29 @@ from isdo.path import PATHS, VE
 from isdo.zoo.data import Emoji
 from isdo.zoo.net import CLASSES, scaled_linear
 
-needs_weights = pytest.mark.skipif(not classifier.FILE.exists(), reason="the classifier is not trained yet")
+needs_weights = pytest.mark.skipif(
+    not classifier.FILE.exists(), reason="the classifier is not trained yet"
+)
 
 
 def gaussian(size=5, seed=0):
     """Random Moments of full rank."""
     generator = torch.Generator().manual_seed(seed)
     factor = torch.randn(size, size, generator=generator, dtype=torch.float64)
-    return Moments(torch.randn(size, generator=generator, dtype=torch.float64), factor @ factor.T + torch.eye(size))
+    return Moments(
+        torch.randn(size, generator=generator, dtype=torch.float64),
+        factor @ factor.T + torch.eye(size),
+    )
 
 
 def test_the_distance_of_commuting_gaussians_is_that_of_their_deviations():
-    vectors = torch.linalg.qr(torch.randn(4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1)))[0]
-    one, other = torch.tensor([1.0, 4.0, 0.0, 9.0]).double(), torch.tensor([4.0, 0.25, 2.0, 9.0]).double()
+    vectors = torch.linalg.qr(
+        torch.randn(4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    )[0]
+    one, other = (
+        torch.tensor([1.0, 4.0, 0.0, 9.0]).double(),
+        torch.tensor([4.0, 0.25, 2.0, 9.0]).double(),
+    )
     shift = torch.tensor([0.0, 3.0, 0.0, 4.0]).double()
     left = Moments(torch.zeros(4), vectors * one @ vectors.T)
     right = Moments(shift, vectors * other @ vectors.T)
@@ -63,7 +74,9 @@ def test_the_distance_is_zero_for_the_same_set_symmetric_and_blind_to_rotation()
     one, other = gaussian(8, 5), gaussian(8, 6)
     assert distance(one, one) < 1e-12 * float(one.covariance.trace())
     assert distance(one, other) == pytest.approx(distance(other, one), rel=1e-12)
-    turn = torch.linalg.qr(torch.randn(8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(7)))[0]
+    turn = torch.linalg.qr(
+        torch.randn(8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
+    )[0]
     turned = [Moments(turn @ m.mean, turn @ m.covariance @ turn.T) for m in (one, other)]
     assert distance(*turned) == pytest.approx(distance(one, other), rel=1e-12)
 
@@ -83,9 +96,14 @@ def test_singular_sets_have_a_distance():
 
 def test_weights_count_as_repetitions():
     features = torch.randn(4, 3, generator=torch.Generator().manual_seed(11), dtype=torch.float64)
-    weighted, repeated = moments(features, torch.tensor([1, 2, 1, 3])), moments(features[[0, 1, 1, 2, 3, 3, 3]])
+    weighted, repeated = (
+        moments(features, torch.tensor([1, 2, 1, 3])),
+        moments(features[[0, 1, 1, 2, 3, 3, 3]]),
+    )
     torch.testing.assert_close(weighted.mean, repeated.mean)
-    torch.testing.assert_close(weighted.covariance * (1 - 15 / 49), repeated.covariance * (1 - 1 / 7))
+    torch.testing.assert_close(
+        weighted.covariance * (1 - 15 / 49), repeated.covariance * (1 - 1 / 7)
+    )
     plain = moments(features)
     torch.testing.assert_close(plain.covariance, features.T.cov())
 
@@ -124,7 +142,9 @@ def test_augmentation_moves_and_flips_within_bounds():
 def emoji(count=24):
     """A stand-in for the data: each class is a grey of its own."""
     labels = torch.arange(count) % 2
-    pictures = torch.where(labels[:, None, None, None, None] == 0, 40, 220).expand(count, 2, 3, 32, 32)
+    pictures = torch.where(labels[:, None, None, None, None] == 0, 40, 220).expand(
+        count, 2, 3, 32, 32
+    )
     return Emoji(pictures.to(torch.uint8), labels, torch.arange(count))
 
 
@@ -148,10 +168,17 @@ def test_training_learns_and_its_file_holds_all_that_the_bench_needs(tmp_path, m
 class Known:
     """A model that always sees the same grey picture of the label: every sampler must end on it."""
 
-    path, sigma_min, sigma_max, sigmas = VE, 0.03, 14.6, ((1 - scaled_linear()) / scaled_linear()).sqrt()
+    path, sigma_min, sigma_max, sigmas = (
+        VE,
+        0.03,
+        14.6,
+        ((1 - scaled_linear()) / scaled_linear()).sqrt(),
+    )
 
     def __call__(self, x, sigma, labels, guidance):
-        return torch.where(labels == 0, 40 / 127.5 - 1, 220 / 127.5 - 1)[:, None, None, None].expand_as(x)
+        return torch.where(labels == 0, 40 / 127.5 - 1, 220 / 127.5 - 1)[
+            :, None, None, None
+        ].expand_as(x)
 
 
 @pytest.fixture(scope="module")
@@ -165,10 +192,13 @@ def judge():
 
 
 class Means:
-    """A judge whose features are the means of a picture's quarters; real pictures are grey and noise."""
+    """A judge whose features are the means of a picture's quarters; real pictures are grey and
+    noise."""
 
     def __init__(self, **more):
-        self.real = self.features(0.3 * torch.randn(24, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
+        self.real = self.features(
+            0.3 * torch.randn(24, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+        )
         self.odds = torch.tensor([0.5, 0.5])
         if more:
             del self.odds
@@ -184,7 +214,9 @@ SOME = {name: sets.SAMPLERS[name] for name in ("isdo", "ipndm_3")}
 
 def test_samplers_that_draw_the_data_have_no_distance(judge):
     rows = sets.run(Known(), (3, 4), 24, SOME, judge=judge, converged=0, batch=7)
-    assert [(row["sampler"], row["calls"]) for row in rows] == [(s, n) for n in (3, 4) for s in SOME]
+    assert [(row["sampler"], row["calls"]) for row in rows] == [
+        (s, n) for n in (3, 4) for s in SOME
+    ]
     scale = float(judge.real.covariance.trace())
     assert all(row["frechet"] < 0.01 * scale and row["made"] == row["calls"] for row in rows)
 
@@ -203,7 +235,10 @@ def test_a_run_reuses_rows_and_notices_a_change():
 
     def changed(name):
         other = SOME | {name: sets.replace(SOME[name], run=lambda model, x, *_, **__: 0 * x)}
-        return {row["sampler"]: row["frechet"] == 7.0 for row in sets.run(**run | {"samplers": other}, reuse=stored)}
+        return {
+            row["sampler"]: row["frechet"] == 7.0
+            for row in sets.run(**run | {"samplers": other}, reuse=stored)
+        }
 
     assert changed("ipndm_3") == {"isdo": True, "ipndm_3": False, "converged": True}
     # how far the others are from ISDO's pictures is another number, too
@@ -291,14 +326,27 @@ def test_bands_part_the_energy_and_the_last_is_fine_detail():
     torch.testing.assert_close(bands.sum(1), pictures.double().square().sum((1, 2, 3)))
     assert float(bands[:, -1].mean()) == pytest.approx(fine_energy(pictures), rel=1e-12)
     y = torch.arange(32.0)
-    for k, band in ((0, 0), (2, 0), (3, 1), (4, 1), (5, 2), (8, 2), (9, 3), (16, 3)):  # waves in 32 pixels
+    for k, band in (
+        (0, 0),
+        (2, 0),
+        (3, 1),
+        (4, 1),
+        (5, 2),
+        (8, 2),
+        (9, 3),
+        (16, 3),
+    ):  # waves in 32 pixels
         wave = torch.cos(2 * math.pi * k * y / 32).expand(1, 1, 32, 32)
-        assert float(sets.band_energy(wave)[0, band]) == pytest.approx(float(wave.square().sum()), rel=1e-6)
+        assert float(sets.band_energy(wave)[0, band]) == pytest.approx(
+            float(wave.square().sum()), rel=1e-6
+        )
 
 
 def test_what_moved_is_told_in_parts_of_pictures_that_have_nothing_to_do_with_each_other(judge):
     def other(model, x, *_, **__):
-        return torch.randn(x.shape, generator=torch.Generator().manual_seed(int(x.flatten()[0].abs() * 1e5)))
+        return torch.randn(
+            x.shape, generator=torch.Generator().manual_seed(int(x.flatten()[0].abs() * 1e5))
+        )
 
     def first(model, x, *_, **__):
         return x / x.std((1, 2, 3), keepdim=True)
@@ -308,10 +356,19 @@ def test_what_moved_is_told_in_parts_of_pictures_that_have_nothing_to_do_with_ea
         "mirror": sets.replace(PEERS["euler"], run=lambda *a, **k: -first(*a)),
         "other": sets.replace(PEERS["euler"], run=other),
     }  # fmt: skip
-    rows = {row["sampler"]: row for row in sets.run(Known(), (2,), 40, samplers, judge=judge, converged=0)}
-    assert rows["isdo"]["moved"] == rows["same"]["moved"] == [0.0] * 4 and rows["same"]["moved_features"] == 0
+    rows = {
+        row["sampler"]: row
+        for row in sets.run(Known(), (2,), 40, samplers, judge=judge, converged=0)
+    }
+    assert (
+        rows["isdo"]["moved"] == rows["same"]["moved"] == [0.0] * 4
+        and rows["same"]["moved_features"] == 0
+    )
     assert rows["mirror"]["moved"] == pytest.approx([2**0.5] * 4, rel=1e-3)
-    assert rows["other"]["moved"] == pytest.approx([1.0] * 4, abs=0.05) and rows["other"]["moved_features"] > 0
+    assert (
+        rows["other"]["moved"] == pytest.approx([1.0] * 4, abs=0.05)
+        and rows["other"]["moved_features"] > 0
+    )
 
 
 def test_the_share_of_right_pictures_is_that_of_all_batches():
@@ -320,7 +377,9 @@ def test_the_share_of_right_pictures_is_that_of_all_batches():
             return ((pictures.mean((1, 2, 3)) > 0) == (labels == 1)).double().mean()
 
     odd = sets.replace(PEERS["euler"], run=lambda model, x, *_, **__: torch.ones_like(x))
-    row = sets.run(Known(), (2,), 7, {"isdo": odd}, judge=Judge("reader", Reader()), converged=0, batch=3)[0]
+    row = sets.run(
+        Known(), (2,), 7, {"isdo": odd}, judge=Judge("reader", Reader()), converged=0, batch=3
+    )[0]
     labels = sets.growing_labels(torch.tensor([0.5, 0.5]), 7)
     assert row["accuracy"] == pytest.approx(float((labels == 1).double().mean()), rel=1e-12)
 
@@ -339,7 +398,9 @@ def test_growing_labels_have_the_shares_at_any_size_and_never_change():
     for count in (1, 10, 64, 333, 2000):
         labels = sets.growing_labels(odds, count, seed=5)
         assert torch.equal(labels, long[:count])
-        assert (torch.bincount(labels, minlength=4) - count * odds).abs().max() < 1 + math.log2(count)
+        assert (torch.bincount(labels, minlength=4) - count * odds).abs().max() < 1 + math.log2(
+            count
+        )
     assert not torch.equal(long, sets.growing_labels(odds, 2000, seed=6))
     assert all(len(part.unique()) == 3 for part in long.split(16))  # mixed, not in blocks
 
@@ -360,19 +421,37 @@ def test_a_shorter_dtype_is_said_and_what_comes_out_is_that_of_x():
 
     net = Net().requires_grad_(False)
     given = sets.shortened(Given("net", Own("net", net), own=True), "bfloat16")
-    assert given.title == "net (bfloat16)" and given.model.path is VE and not given.model.takes("nothing")
+    assert (
+        given.title == "net (bfloat16)"
+        and given.model.path is VE
+        and not given.model.takes("nothing")
+    )
     x = torch.randn(2, 3, 32, 32)
     found = given.model(x, x.new_ones(2))
     assert net.seen == [torch.bfloat16] and found.dtype == torch.float32
     torch.testing.assert_close(found, net(x, None), rtol=0.02, atol=0.02)
-    row = sets.run(Net().requires_grad_(False), (2,), 3, SOME, judge=JUDGE, converged=0, autocast="bfloat16", guidance=1.0)
+    row = sets.run(
+        Net().requires_grad_(False),
+        (2,),
+        3,
+        SOME,
+        judge=JUDGE,
+        converged=0,
+        autocast="bfloat16",
+        guidance=1.0,
+    )
     assert all("(bfloat16)" in each["model"] for each in row)
 
 
 def test_all_presets_without_a_tolerance_are_measured(monkeypatch):
-    monkeypatch.setattr(sets, "PRESETS", {"Fast": {}, "Other": {"order": 2}, "Exact": {"tolerance": 0.1}})
+    monkeypatch.setattr(
+        sets, "PRESETS", {"Fast": {}, "Other": {"order": 2}, "Exact": {"tolerance": 0.1}}
+    )
     found = sets.presets()
-    assert {name: peer.label for name, peer in found.items()} == {"isdo": "ISDO", "isdo_other": "ISDO Other"}
+    assert {name: peer.label for name, peer in found.items()} == {
+        "isdo": "ISDO",
+        "isdo_other": "ISDO Other",
+    }
     assert list(sets.everyday())[:2] == ["isdo", "isdo_other"] and "isdo_other" in sets.every()
     assert found["isdo_other"].run.keywords["settings"].order == 2
 
@@ -387,7 +466,9 @@ def test_samplers_that_draw_noise_of_their_own_draw_the_same_again(judge):
     torch.manual_seed(0)
     rows = sets.run(Known(), (5,), 8, STOCHASTIC, judge=judge, converged=0)
     torch.manual_seed(1)
-    again = sets.run(Known(), (5,), 8, STOCHASTIC, judge=judge, converged=0, reuse=rows, save=never, batch=3)
+    again = sets.run(
+        Known(), (5,), 8, STOCHASTIC, judge=judge, converged=0, reuse=rows, save=never, batch=3
+    )
     assert again == rows and [row["sampler"] for row in rows] == list(STOCHASTIC)
 
 
@@ -399,7 +480,9 @@ def test_a_sampler_that_calls_too_often_is_refused(judge):
 
 def row_of(sampler, calls, kid, draws, **more):
     """A row of a set whose resamples are ``draws`` off the measure."""
-    names = dict(zip(sets.SET, ("net", 2.0, "karras", 100, 0, sets.name_of(JUDGE.real.mean)), strict=True))
+    names = dict(
+        zip(sets.SET, ("net", 2.0, "karras", 100, 0, sets.name_of(JUDGE.real.mean)), strict=True)
+    )
     return {
         "bench": "sets", **names, "sampler": sampler, "label": sampler.upper(), "calls": calls, "made": calls, "broken": 0,
         "frechet": 2 * kid, "frechet_draws": [2 * (kid + d) for d in draws],
@@ -430,15 +513,35 @@ def test_the_page_compares_with_the_best_everyday_sampler_by_resamples_of_both(m
         "## net, guidance 2, karras grid, 100 pictures", "### KID x 1000", "### Fréchet (accuracy)",
         "### KID x 1000 over that of the best everyday sampler", "### All measures, 8 calls", "### All measures, 9 calls",
     ]  # fmt: skip
-    measures = ["8.000", "4.00", "0.75", "0.50", "0.90", "0.50", "0.25", "0.10", "0.20", "0.30", "0.40"]
+    measures = [
+        "8.000",
+        "4.00",
+        "0.75",
+        "0.50",
+        "0.90",
+        "0.50",
+        "0.25",
+        "0.10",
+        "0.20",
+        "0.30",
+        "0.40",
+    ]
     assert cells(text, "ISDO")[:4] == [
         ["4.00 ± 0.20", "0.10 ± 2.00"], ["8.000 (0.90)", "0.200 (0.90)"], ["best", "best"], measures,
     ]  # fmt: skip
-    # twice the deviation of the differences: 0 where both move alike, else of -0.1, 0, 0.1 and of 2, 0, -2
+    # twice the deviation of the differences: 0 where both move alike, else of -0.1, 0, 0.1 and of
+    # 2, 0, -2
     assert cells(text, "DEIS")[2][0] == "1.25 (+1.00 ± 0.00)"
-    assert cells(text, "ISDO_ODD")[2][0] == "0.75 (-1.00 ± 0.20)"  # the preset is held against the others, not they against it
-    assert cells(text, "RESTART")[2][-1] == "- (+0.20 ± 4.00)"  # the best one's own may be 0: no quotient
-    assert "- RESTART, 9 calls: its steps make 7 of them" in text and "3 pictures are not finite" in text
+    assert (
+        cells(text, "ISDO_ODD")[2][0] == "0.75 (-1.00 ± 0.20)"
+    )  # the preset is held against the others, not they against it
+    assert (
+        cells(text, "RESTART")[2][-1] == "- (+0.20 ± 4.00)"
+    )  # the best one's own may be 0: no quotient
+    assert (
+        "- RESTART, 9 calls: its steps make 7 of them" in text
+        and "3 pictures are not finite" in text
+    )
     assert "precision 0.80, recall 0.70" in text and "an accuracy of 0.90 are 0.060" in text
 
 
@@ -447,10 +550,21 @@ def test_detail_is_held_against_real_pictures_else_against_many_calls():
     assert sets_page.detail(row) == 0.5 and sets_page.detail(row | {"real_energy": None}) is None
     assert sets_page.detail(row | {"real_energy": None}, {"energy": [1.0, 1.0, 1.0, 0.8]}) == 1.25
     page = sets_page.page(ROWS, JUDGE, "--model net", "sets")
-    assert "over that of real pictures" in page and "Restart turns" in page and "fine above 1/4" in page
-    assert "isdo bench --suite sets --model net --json out/sets.json --doc docs/sets.md --plot docs/sets.png" in page
+    assert (
+        "over that of real pictures" in page
+        and "Restart turns" in page
+        and "fine above 1/4" in page
+    )
+    assert (
+        "isdo bench --suite sets --model net --json out/sets.json --doc docs/sets.md --plot docs/sets.png"
+        in page
+    )
     other = sets_page.page([row | {"real_energy": None}], JUDGE)
-    assert "Heun's pictures" in other and "Restart turns" not in other and "--suite frechet --model eps --json" in other
+    assert (
+        "Heun's pictures" in other
+        and "Restart turns" not in other
+        and "--suite frechet --model eps --json" in other
+    )
 
 
 def test_sets_of_different_sizes_stand_in_tables_of_their_own(tmp_path):
@@ -461,23 +575,50 @@ def test_sets_of_different_sizes_stand_in_tables_of_their_own(tmp_path):
     assert (tmp_path / "sets.png").stat().st_size > 10_000
 
 
-def test_the_command_draws_keeps_plots_and_says_how_to_do_it_again(tmp_path, monkeypatch, capsys, caplog):
+def test_the_command_draws_keeps_plots_and_says_how_to_do_it_again(
+    tmp_path, monkeypatch, capsys, caplog
+):
     monkeypatch.setattr(sets.classifier, "load", lambda: JUDGE)
     monkeypatch.setattr(sets, "CONVERGED", 4)
-    monkeypatch.setattr(sets, "of_zoo", lambda name, device, guidance: Given(name, Known(), guidance=guidance))
+    monkeypatch.setattr(
+        sets, "of_zoo", lambda name, device, guidance: Given(name, Known(), guidance=guidance)
+    )
     monkeypatch.chdir(tmp_path)
-    command = ["bench", "--suite", "sets", "--device", "cpu", "--limit", "6", "--batch", "4", "--calls", "3"]
+    command = [
+        "bench",
+        "--suite",
+        "sets",
+        "--device",
+        "cpu",
+        "--limit",
+        "6",
+        "--batch",
+        "4",
+        "--calls",
+        "3",
+    ]
     files = ["--json", "rows.json", "--doc", "page.md", "--plot", "sets.png"]
     assert cli.main([*command, *files, "--samplers", "euler_a", "dpmpp_2m_sde"]) == 0
     rows = read_json("rows.json")
-    assert [(row["bench"], row["sampler"]) for row in rows] == [("sets", n) for n in ("isdo", "euler_a", "dpmpp_2m_sde")]
+    assert [(row["bench"], row["sampler"]) for row in rows] == [
+        ("sets", n) for n in ("isdo", "euler_a", "dpmpp_2m_sde")
+    ]
     page = (tmp_path / "page.md").read_text(encoding="utf-8")
-    assert "--suite sets --model eps --calls 3 --samplers euler_a dpmpp_2m_sde --limit 6 --json" in page
-    assert (tmp_path / "sets.png").exists() and len(list((tmp_path / "rows.batches").rglob("*.safetensors"))) == 6
+    assert (
+        "--suite sets --model eps --calls 3 --samplers euler_a dpmpp_2m_sde --limit 6 --json"
+        in page
+    )
+    assert (tmp_path / "sets.png").exists() and len(
+        list((tmp_path / "rows.batches").rglob("*.safetensors"))
+    ) == 6
     asked = []
-    monkeypatch.setattr(sets, "draw_batch", lambda task, judge, job, *_: asked.append(job.sampler) or stop())
+    monkeypatch.setattr(
+        sets, "draw_batch", lambda task, judge, job, *_: asked.append(job.sampler) or stop()
+    )
     assert cli.main([*command, *files, "--samplers", "euler_a"]) == 0 and not asked  # that is known
-    assert cli.main([*command, *files, "--samplers", "ddpm", "converged"]) == 130 and asked == ["ddpm"]
+    assert cli.main([*command, *files, "--samplers", "ddpm", "converged"]) == 130 and asked == [
+        "ddpm"
+    ]
     assert "what is drawn is kept in rows.batches" in caplog.text
     assert cli.main([*command, "--samplers", "nobody"]) == 2
     assert "there is no such sampler: choose of isdo, " in capsys.readouterr().err
@@ -492,26 +633,50 @@ def test_the_table_names_every_sampler_and_the_floors(judge):
     text = sets_page.table(rows, judge)
     head = next(line for line in text.splitlines() if line.startswith("| model calls"))
     assert head == "| model calls | 2 | 3 |"
-    assert "| ISDO |" in text and "| iPNDM-3 |" in text and "Heun, 4 calls" in text and "0.100" in text
-    assert [line for line in text.splitlines() if line.startswith("## ")] == ["## Known, guidance 1, karras grid, 6 pictures"]
-    assert text in sets_page.page(rows, judge) and "python -m isdo bench --suite frechet" in sets_page.page(rows, judge)
+    assert (
+        "| ISDO |" in text and "| iPNDM-3 |" in text and "Heun, 4 calls" in text and "0.100" in text
+    )
+    assert [line for line in text.splitlines() if line.startswith("## ")] == [
+        "## Known, guidance 1, karras grid, 6 pictures"
+    ]
+    assert text in sets_page.page(
+        rows, judge
+    ) and "python -m isdo bench --suite frechet" in sets_page.page(rows, judge)
 
 
-def test_the_command_goes_on_from_its_file_and_keeps_other_tasks(judge, monkeypatch, tmp_path, capsys):
+def test_the_command_goes_on_from_its_file_and_keeps_other_tasks(
+    judge, monkeypatch, tmp_path, capsys
+):
     run, asked = sets.run, []
 
     def small(model, **options):
         asked.append(len(options["reuse"]))
-        return run(Known(), **options | {"calls": (2,), "samplers": SOME, "converged": 0, "judge": judge})
+        return run(
+            Known(), **options | {"calls": (2,), "samplers": SOME, "converged": 0, "judge": judge}
+        )
 
     monkeypatch.setattr(sets, "run", small)
     monkeypatch.setattr(sets.classifier, "load", lambda: judge)
     rows, doc = tmp_path / "rows.json", tmp_path / "page.md"
-    command = ["bench", "--suite", "frechet", "--device", "cpu", "--json", str(rows), "--doc", str(doc), "--limit"]
+    command = [
+        "bench",
+        "--suite",
+        "frechet",
+        "--device",
+        "cpu",
+        "--json",
+        str(rows),
+        "--doc",
+        str(doc),
+        "--limit",
+    ]
     for count in ("4", "4", "6"):
         assert cli.main([*command, count]) == 0
     assert asked == [0, 2, 2] and len(read_json(rows)) == 4
-    assert [f"{count} pictures" in doc.read_text(encoding="utf-8") for count in (4, 6)] == [True, True]
+    assert [f"{count} pictures" in doc.read_text(encoding="utf-8") for count in (4, 6)] == [
+        True,
+        True,
+    ]
     assert doc.read_text(encoding="utf-8") in capsys.readouterr().out
 
 

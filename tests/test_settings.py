@@ -24,11 +24,17 @@ def test_every_field_says_what_it_is(field):
     assert field.check(field.default) == field.default and type(field.default) is field.kind
     assert field.label and field.help and field.infotext.startswith("ISDO ")
     # infotext is "key: value, key: value"
-    assert not set(field.infotext) & set(":,\n") and not any(set(choice) & set(':,"\n') for choice in field.choices)
+    assert not set(field.infotext) & set(":,\n") and not any(
+        set(choice) & set(':,"\n') for choice in field.choices
+    )
 
 
 def test_labels_and_infotext_keys_are_told_apart():
-    assert len({field.label for field in FIELDS}) == len({field.infotext for field in FIELDS}) == len(FIELDS)
+    assert (
+        len({field.label for field in FIELDS})
+        == len({field.infotext for field in FIELDS})
+        == len(FIELDS)
+    )
 
 
 def test_settings_are_frozen_and_comparable():
@@ -44,7 +50,9 @@ def test_dictionaries_there_and_back():
     settings = Settings.from_dict(given)
     assert settings == Settings(**given)
     assert settings.changed() == given and Settings().changed() == {}
-    assert Settings.from_dict(settings.changed()) == settings and Settings.from_dict({}) == Settings()
+    assert (
+        Settings.from_dict(settings.changed()) == settings and Settings.from_dict({}) == Settings()
+    )
     assert Settings.from_dict({"order": Settings().order}).changed() == {}
 
 
@@ -53,7 +61,9 @@ def test_unknown_settings_are_refused_by_name_with_those_that_exist():
         Settings.from_dict({"ordre": 2, "order": 2, "banana": 1})
 
 
-@pytest.mark.parametrize("field", [field for field in FIELDS if field.choices], ids=lambda field: field.key)
+@pytest.mark.parametrize(
+    "field", [field for field in FIELDS if field.choices], ids=lambda field: field.key
+)
 def test_every_choice_is_taken_and_no_other(field):
     for choice in field.choices:
         assert getattr(Settings(**{field.key: choice}), field.key) == choice
@@ -70,7 +80,10 @@ def test_ranges_are_inclusive_and_closed(field):
     for wrong in (field.low - 1, field.high + 1, float("nan"), float("inf"), -float("inf")):
         with pytest.raises(ValueError) as info:
             Settings(**{field.key: wrong})
-        assert all(word in str(info.value) for word in (field.key, repr(wrong), str(field.low), str(field.high)))
+        assert all(
+            word in str(info.value)
+            for word in (field.key, repr(wrong), str(field.low), str(field.high))
+        )
 
 
 @pytest.mark.parametrize("field", NUMBERS, ids=lambda field: field.key)
@@ -80,9 +93,13 @@ def test_what_is_no_number_is_refused(field):
             Settings(**{field.key: wrong})
 
 
-@pytest.mark.parametrize("field", [field for field in NUMBERS if field.kind is int], ids=lambda field: field.key)
+@pytest.mark.parametrize(
+    "field", [field for field in NUMBERS if field.kind is int], ids=lambda field: field.key
+)
 def test_whole_numbers(field):
-    value = getattr(Settings(**{field.key: float(field.low)}), field.key)  # JSON and sliders say 2.0
+    value = getattr(
+        Settings(**{field.key: float(field.low)}), field.key
+    )  # JSON and sliders say 2.0
     assert value == field.low and type(value) is int
     with pytest.raises(ValueError, match="whole number"):
         Settings(**{field.key: field.low + 0.5})
@@ -94,7 +111,12 @@ def test_values_are_read_back_from_text():
         for value in (field.default, *field.choices):
             assert field.read(str(value)) == value and type(field.read(str(value))) is field.kind
     assert switch.read("True") is True
-    for field, wrong in ((BY_KEY["order"], "two"), (BY_KEY["order"], "9"), (BY_KEY["tau"], "linear"), (switch, "1")):
+    for field, wrong in (
+        (BY_KEY["order"], "two"),
+        (BY_KEY["order"], "9"),
+        (BY_KEY["tau"], "linear"),
+        (switch, "1"),
+    ):
         with pytest.raises(ValueError, match=f"{field.key} is '?{wrong}"):
             field.read(wrong)
 
@@ -105,7 +127,9 @@ NUMPY = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("field", FIELDS + HOST_FIELDS + REFINE_FIELDS, ids=lambda field: field.infotext)
+@pytest.mark.parametrize(
+    "field", FIELDS + HOST_FIELDS + REFINE_FIELDS, ids=lambda field: field.infotext
+)
 def test_numbers_of_numpy_are_numbers(field):
     value = field.default if field.kind is not int else min(field.default, 4)
     for kind in NUMPY[field.kind]:
@@ -113,11 +137,21 @@ def test_numbers_of_numpy_are_numbers(field):
         assert type(found) is field.kind
         assert found == (value if field.kind in (bool, str) else pytest.approx(value, rel=1e-3))
     if field.kind in (int, float):
-        for wrong in (np.array([value]), np.array([value, value]), np.float64("nan"), np.str_("1"), np.bool_(True)):
+        for wrong in (
+            np.array([value]),
+            np.array([value, value]),
+            np.float64("nan"),
+            np.str_("1"),
+            np.bool_(True),
+        ):
             with pytest.raises(ValueError, match=f"{field.key} is "):
                 field.check(wrong)
 
 
 def test_settings_of_numpy_s_numbers_are_the_same_settings():
-    assert Settings(order=np.int64(3), placement=np.float64(0.5)) == Settings(order=3, placement=0.5)
-    assert RefineSettings(iterations=np.int32(2), undo=np.bool_(False)) == RefineSettings(iterations=2, undo=False)
+    assert Settings(order=np.int64(3), placement=np.float64(0.5)) == Settings(
+        order=3, placement=0.5
+    )
+    assert RefineSettings(iterations=np.int32(2), undo=np.bool_(False)) == RefineSettings(
+        iterations=2, undo=False
+    )

@@ -69,7 +69,9 @@ def test_a_wave_lies_in_one_band_and_a_shorter_one_not_below(basis, size):
 def test_radius_means_the_same_for_wide_and_square_pictures(basis):
     square, wide = make((8, 12), basis), make((12, 12), basis)
     assert square.count == wide.count
-    torch.testing.assert_close(square.height_of, torch.linspace(0, 1, square.count, dtype=torch.float64))
+    torch.testing.assert_close(
+        square.height_of, torch.linspace(0, 1, square.count, dtype=torch.float64)
+    )
 
 
 @all_bases
@@ -81,7 +83,9 @@ def test_lowest_counts_modes(basis):
         kept = bands.lowest(modes)
         held = (kept * bands.size).sum()
         assert (kept.diff() <= 0).all()  # the lowest ones
-        assert held - bands.size[int(kept.sum()) - 1] < modes <= held  # as many bands as it takes, and no more
+        assert (
+            held - bands.size[int(kept.sum()) - 1] < modes <= held
+        )  # as many bands as it takes, and no more
 
 
 @all_bases
@@ -136,6 +140,11 @@ def test_basis_is_fourier_where_it_works_and_the_setting_decides():
 def test_a_device_without_complex_fft_samples_with_cosines(no_complex_fft, rational, normal):
     x = normal(2, 3, 4, 6)
     out = sample_isdo(rational, x, [1.0, 0.5, 0.2, 0.0], disable=True)
-    assert torch.equal(out, sample_isdo(rational, x, [1.0, 0.5, 0.2, 0.0], disable=True, settings=Settings(basis="cosine")))
+    assert torch.equal(
+        out,
+        sample_isdo(
+            rational, x, [1.0, 0.5, 0.2, 0.0], disable=True, settings=Settings(basis="cosine")
+        ),
+    )
     with pytest.raises(RuntimeError, match="not implemented"):
         sample_isdo(rational, x, [1.0, 0.0], disable=True, settings=Settings(basis="fourier"))

@@ -1,4 +1,5 @@
-"""What a step costs: the counters count right, and memory does not grow with the steps. No timing is asserted."""
+"""What a step costs: the counters count right, and memory does not grow with the steps. No timing
+is asserted."""
 
 import pytest
 import torch

@@ -1,4 +1,5 @@
-"""Exponential Runge-Kutta: what it solves exactly, what it is without a power, its orders, its calls."""
+"""Exponential Runge-Kutta: what it solves exactly, what it is without a power, its orders, its
+calls."""
 
 import copy
 import math
@@ -32,7 +33,10 @@ def run(model, x, sigmas, settings, **kwargs):
 def test_each_name_of_the_setting_is_a_row_and_each_row_a_table():
     (field,) = [field for field in FIELDS if field.key == "solver"]
     assert field.choices == tuple(SOLVERS)
-    found = {name: (row.order, row.calls_a_step, row.calls(10), row.calls(10, to_zero=False)) for name, row in TABLES.items()}
+    found = {
+        name: (row.order, row.calls_a_step, row.calls(10), row.calls(10, to_zero=False))
+        for name, row in TABLES.items()
+    }
     assert found == {"srk3": (3, 3, 28, 30), "srk4": (4, 4, 37, 40), "srk5": (5, 6, 55, 60)}
     assert all(row.calls(0) == 0 and row.calls(1) == 1 for row in SOLVERS.values())
     assert [name for name, row in TABLES.items() if not row.estimate] == ["srk4"]
@@ -44,29 +48,43 @@ def test_each_name_of_the_setting_is_a_row_and_each_row_a_table():
 @both_paths
 @pytest.mark.parametrize("end", [0.3, 0.0])
 @pytest.mark.parametrize("row", TABLEAUX.values(), ids=TABLEAUX)
-def test_a_gaussian_of_known_spectrum_is_solved_exactly_in_one_step(row, end, path, gaussian, normal):
+def test_a_gaussian_of_known_spectrum_is_solved_exactly_in_one_step(
+    row, end, path, gaussian, normal
+):
     model, start, shape = gaussian(path, (2, 6, 7)), 1.0 if path == "flow" else 14.6, (3, 2, 6, 7)
     x, spectrum = start * normal(*shape), Spectrum(6, 7, "cpu")
     solver = Srk(row, model.path, spectrum, Settings(), x, Whole())
     sigma, modes, arrived, calls = start, spectrum.forward(x), False, 0
     while not arrived:
         state = spectrum.inverse(modes, shape)
-        solver.observe(sigma, modes, spectrum.forward(model(state, torch.full((3,), sigma, dtype=x.dtype))))
+        solver.observe(
+            sigma, modes, spectrum.forward(model(state, torch.full((3,), sigma, dtype=x.dtype)))
+        )
         if calls == 0:
             solver.power = spectrum.to_parts(model.power[:, :, : 7 // 2 + 1].flatten(1))[None]
         sigma, modes, arrived = solver.predict(end)
         calls += 1
     assert sigma == end and calls == (row.stages - row.fsal if end else 1)
-    torch.testing.assert_close(spectrum.inverse(modes, shape), model.exact(x, start, end), rtol=0, atol=1e-12 * start)
+    torch.testing.assert_close(
+        spectrum.inverse(modes, shape), model.exact(x, start, end), rtol=0, atol=1e-12 * start
+    )
 
 
 @every_solver
 @both_paths
 @pytest.mark.parametrize("shape", [(3, 8, 8), (2, 5, 9), (3, 2, 7, 4)], ids=str)
-def test_from_the_second_step_on_a_gaussian_of_any_spectrum_is_solved_exactly(shape, path, name, gaussian, normal):
+def test_from_the_second_step_on_a_gaussian_of_any_spectrum_is_solved_exactly(
+    shape, path, name, gaussian, normal
+):
     model, start, states = gaussian(path, shape), 0.97 if path == "flow" else 14.6, []
     x, sigmas = start * normal(2, *shape), [start, 0.1 * start, 0.05 * start, 0.02 * start, 0.0]
-    out = run(model, x, sigmas, Settings(solver=name, placement=0), callback=lambda info: states.append(info["x"]))
+    out = run(
+        model,
+        x,
+        sigmas,
+        Settings(solver=name, placement=0),
+        callback=lambda info: states.append(info["x"]),
+    )
     for state, sigma in zip(states[1:], sigmas[1:-1], strict=True):
         torch.testing.assert_close(model.exact(state, sigma, 0.0), out, rtol=0, atol=1e-8)
     assert (model.exact(x, start, 0.0) - out).abs().max() > 1e-6  # the first step knows of no power
@@ -76,7 +94,8 @@ def test_from_the_second_step_on_a_gaussian_of_any_spectrum_is_solved_exactly(sh
 
 
 def classical(row, model, x, start, end):
-    """One step of the tableau in t = log sigma for Y = x/sigma - k (u - u0), u = a/sigma; written down from the equation."""
+    """One step of the tableau in t = log sigma for Y = x/sigma - k (u - u0), u = a/sigma; written
+    down from the equation."""
     path, ones = model.path, x.new_ones(len(x))
 
     def u(sigma):
@@ -87,18 +106,26 @@ def classical(row, model, x, start, end):
     def slope(t, y):
         sigma = math.exp(t)
         state = sigma * (y + k * (u(sigma) - u(start)))
-        return (model(state, sigma * ones) - k) * -1 / sigma  # du/dlog sigma = -1/sigma on both paths
+        return (
+            (model(state, sigma * ones) - k) * -1 / sigma
+        )  # du/dlog sigma = -1/sigma on both paths
 
     y = row.step(slope, math.log(start), x / start, math.log(end / start)).y
     return end * (y + k * (u(end) - u(start)))
 
 
 @both_paths
-@pytest.mark.parametrize("row", [HEUN, RK4, BOGACKI_SHAMPINE, DORMAND_PRINCE], ids=lambda row: row.name)
-def test_without_power_it_is_the_classical_method_in_log_sigma(row, path, pixel_mixture, normal, monkeypatch):
+@pytest.mark.parametrize(
+    "row", [HEUN, RK4, BOGACKI_SHAMPINE, DORMAND_PRINCE], ids=lambda row: row.name
+)
+def test_without_power_it_is_the_classical_method_in_log_sigma(
+    row, path, pixel_mixture, normal, monkeypatch
+):
     model, start = pixel_mixture(path), 1.0 if path == "flow" else 3.0
     x = start * normal(3, 2, 5, 6)
-    monkeypatch.setitem(SOLVERS, "srk4", replace(SOLVERS["srk4"], make=lambda *args: Srk(row, *args)))
+    monkeypatch.setitem(
+        SOLVERS, "srk4", replace(SOLVERS["srk4"], make=lambda *args: Srk(row, *args))
+    )
     out = run(model, x, [start, 0.6, 0.35], Settings(solver="srk4", power="zero"))
     want = classical(row, model, classical(row, model, x, start, 0.6), 0.6, 0.35)
     torch.testing.assert_close(out, want, rtol=0, atol=1e-12)
@@ -106,7 +133,9 @@ def test_without_power_it_is_the_classical_method_in_log_sigma(row, path, pixel_
 
 @every_solver
 @both_paths
-def test_the_step_to_0_is_denoised_itself_where_there_is_no_power(path, name, pixel_mixture, normal):
+def test_the_step_to_0_is_denoised_itself_where_there_is_no_power(
+    path, name, pixel_mixture, normal
+):
     model, seen = pixel_mixture(path), []
     out = run(model, normal(2, 2, 4, 4), [0.9, 0.4, 0.2, 0.0], Settings(solver=name, power="zero"),
               callback=lambda info: seen.append(info["denoised"]))  # fmt: skip
@@ -121,17 +150,30 @@ def test_the_step_to_0_is_denoised_itself_where_there_is_no_power(path, name, pi
 @pytest.mark.parametrize("power", ["zero", "fitted"])
 @every_solver
 def test_order_of_convergence(name, power, grid, path, solved):
-    (model, x, exact), (first, last), counts = solved(path, *RANGES[path]), RANGES[path], (12, 17, 24)
+    (model, x, exact), (first, last), counts = (
+        solved(path, *RANGES[path]),
+        RANGES[path],
+        (12, 17, 24),
+    )
     settings = Settings(solver=name, power=power)
-    errors = [(run(model, x, grid(first, last, n), settings) - exact).square().mean().sqrt() for n in counts]
+    errors = [
+        (run(model, x, grid(first, last, n), settings) - exact).square().mean().sqrt()
+        for n in counts
+    ]
     order = slope_of(errors, counts)
     # Dormand and Prince's leading coefficients are so small that the next order shows besides
-    assert order == pytest.approx(SOLVERS[name].order, abs=0.2) if name != "srk5" else 4.8 < order < 5.8
+    assert (
+        order == pytest.approx(SOLVERS[name].order, abs=0.2)
+        if name != "srk5"
+        else 4.8 < order < 5.8
+    )
 
 
 @both_paths
 @pytest.mark.parametrize("row", [HEUN, BOGACKI_SHAMPINE, DORMAND_PRINCE], ids=lambda row: row.name)
-def test_the_estimate_shrinks_with_the_order_of_the_embedded_method(row, path, pixel_mixture, normal):
+def test_the_estimate_shrinks_with_the_order_of_the_embedded_method(
+    row, path, pixel_mixture, normal
+):
     model, start, shape = pixel_mixture(path), 0.9, (4, 2, 4, 4)
     x, spectrum, sizes = start * normal(*shape), Spectrum(4, 4, "cpu"), []
     for ratio in (0.9, 0.95):
@@ -139,10 +181,14 @@ def test_the_estimate_shrinks_with_the_order_of_the_embedded_method(row, path, p
         sigma, modes, error = start, spectrum.forward(x), None
         while error is None:
             state = spectrum.inverse(modes, shape)
-            error = solver.observe(sigma, modes, spectrum.forward(model(state, torch.full((4,), sigma, dtype=x.dtype))))
+            error = solver.observe(
+                sigma, modes, spectrum.forward(model(state, torch.full((4,), sigma, dtype=x.dtype)))
+            )
             sigma, modes, _ = solver.predict(ratio * start)
         sizes.append(error.norm())
-    assert math.log(sizes[0] / sizes[1], math.log(0.9) / math.log(0.95)) == pytest.approx(row.low_order + 1, abs=0.2)
+    assert math.log(sizes[0] / sizes[1], math.log(0.9) / math.log(0.95)) == pytest.approx(
+        row.low_order + 1, abs=0.2
+    )
 
 
 # Its calls
@@ -150,7 +196,9 @@ def test_the_estimate_shrinks_with_the_order_of_the_embedded_method(row, path, p
 
 @every_solver
 @pytest.mark.parametrize("end", [0.0, 0.05])
-def test_calls_are_known_in_advance_and_there_is_one_callback_a_step(end, name, pixel_mixture, normal):
+def test_calls_are_known_in_advance_and_there_is_one_callback_a_step(
+    end, name, pixel_mixture, normal
+):
     steps, seen, report, model = 5, [], {}, pixel_mixture("ve")
     sigmas = [*from_small_steps(2.0, 0.1, steps - 1).tolist(), end]
 
@@ -164,8 +212,12 @@ def test_calls_are_known_in_advance_and_there_is_one_callback_a_step(end, name, 
     told = [i for i, (what, *_) in enumerate(seen) if what == "callback"]
     calls = SOLVERS[name].calls(steps, to_zero=end == 0)
     assert len(made) == calls and report == {"calls": [calls] * 2, "rejected": [0, 0]}
-    assert [seen[i][3] for i in told] == list(range(steps)) and [seen[i][2] for i in told] == pytest.approx(sigmas[:-1])
-    for n, i in enumerate(told):  # after the last call of a step, of its first, which was asked there
+    assert [seen[i][3] for i in told] == list(range(steps)) and [
+        seen[i][2] for i in told
+    ] == pytest.approx(sigmas[:-1])
+    for n, i in enumerate(
+        told
+    ):  # after the last call of a step, of its first, which was asked there
         first = seen[told[n - 1] + 1 if n else 0]
         assert first[0] == "call" and torch.equal(first[1], seen[i][1]) and first[2] == seen[i][2]
 
@@ -175,7 +227,12 @@ def test_the_message_counts_calls_where_a_step_has_several(rational):
         return rational(x, sigma) / (sigma < 1.9).logical_not()
 
     with pytest.raises(RuntimeError, match="NaN or infinity at call 2 of 9, sigma 1.41"):
-        run(model, torch.randn(1, 1, 4, 4), [2.0, 1.0, 0.5, 0.0], Settings(solver="srk4", placement=0))
+        run(
+            model,
+            torch.randn(1, 1, 4, 4),
+            [2.0, 1.0, 0.5, 0.0],
+            Settings(solver="srk4", placement=0),
+        )
 
 
 @every_solver
@@ -197,7 +254,9 @@ def check_copy(name, pixel_mixture, normal):
             arrived = False
             while not arrived:
                 state = spectrum.inverse(modes, shape)
-                solver.observe(sigma, modes, spectrum.forward(model(state, x.new_full((1,), sigma))))
+                solver.observe(
+                    sigma, modes, spectrum.forward(model(state, x.new_full((1,), sigma)))
+                )
                 sigma, modes, arrived = solver.predict(end)
         return sigma, modes
 

@@ -1,4 +1,5 @@
-"""The everyday stochastic samplers on both paths: k-diffusion's own steps, from each picture's own noise."""
+"""The everyday stochastic samplers on both paths: k-diffusion's own steps, from each picture's own
+noise."""
 
 import math
 
@@ -29,7 +30,9 @@ class Gaussian:
     def __call__(self, x, sigma):
         sigma = sigma[:, None, None, None]
         a = self.path.signal(sigma)
-        return self.mean + a * self.variance / (a**2 * self.variance + sigma**2) * (x - a * self.mean)
+        return self.mean + a * self.variance / (a**2 * self.variance + sigma**2) * (
+            x - a * self.mean
+        )
 
 
 class Curved:
@@ -59,7 +62,9 @@ def test_on_ve_it_is_k_diffusions_bit_for_bit(name, end, normal):
     fresh = source(SEEDS, x)
     run = getattr(k_diffusion("sampling"), THEIRS[name])
     theirs = run(Curved(VE), x, sigmas, disable=True, noise_sampler=lambda *_: fresh(x))
-    assert torch.equal(STOCHASTIC[name].run(Curved(VE), x, sigmas, disable=True, seeds=SEEDS), theirs)
+    assert torch.equal(
+        STOCHASTIC[name].run(Curved(VE), x, sigmas, disable=True, seeds=SEEDS), theirs
+    )
 
 
 @pytest.mark.parametrize("name", THEIRS)
@@ -76,12 +81,16 @@ def test_on_flow_it_is_the_same_run_seen_otherwise(name, end, normal):
         return Curved(FLOW)(x, sigma)
 
     model.path = FLOW
-    found = STOCHASTIC[name].run(model, FLOW.signal(sigmas[0]) * y, sigmas, None, told.append, True, seeds=SEEDS)
+    found = STOCHASTIC[name].run(
+        model, FLOW.signal(sigmas[0]) * y, sigmas, None, told.append, True, seeds=SEEDS
+    )
     torch.testing.assert_close(found, FLOW.signal(sigmas[-1]) * expected, rtol=1e-10, atol=1e-10)
     assert [call["i"] for call in told] == list(range(len(sigmas) - 1))
     for call, sigma, (x, asked) in zip(told, sigmas, seen, strict=False):
         torch.testing.assert_close(call["x"], x, rtol=1e-10, atol=1e-10)
-        assert float(call["sigma"]) == pytest.approx(float(sigma), rel=1e-12) and float(asked) == pytest.approx(float(sigma))
+        assert float(call["sigma"]) == pytest.approx(float(sigma), rel=1e-12) and float(
+            asked
+        ) == pytest.approx(float(sigma))
 
 
 @pytest.mark.parametrize("name", THEIRS)
@@ -98,17 +107,25 @@ def test_pure_noise_is_the_limit_of_much_noise(name, normal):
         return denoised
 
     def run(top):
-        sigmas = FLOW.from_noise_to_signal(torch.cat([torch.tensor([top], dtype=torch.float64), later]))
+        sigmas = FLOW.from_noise_to_signal(
+            torch.cat([torch.tensor([top], dtype=torch.float64), later])
+        )
         sigmas[0] = 1.0 if math.isinf(top) else sigmas[0]
         return STOCHASTIC[name].run(model(FLOW), x, sigmas, disable=True, seeds=SEEDS)
 
     tops = (1e5, 1e8, 1e12)
     gaps = [float((run(top) - run(math.inf)).abs().max()) for top in tops]
     if name == "euler_a":
-        assert gaps[0] / gaps[1] == pytest.approx(1e3, rel=0.1) and gaps[2] < 1e-6  # what x still has a say in
+        assert (
+            gaps[0] / gaps[1] == pytest.approx(1e3, rel=0.1) and gaps[2] < 1e-6
+        )  # what x still has a say in
     else:  # the slope of D over so long a step goes with one over its length in log r
         steps = [math.log(top / 9) for top in tops]
-        assert gaps[0] * steps[0] == pytest.approx(gaps[1] * steps[1], rel=0.1) == pytest.approx(gaps[2] * steps[2], rel=0.1)
+        assert (
+            gaps[0] * steps[0]
+            == pytest.approx(gaps[1] * steps[1], rel=0.1)
+            == pytest.approx(gaps[2] * steps[2], rel=0.1)
+        )
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -119,7 +136,9 @@ def test_samples_have_the_mean_and_the_variance_of_the_data(name, path):
     sigmas = karras(steps, 0.01, 14.6).double()
     if path == "flow":
         sigmas = torch.cat([torch.ones(1, dtype=torch.float64), flow_levels(steps, 60.0)])
-    x = sigmas[0] * torch.randn(1, 1, 200, 200, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    x = sigmas[0] * torch.randn(
+        1, 1, 200, 200, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    )
     found = STOCHASTIC[name].run(model, x, sigmas, disable=True, seeds=[3])
     assert float(found.mean()) == pytest.approx(model.mean, abs=4 * 0.5 / count**0.5 + 0.01)
     assert float(found.var()) == pytest.approx(model.variance, rel=4 * (2 / count) ** 0.5 + 0.02)
@@ -128,10 +147,15 @@ def test_samples_have_the_mean_and_the_variance_of_the_data(name, path):
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("name", NAMES)
 def test_what_it_draws_is_fresh_and_the_seeds_own(name, path, normal):
-    x, levels = normal(2, 3, 8, 8), {"ve": karras(8, 0.05, 14.6).double(), "flow": flow_levels(8, 20.0)}[path]
+    x, levels = (
+        normal(2, 3, 8, 8),
+        {"ve": karras(8, 0.05, 14.6).double(), "flow": flow_levels(8, 20.0)}[path],
+    )
     run, model = STOCHASTIC[name].run, Curved(PATHS[path])
     both = run(model, x, levels, disable=True, seeds=SEEDS)
-    apart = [run(model, x[i : i + 1], levels, disable=True, seeds=[seed]) for i, seed in enumerate(SEEDS)]
+    apart = [
+        run(model, x[i : i + 1], levels, disable=True, seeds=[seed]) for i, seed in enumerate(SEEDS)
+    ]
     assert torch.equal(both, torch.cat(apart))
     assert not torch.equal(both, run(model, x, levels, disable=True, seeds=(5, 10)))
     torch.manual_seed(7)
@@ -143,10 +167,15 @@ def test_what_it_draws_is_fresh_and_the_seeds_own(name, path, normal):
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("calls", [1, 2, 3, 4, 5, 12, 24, 30, 50])
-def test_all_calls_are_made_but_for_one_or_two_that_do_not_come_out_even_in_restart(name, path, calls, normal):
+def test_all_calls_are_made_but_for_one_or_two_that_do_not_come_out_even_in_restart(
+    name, path, calls, normal
+):
     peer, model = STOCHASTIC[name], CallCounter(Curved(PATHS[path]))
     steps = peer.steps(calls)
-    levels = {"ve": karras(steps, 0.05, 14.6), "flow": torch.cat([torch.ones(1), flow_levels(steps, 30.0)[1:]])}[path]
+    levels = {
+        "ve": karras(steps, 0.05, 14.6),
+        "flow": torch.cat([torch.ones(1), flow_levels(steps, 30.0)[1:]]),
+    }[path]
     found = peer.run(model, normal(1, 3, 8, 8), levels.double(), disable=True, seeds=[0])
     assert found.isfinite().all()
     unspent = (0, 1, 1, 2)[calls % 4] if name == "restart" and calls > 1 else 0

@@ -27,7 +27,11 @@ def sweep_again(problems):
     with pytest.MonkeyPatch.context() as patch:
         settings = {"defaults": Settings(), "power zero": Settings(power="zero")}
         patch.setattr(sweep, "variants", lambda: settings)
-        patch.setattr(sweep, "makers", lambda seed: [("analytic", lambda case=case: case) for case in problems])
+        patch.setattr(
+            sweep,
+            "makers",
+            lambda seed: [("analytic", lambda case=case: case) for case in problems],
+        )
         yield lambda **options: sweep.run(calls=(6,), limit=None, **options)
 
 

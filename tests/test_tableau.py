@@ -1,4 +1,5 @@
-"""Tableaux: what they claim holds, what is wrong is refused, and a step is of the order that the conditions say."""
+"""Tableaux: what they claim holds, what is wrong is refused, and a step is of the order that the
+conditions say."""
 
 import math
 from dataclasses import replace
@@ -63,13 +64,17 @@ def test_the_slope_of_the_error_is_the_order(row):
     assert math.log2(errors[1] / errors[2]) == pytest.approx(row.order, abs=0.3)
 
 
-@pytest.mark.parametrize("row", [row for row in TABLEAUX.values() if row.low], ids=lambda row: row.name)
+@pytest.mark.parametrize(
+    "row", [row for row in TABLEAUX.values() if row.low], ids=lambda row: row.name
+)
 def test_the_embedded_estimate_shrinks_with_its_order(row):
     sizes = [abs(row.step(slope, 0.3, 1.0, h).error) for h in (0.1, 0.05)]
     assert math.log2(sizes[0] / sizes[1]) == pytest.approx(row.low_order + 1, abs=0.4)
 
 
-@pytest.mark.parametrize("row", [row for row in TABLEAUX.values() if row.fsal], ids=lambda row: row.name)
+@pytest.mark.parametrize(
+    "row", [row for row in TABLEAUX.values() if row.fsal], ids=lambda row: row.name
+)
 def test_the_last_slope_is_that_of_the_end_to_the_last_bit(row):
     done = row.step(slope, 0.3, 1.0, 0.1)
     assert done.slopes[-1] == slope(0.3 + 0.1, done.y)
@@ -79,12 +84,16 @@ def test_the_last_slope_is_that_of_the_end_to_the_last_bit(row):
 
 
 def test_without_an_embedded_method_there_is_no_error():
-    assert RK4.step(slope, 0.0, 1.0, 0.1).error is None and HEUN.step(slope, 0.0, 1.0, -0.1).error is not None
+    assert (
+        RK4.step(slope, 0.0, 1.0, 0.1).error is None
+        and HEUN.step(slope, 0.0, 1.0, -0.1).error is not None
+    )
     assert isinstance(HEUN, Tableau)
 
 
 def test_runge_kutta_in_an_orthonormal_basis_is_the_pixel_space_method(normal):
-    """The documents' "spectral RK cures aliasing": by itself the transform changes nothing, to rounding."""
+    """The documents' "spectral RK cures aliasing": by itself the transform changes nothing, to
+    rounding."""
     x = normal(2, 1, 16, 16)
 
     def pixels(t, y):

@@ -1,4 +1,5 @@
-"""Training: what a model is said to come from is what the training does, and nothing is lost on the way."""
+"""Training: what a model is said to come from is what the training does, and nothing is lost on the
+way."""
 
 import os
 import signal
@@ -17,7 +18,9 @@ TINY = replace(CONFIGS["eps"], steps=6, restarts=(), warmup=2, batch=4, variants
 @pytest.fixture
 def emoji():
     generator = torch.Generator().manual_seed(0)
-    pictures = torch.randint(0, 256, (16, 1, 3, data.SIZE, data.SIZE), generator=generator).to(torch.uint8)
+    pictures = torch.randint(0, 256, (16, 1, 3, data.SIZE, data.SIZE), generator=generator).to(
+        torch.uint8
+    )
     return data.Emoji(pictures, torch.arange(16) % 9, torch.arange(16))
 
 
@@ -54,7 +57,9 @@ def test_an_interrupt_saves_and_the_rest_goes_on_to_the_bit(emoji, tmp_path):
     broken = Trainer(TINY, emoji, tmp_path / "broken.pt")
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
-        broken.run(tmp_path / "broken.safetensors", Bar(2, lambda: os.kill(os.getpid(), signal.SIGINT)))
+        broken.run(
+            tmp_path / "broken.safetensors", Bar(2, lambda: os.kill(os.getpid(), signal.SIGINT))
+        )
     assert signal.getsignal(signal.SIGINT) is before
     resumed = Trainer(TINY, emoji, tmp_path / "broken.pt")
     assert resumed.step == 2
@@ -89,8 +94,13 @@ def test_training_goes_on_after_a_model_that_was_written(emoji, tmp_path):
     average = torch.cat([p.detach().flatten() for p in first.average.parameters()])
     assert second.step == TINY.steps and torch.equal(weights(second), average.half().float())
     second.run(model, Bar())
-    assert second.step == 12 and train.steps_behind(model, replace(longer, steps=18, restarts=(6, 12))) == 12
-    assert Trainer(longer, emoji, tmp_path / "second.pt", after=tmp_path / "none").step == 12  # the checkpoint goes first
+    assert (
+        second.step == 12
+        and train.steps_behind(model, replace(longer, steps=18, restarts=(6, 12))) == 12
+    )
+    assert (
+        Trainer(longer, emoji, tmp_path / "second.pt", after=tmp_path / "none").step == 12
+    )  # the checkpoint goes first
     with pytest.raises(ValueError, match=r"12 steps and .* at \[6\]"):
         Trainer(replace(longer, steps=18), emoji, tmp_path / "third.pt", after=model)
     with pytest.raises(ValueError, match="is no model 'flow'"):
@@ -98,7 +108,10 @@ def test_training_goes_on_after_a_model_that_was_written(emoji, tmp_path):
 
 
 def test_from_its_step_on_training_takes_products_in_bfloat16(emoji, tmp_path):
-    plain, mixed = (Trainer(replace(TINY, bfloat16=start), emoji, tmp_path / f"{start}.pt") for start in (None, 1))
+    plain, mixed = (
+        Trainer(replace(TINY, bfloat16=start), emoji, tmp_path / f"{start}.pt")
+        for start in (None, 1)
+    )
     losses = [[float(trainer.advance()) for _ in range(3)] for trainer in (plain, mixed)]
     assert losses[0][:1] == losses[1][:1] and losses[0] == pytest.approx(losses[1], rel=0.02)
     assert not torch.equal(weights(plain), weights(mixed)) and weights(mixed).dtype == torch.float32

@@ -1,4 +1,5 @@
-"""The whole trajectory at once: collocation equations, their sweeps, and runs that are made of them."""
+"""The whole trajectory at once: collocation equations, their sweeps, and runs that are made of
+them."""
 
 import math
 
@@ -45,9 +46,22 @@ def grid(steps, start=3.0, last=0.05, end=(0.0,)):
 
 
 class Solved:
-    """Trajectories of all pictures of x between nodes, swept until their residuals are below ``tolerance``."""
+    """Trajectories of all pictures of x between nodes, swept until their residuals are below
+    ``tolerance``."""
 
-    def __init__(self, model, x, path, nodes, tolerance=1e-12, reach=WIDEST, most=10**6, rounds=None, guess=None, **options):
+    def __init__(
+        self,
+        model,
+        x,
+        path,
+        nodes,
+        tolerance=1e-12,
+        reach=WIDEST,
+        most=10**6,
+        rounds=None,
+        guess=None,
+        **options,
+    ):
         self.spectrum = Spectrum(*x.shape[-2:], x.device)
         self.equations = Equations(PATHS[path], self.spectrum, nodes, x.new_zeros(0), reach)
         modes = self.spectrum.forward(x)
@@ -56,7 +70,16 @@ class Solved:
             return (gap.square().mean() / tolerance**2).sqrt()
 
         self.pictures = [
-            Trajectory(self.equations, modes[b : b + 1], norm, Whole(), reach, most=most, guess=guess, **options)
+            Trajectory(
+                self.equations,
+                modes[b : b + 1],
+                norm,
+                Whole(),
+                reach,
+                most=most,
+                guess=guess,
+                **options,
+            )
             for b in range(len(x))
         ]
         self.rounds, self.held, self.asked = 0, 0, []
@@ -66,9 +89,14 @@ class Solved:
             self.asked.append(asked)
             for each, indices in zip(self.pictures, asked, strict=True):
                 states = [self.spectrum.inverse(each.states[j], (1, *x.shape[1:])) for j in indices]
-                found = [model(s, x.new_full((1,), nodes[j])) for s, j in zip(states, indices, strict=True)]
+                found = [
+                    model(s, x.new_full((1,), nodes[j]))
+                    for s, j in zip(states, indices, strict=True)
+                ]
                 said.append([self.spectrum.forward(denoised) for denoised in found])
-            self.held = max(self.held, *(len(store) for each in self.pictures for store in self.stores(each)))
+            self.held = max(
+                self.held, *(len(store) for each in self.pictures for store in self.stores(each))
+            )
             return said
 
         for _ in sweep(self.pictures, ask):
@@ -76,7 +104,9 @@ class Solved:
             if self.rounds == rounds:
                 break
         last = max(self.pictures[0].states)
-        self.x = torch.cat([self.spectrum.inverse(each.states[last], (1, *x.shape[1:])) for each in self.pictures])
+        self.x = torch.cat(
+            [self.spectrum.inverse(each.states[last], (1, *x.shape[1:])) for each in self.pictures]
+        )
 
     @staticmethod
     def stores(each):
@@ -94,7 +124,9 @@ def test_chebyshev_nodes_lie_as_cosines_in_the_place(path, rising):
     places = [place(PATHS[path], sigma) for sigma in nodes]
     half, middle = (places[0] - places[-1]) / 2, (places[0] + places[-1]) / 2
     assert nodes[0] == first and nodes[-1] == last
-    assert places == pytest.approx([middle + half * math.cos(math.pi * k / 12) for k in range(13)], abs=1e-12)
+    assert places == pytest.approx(
+        [middle + half * math.cos(math.pi * k / 12) for k in range(13)], abs=1e-12
+    )
 
 
 def test_a_stencil_is_the_widest_that_is_stable():
@@ -106,7 +138,10 @@ def test_a_stencil_is_the_widest_that_is_stable():
         assert lebesgue(even[first:end], even[j], even[j + 1]) < LEBESGUE
         if end - first < WIDEST:
             first = min(max(0, j + 1 - (end - first + 1) // 2), 40 - (end - first + 1))
-            assert j not in (0, 38) or lebesgue(even[first : first + 7], even[j], even[j + 1]) > LEBESGUE
+            assert (
+                j not in (0, 38)
+                or lebesgue(even[first : first + 7], even[j], even[j + 1]) > LEBESGUE
+            )
     assert {end - first for first, end in stencils(even, 5)} == {5}
     assert stencils([0.0, 1.0], WIDEST) == [(0, 2)]
 
@@ -116,16 +151,25 @@ def test_a_stencil_is_the_widest_that_is_stable():
 def test_shares_integrate_every_polynomial_of_their_degree(path, power):
     """The mean over du of powers of the place, against a fine Gauss rule in sigma."""
     route, (high, low) = PATHS[path], ENDS[path]
-    tau, nodes = Equations(route, None, [high, low], torch.zeros(0)).tau, chebyshev(route, high, low, 7)
+    tau, nodes = (
+        Equations(route, None, [high, low], torch.zeros(0)).tau,
+        chebyshev(route, high, low, 7),
+    )
     start, end = nodes[2], nodes[3]
-    shares = step_shares(route, start, end, nodes, torch.tensor(power, dtype=torch.float64), tau).tolist()
+    shares = step_shares(
+        route, start, end, nodes, torch.tensor(power, dtype=torch.float64), tau
+    ).tolist()
     knots = torch.linspace(0, 1, 20_001, dtype=torch.float64)
     sigmas = end + (start - end) * (knots[1:] + knots[:-1]) / 2
-    pace = (route.signal(sigmas) ** 2 * power + sigmas**2) ** -1.5 * sigmas  # -du/dsigma, theory 11.2
+    pace = (
+        route.signal(sigmas) ** 2 * power + sigmas**2
+    ) ** -1.5 * sigmas  # -du/dsigma, theory 11.2
     places = -(route.signal(sigmas) / sigmas + 0.01).log()
     for degree in range(8):
         exact = (pace * places**degree).sum() / pace.sum()
-        found = sum(share * place(route, node) ** degree for share, node in zip(shares, nodes, strict=True))
+        found = sum(
+            share * place(route, node) ** degree for share, node in zip(shares, nodes, strict=True)
+        )
         assert found == pytest.approx(exact.item(), rel=1e-6, abs=1e-7)
 
 
@@ -140,8 +184,11 @@ def test_levels_that_turn_or_reach_zero_are_refused():
 
 @both_paths
 @pytest.mark.parametrize("rising", [False, True])
-def test_the_error_falls_faster_than_any_power_of_the_number_of_nodes(path, rising, pixel_mixture, solve, normal):
-    """Regressed in pieces, the slope of log error over log n steepens; over n it is a straight line."""
+def test_the_error_falls_faster_than_any_power_of_the_number_of_nodes(
+    path, rising, pixel_mixture, solve, normal
+):
+    """Regressed in pieces, the slope of log error over log n steepens; over n it is a straight
+    line."""
     model, (high, low) = pixel_mixture(path), (1.0, 0.25)
     if path == "flow":
         high = 0.9
@@ -154,13 +201,17 @@ def test_the_error_falls_faster_than_any_power_of_the_number_of_nodes(path, risi
         errors.append((found - wanted).abs().max().log().item())
     slopes = [(b - a) / math.log(2) for a, b in zip(errors, errors[1:], strict=False)]
     assert slopes[0] > slopes[1] > slopes[2] and slopes[-1] < -10
-    per_node = [(b - a) / (m - n) for a, b, n, m in zip(errors, errors[1:], counts, counts[1:], strict=False)]
+    per_node = [
+        (b - a) / (m - n)
+        for a, b, n, m in zip(errors, errors[1:], counts, counts[1:], strict=False)
+    ]
     assert max(per_node) < 0.4 * min(per_node) < 0  # a geometric rate in n, within a factor of 2.5
 
 
 @both_paths
 def test_the_way_up_undoes_the_way_down(path, pixel_mixture, normal):
-    """The equations are the same in both directions: with few nodes they are far from exact, and yet undone."""
+    """The equations are the same in both directions: with few nodes they are far from exact, and
+    yet undone."""
     model, nodes = pixel_mixture(path), chebyshev(PATHS[path], 0.9, 0.05, 6)
     x = normal(1, 2, 3, 4)
     down = Solved(model, x, path, nodes)
@@ -183,7 +234,8 @@ def test_a_gaussian_of_known_spectrum_is_exact_after_one_sweep(path, gaussian, n
 
 
 def test_a_gaussian_of_unknown_spectrum_is_exact_in_three_rounds_of_a_run(gaussian, normal):
-    """One call, one sweep that shows the power, one that is exact; the residuals of that are looked at by the next."""
+    """One call, one sweep that shows the power, one that is exact; the residuals of that are looked
+    at by the next."""
     for path in PATHS:
         model, report, start = gaussian(path, (3, 6, 10)), {}, ENDS[path][0]
         x = start * normal(2, 3, 6, 10)
@@ -197,7 +249,8 @@ def test_a_gaussian_of_unknown_spectrum_is_exact_in_three_rounds_of_a_run(gaussi
 
 @both_paths
 def test_without_acceleration_a_sweep_is_picards_iteration(path, rational, normal):
-    """x_j = (s_j/s_0) x_0 + s_j int D du with D of the last sweep: written out with the exact shares of each interval."""
+    """x_j = (s_j/s_0) x_0 + s_j int D du with D of the last sweep: written out with the exact
+    shares of each interval."""
     route, (start, end) = PATHS[path], ENDS[path]
     nodes, x = chebyshev(route, start, end, 6), start * normal(1, 2, 4, 6)
     zero = torch.zeros((), dtype=torch.float64)
@@ -208,14 +261,19 @@ def test_without_acceleration_a_sweep_is_picards_iteration(path, rational, norma
         ratio, total = step_total(route, before, after, zero)
         states.append(ratio * states[-1] + total * denoised[0])
     for sweeps in range(1, 4):
-        denoised = [rational(state, x.new_tensor([sigma])) for state, sigma in zip(states, nodes, strict=True)]
+        denoised = [
+            rational(state, x.new_tensor([sigma]))
+            for state, sigma in zip(states, nodes, strict=True)
+        ]
         states = [x]
         for before, after in zip(nodes, nodes[1:], strict=False):
             ratio, total = step_total(route, before, after, zero)
             shares = step_shares(route, before, after, nodes, zero, tau)
             mean = sum(share * each for share, each in zip(shares, denoised, strict=True))
             states.append(ratio * states[-1] + total * mean)
-        found = Solved(rational, x, path, nodes, tolerance=1e-30, rounds=1 + sweeps, acceleration=PICARD)
+        found = Solved(
+            rational, x, path, nodes, tolerance=1e-30, rounds=1 + sweeps, acceleration=PICARD
+        )
         torch.testing.assert_close(found.x, states[-1], rtol=0, atol=1e-12)
 
 
@@ -233,7 +291,11 @@ def test_each_acceleration_saves_rounds(pixel_mixture, normal):
 
 
 def test_sweeps_end_when_all_residuals_are_below_the_tolerance(pixel_mixture, normal):
-    model, x, nodes = pixel_mixture("ve"), 3 * normal(3, 2, 4, 4), chebyshev(PATHS["ve"], 3.0, 0.1, 10)
+    model, x, nodes = (
+        pixel_mixture("ve"),
+        3 * normal(3, 2, 4, 4),
+        chebyshev(PATHS["ve"], 3.0, 0.1, 10),
+    )
     exact = Solved(model, x, "ve", nodes, 1e-13).x
     before, rounds = math.inf, 0
     for tolerance in (1e-2, 1e-4, 1e-6, 1e-8):
@@ -258,10 +320,20 @@ def test_the_window_slides_and_bounds_what_is_held(pixel_mixture, normal):
 
 
 def test_nodes_that_are_final_are_not_asked_again(pixel_mixture, normal):
-    found = Solved(pixel_mixture("ve"), 3 * normal(1, 2, 4, 4), "ve", chebyshev(PATHS["ve"], 3.0, 0.1, 12), 1e-8)
+    found = Solved(
+        pixel_mixture("ve"),
+        3 * normal(1, 2, 4, 4),
+        "ve",
+        chebyshev(PATHS["ve"], 3.0, 0.1, 12),
+        1e-8,
+    )
     firsts = [asked[0][0] for asked in found.asked]
     assert firsts == sorted(firsts) and firsts[0] == 0 and firsts[1] == 1 and firsts[-1] > 6
-    assert found.pictures[0].calls == sum(len(asked[0]) for asked in found.asked) < 12 * (found.rounds - 1)
+    assert (
+        found.pictures[0].calls
+        == sum(len(asked[0]) for asked in found.asked)
+        < 12 * (found.rounds - 1)
+    )
 
 
 def test_what_gets_no_better_is_final(normal):
@@ -272,7 +344,13 @@ def test_what_gets_no_better_is_final(normal):
 
     x = 3 * normal(1, 2, 4, 4)
     found = Solved(rough, x, "ve", chebyshev(PATHS["ve"], 3.0, 0.1, 8), 1e-12)
-    exact = Solved(lambda x, s: x / (1 + s.view(-1, 1, 1, 1) ** 2), x, "ve", chebyshev(PATHS["ve"], 3.0, 0.1, 8), 1e-12)
+    exact = Solved(
+        lambda x, s: x / (1 + s.view(-1, 1, 1, 1) ** 2),
+        x,
+        "ve",
+        chebyshev(PATHS["ve"], 3.0, 0.1, 8),
+        1e-12,
+    )
     assert found.rounds < 80 and (found.x - exact.x).abs().max() < 5e-3
 
 
@@ -282,7 +360,11 @@ def test_resampled_states_are_nearly_those_of_the_finer_nodes(path, pixel_mixtur
     coarse, fine = (chebyshev(PATHS[path], start, end, n) for n in (12, 24))
     x = start * normal(1, 2, 4, 4)
     old = Solved(model, x, path, coarse)
-    states = resampled(old.pictures[0].final, old.equations, Equations(PATHS[path], old.spectrum, fine, x.new_zeros(0)))
+    states = resampled(
+        old.pictures[0].final,
+        old.equations,
+        Equations(PATHS[path], old.spectrum, fine, x.new_zeros(0)),
+    )
     again, cold = (Solved(model, x, path, fine, 1e-7, guess=guess) for guess in (states, None))
     assert again.rounds <= cold.rounds - 3
     torch.testing.assert_close(again.x, cold.x, rtol=0, atol=1e-5)
@@ -293,7 +375,9 @@ def test_resampled_states_are_nearly_those_of_the_finer_nodes(path, pixel_mixtur
 
 @both_paths
 @pytest.mark.parametrize("steps", [10, 20, 40])
-def test_it_is_nearer_to_the_solution_than_the_sequential_run_at_the_same_nodes(path, steps, pixel_mixture, solve, normal):
+def test_it_is_nearer_to_the_solution_than_the_sequential_run_at_the_same_nodes(
+    path, steps, pixel_mixture, solve, normal
+):
     model, (start, end) = pixel_mixture(path), ENDS[path]
     x = start * normal(3, 2, 4, 4)
     exact, sigmas = solve(model, x, start, end), grid(steps + 1, start, end, ())
@@ -301,7 +385,9 @@ def test_it_is_nearer_to_the_solution_than_the_sequential_run_at_the_same_nodes(
         (run(model, x, sigmas, Settings(solver=solver, placement=0)) - exact).square().mean().sqrt()
         for solver in ("trajectory", "multistep")
     )
-    assert swept < sequential / (1 if steps == 10 else 3) or swept < 10 * RESIDUAL  # ten nodes say hardly more than four
+    assert (
+        swept < sequential / (1 if steps == 10 else 3) or swept < 10 * RESIDUAL
+    )  # ten nodes say hardly more than four
 
 
 class Rows:
@@ -320,7 +406,9 @@ class Rows:
         self.steps.append(i)
 
 
-@pytest.mark.parametrize("extra", [{}, {"scale": 0.5}, {"scale": torch.tensor(0.5)}, {"cond": None}])
+@pytest.mark.parametrize(
+    "extra", [{}, {"scale": 0.5}, {"scale": torch.tensor(0.5)}, {"cond": None}]
+)
 def test_one_batched_call_a_round_gives_the_same_as_one_for_each_level(extra, rational, normal):
     x, shift = 3 * normal(3, 4, 6, 6).float(), torch.tensor([0.1, 0.2, 0.3])
     if "cond" in extra:  # a host's own conditions, of which nobody else can make more
@@ -336,8 +424,14 @@ def test_one_batched_call_a_round_gives_the_same_as_one_for_each_level(extra, ra
     assert torch.equal(*out)
     assert reports[0] == reports[1] and len(together.sizes) == reports[0]["rounds"]
     assert together.sizes[0] == 3 and sum(together.sizes) == sum(reports[0]["calls"])
-    assert set(alone.sizes) == {3} and len(alone.sizes) == len(alone.steps) + 1 > len(together.sizes) and not together.steps
-    assert sorted(set(alone.steps)) == list(range(1, 8))  # the first call, all at one level, goes both ways
+    assert (
+        set(alone.sizes) == {3}
+        and len(alone.sizes) == len(alone.steps) + 1 > len(together.sizes)
+        and not together.steps
+    )
+    assert sorted(set(alone.steps)) == list(
+        range(1, 8)
+    )  # the first call, all at one level, goes both ways
 
 
 def test_conditions_that_cannot_be_repeated_are_asked_level_by_level(rational, normal):
@@ -360,14 +454,31 @@ def test_a_selection_takes_rows_of_what_has_a_row_for_each_picture():
         seen.update(extra)
         return x
 
-    extra = {"labels": torch.tensor([5, 6]), "one": torch.ones(1, 3), "number": torch.tensor(2.0), "guidance": 3.0}
+    extra = {
+        "labels": torch.tensor([5, 6]),
+        "one": torch.ones(1, 3),
+        "number": torch.tensor(2.0),
+        "guidance": 3.0,
+    }
     Batch(model, extra, 2).at_once(torch.zeros(3, 1, 1, 1), torch.ones(3), [1, 0, 1])
-    assert seen["labels"].tolist() == [6, 5, 6] and seen["one"] is extra["one"] and seen["number"] is extra["number"]
-    assert not Batch(model, {"three": torch.ones(3)}, 2).together and not Batch(model, {"cond": [1]}, 2).together
+    assert (
+        seen["labels"].tolist() == [6, 5, 6]
+        and seen["one"] is extra["one"]
+        and seen["number"] is extra["number"]
+    )
+    assert (
+        not Batch(model, {"three": torch.ones(3)}, 2).together
+        and not Batch(model, {"cond": [1]}, 2).together
+    )
 
 
 @pytest.mark.parametrize(
-    "settings", [SWEEPS, Settings(solver="trajectory", tolerance=1e-3), Settings(solver="trajectory", window=4)]
+    "settings",
+    [
+        SWEEPS,
+        Settings(solver="trajectory", tolerance=1e-3),
+        Settings(solver="trajectory", window=4),
+    ],
 )
 def test_a_picture_is_bit_equal_whatever_the_batch_holds(settings, rational, normal):
     batch = 3 * normal(4, 2, 6, 8).float() * torch.tensor([1.0, 1e-3, 50.0, 0.0]).view(-1, 1, 1, 1)
@@ -378,10 +489,19 @@ def test_a_picture_is_bit_equal_whatever_the_batch_holds(settings, rational, nor
 
 
 @pytest.mark.parametrize("window", [4, 33])
-def test_the_callback_is_told_each_step_once_in_order_of_what_is_solved(window, pixel_mixture, normal):
+def test_the_callback_is_told_each_step_once_in_order_of_what_is_solved(
+    window, pixel_mixture, normal
+):
     model, x, told = pixel_mixture("ve"), 3 * normal(2, 2, 4, 4), []
     sigmas, report = grid(12), {}
-    out = run(model, x, sigmas, Settings(solver="trajectory", window=window), callback=told.append, report=report)
+    out = run(
+        model,
+        x,
+        sigmas,
+        Settings(solver="trajectory", window=window),
+        callback=told.append,
+        report=report,
+    )
     levels = bent(sigmas.tolist(), Settings().placement)
     assert [state["i"] for state in told] == list(range(12))
     assert [state["sigma"].item() for state in told] == pytest.approx(sigmas[:-1].tolist())
@@ -390,7 +510,9 @@ def test_the_callback_is_told_each_step_once_in_order_of_what_is_solved(window, 
         found = model(state["x"], state["sigma_hat"].expand(2))
         torch.testing.assert_close(state["denoised"], found, rtol=0, atol=1e-3)
     torch.testing.assert_close(told[-1]["denoised"], out, rtol=0, atol=0.05)
-    assert report["rejected"] == [0, 0] and all(calls <= SOLVERS["trajectory"].calls(12) for calls in report["calls"])
+    assert report["rejected"] == [0, 0] and all(
+        calls <= SOLVERS["trajectory"].calls(12) for calls in report["calls"]
+    )
 
 
 @both_paths
@@ -401,7 +523,9 @@ def test_the_error_follows_the_tolerance(path, solved):
     for tolerance in (3e-2, 1e-3, 1e-4):
         report, settings = {}, Settings(solver="trajectory", tolerance=tolerance, max_calls=10_000)
         out = run(model, x, [ENDS[path][0], 0.002, 0.0], settings, report=report)
-        errors.append((out - model(exact, torch.full((len(x),), 0.002))).square().mean().sqrt().item())
+        errors.append(
+            (out - model(exact, torch.full((len(x),), 0.002))).square().mean().sqrt().item()
+        )
         calls.append(sum(report["calls"]))
         assert errors[-1] < 10 * tolerance
     assert errors[0] > errors[1] > errors[2] and calls[0] < calls[1] < calls[2]
@@ -418,7 +542,14 @@ def test_no_run_takes_more_calls_than_it_may(most, pixel_mixture, normal):
 
 def test_with_a_tolerance_each_call_is_told(pixel_mixture, normal):
     told, report, settings = [], {}, Settings(solver="trajectory", tolerance=1e-2)
-    run(pixel_mixture("ve"), 3 * normal(2, 2, 4, 4), [3.0, 0.1, 0.0], settings, callback=told.append, report=report)
+    run(
+        pixel_mixture("ve"),
+        3 * normal(2, 2, 4, 4),
+        [3.0, 0.1, 0.0],
+        settings,
+        callback=told.append,
+        report=report,
+    )
     assert [state["i"] for state in told] == list(range(report["rounds"]))
     assert all(state["x"].shape == state["denoised"].shape for state in told)
     assert all(state["sigma"] == state["sigma_hat"].max() for state in told)
@@ -440,13 +571,20 @@ def test_schedules_at_the_edges(path, pixel_mixture, normal):
     assert torch.equal(run(model, x, [start, start], doubled), x)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    "dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str
+)
 @pytest.mark.parametrize("shape", [(4, 6, 6), (2, 3, 4, 6), (1, 1, 1)])
 def test_any_shape_and_dtype_comes_back(dtype, shape, rational, normal):
     x = (3 * normal(2, *shape)).to(dtype)
     before = x.clone()
     out = run(rational, x, grid(6))
-    assert out.shape == x.shape and out.dtype == dtype and out.isfinite().all() and torch.equal(x, before)
+    assert (
+        out.shape == x.shape
+        and out.dtype == dtype
+        and out.isfinite().all()
+        and torch.equal(x, before)
+    )
 
 
 def test_under_a_mask_it_asks_level_by_level_and_keeps_the_picture(normal):
@@ -478,7 +616,9 @@ def test_a_refiner_is_refused(rational, normal):
                 self.inner_model = torch.nn.Linear(2, 2)
             return rational(x, sigma)
 
-    with pytest.raises(RuntimeError, match="changed amid the run.*take another solver, or no refiner"):
+    with pytest.raises(
+        RuntimeError, match="changed amid the run.*take another solver, or no refiner"
+    ):
         run(Wrapper(), 3 * normal(1, 4, 6, 6), grid(6))
 
 

@@ -1,4 +1,5 @@
-"""The zoo's wrapper against k-diffusion's own wrappers round the same net, and against the formulas."""
+"""The zoo's wrapper against k-diffusion's own wrappers round the same net, and against the
+formulas."""
 
 import json
 
@@ -21,10 +22,13 @@ def small_net(name, zero_snr=False):
 
 
 def peer_of(net):
-    """k-diffusion's wrapper in float64 round the float32 net: the wrappers are compared, not their rounding."""
+    """k-diffusion's wrapper in float64 round the float32 net: the wrappers are compared, not their
+    rounding."""
     wrappers = {"eps": "DiscreteEpsDDPMDenoiser", "v": "DiscreteVDDPMDenoiser"}
     wrapper = getattr(k_diffusion("external"), wrappers[net.prediction.name])
-    return wrapper(lambda x, t, labels: net(x.float(), t, labels), net.alphas_cumprod, quantize=False)
+    return wrapper(
+        lambda x, t, labels: net(x.float(), t, labels), net.alphas_cumprod, quantize=False
+    )
 
 
 def noised(model, sigma, dtype=torch.float32):
@@ -41,7 +45,16 @@ def test_equals_k_diffusion(name, zero_snr, dtype):
     net = small_net(name, zero_snr)
     model, peer = zoo.denoiser(net), peer_of(net)
     table = model.sigmas
-    inside = [float(table[0]), float(table[1]), 0.1, 0.7, 3.3, 14.0, float(table[500]), float(table[-1])]
+    inside = [
+        float(table[0]),
+        float(table[1]),
+        0.1,
+        0.7,
+        3.3,
+        14.0,
+        float(table[500]),
+        float(table[-1]),
+    ]
     outside = [0.5 * float(table[0]), 2 * float(table[-1])]
     sigma = torch.tensor(inside + outside, dtype=torch.float64)
     labels = torch.arange(len(sigma)) % (NULL + 1)
@@ -49,7 +62,8 @@ def test_equals_k_diffusion(name, zero_snr, dtype):
     expected = peer(x, sigma, labels=labels)
     scale = expected.abs().amax((1, 2, 3))
     error = (model(x.to(dtype), sigma.to(dtype), labels) - expected).abs().amax((1, 2, 3))
-    # float32 rounding of x (size sigma) passes into denoised = x - sigma eps; the factor is the net's own
+    # float32 rounding of x (size sigma) passes into denoised = x - sigma eps; the factor is the
+    # net's own
     rounding = torch.finfo(torch.float32).eps * (sigma if name == "eps" else 1)
     assert (error <= 50 * (rounding + torch.finfo(torch.float32).eps * scale)).all(), error
     assert model.sigma_max == pytest.approx(4518.8, abs=0.1) if zero_snr else 14.6
@@ -62,7 +76,9 @@ def test_fractional_times_are_those_of_k_diffusion():
     t = model.time(sigma)
     torch.testing.assert_close(t, peer.sigma_to_t(sigma), rtol=1e-12, atol=1e-9)
     assert t.min() == 0 and t.max() == 999
-    torch.testing.assert_close(t[200:], torch.arange(1000.0, dtype=torch.float64), rtol=0, atol=1e-9)
+    torch.testing.assert_close(
+        t[200:], torch.arange(1000.0, dtype=torch.float64), rtol=0, atol=1e-9
+    )
 
 
 def test_flow_is_x_minus_sigma_times_velocity():
@@ -71,7 +87,9 @@ def test_flow_is_x_minus_sigma_times_velocity():
     sigma = torch.tensor([1e-3, 0.2, 0.731, 1.0])
     x, labels = noised(model, sigma), torch.tensor([0, 3, 8, 9])
     velocity = net(x, sigma, labels)
-    torch.testing.assert_close(model(x, sigma, labels), x - sigma[:, None, None, None] * velocity, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        model(x, sigma, labels), x - sigma[:, None, None, None] * velocity, rtol=1e-5, atol=1e-6
+    )
     assert (model.path.name, model.sigma_min, model.sigma_max) == ("flow", 0.001, 1.0)
 
 
@@ -87,7 +105,9 @@ def test_guidance_moves_along_the_line_from_no_class(name):
     torch.testing.assert_close(model(x, sigma, labels, 4.0), u + 4 * (c - u), **close)
     torch.testing.assert_close(model(x, sigma, labels, 0.0), u, **close)
     each = torch.tensor([1.0, 2.5, 7.0])
-    torch.testing.assert_close(model(x, sigma, labels, each), u + each[:, None, None, None] * (c - u), **close)
+    torch.testing.assert_close(
+        model(x, sigma, labels, each), u + each[:, None, None, None] * (c - u), **close
+    )
 
 
 def test_guidance_costs_one_evaluation_more_in_the_same_batch():
@@ -121,8 +141,12 @@ def test_sigma_may_be_a_number_and_a_neighbour_changes_nothing():
     together = model(x, sigma, labels)
     for one in (2.0, torch.tensor(2.0), torch.tensor(2.0, dtype=torch.float64)):
         torch.testing.assert_close(model(x, one, labels), together)
-    torch.testing.assert_close(model(x[1:2], sigma[1:2], labels[1:2]), together[1:2], rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(model(x, 2.0, 3)[2], together[2], rtol=1e-4, atol=1e-5)  # one label for all
+    torch.testing.assert_close(
+        model(x[1:2], sigma[1:2], labels[1:2]), together[1:2], rtol=1e-4, atol=1e-5
+    )
+    torch.testing.assert_close(
+        model(x, 2.0, 3)[2], together[2], rtol=1e-4, atol=1e-5
+    )  # one label for all
 
 
 @pytest.mark.parametrize("arguments, says", [
@@ -162,12 +186,18 @@ def test_load_reads_what_the_training_wrote(folder, name):
     sigma = torch.tensor([0.5, 1.0])
     x = noised(model, sigma)
     expected = zoo.denoiser(small_net(name))(x, sigma)
-    torch.testing.assert_close(model(x, sigma), expected, rtol=0.02, atol=0.02)  # the file holds float16
+    torch.testing.assert_close(
+        model(x, sigma), expected, rtol=0.02, atol=0.02
+    )  # the file holds float16
     assert not model.net.training and not any(p.requires_grad for p in model.net.parameters())
     assert model.prediction.name == name
     assert (model.sigmas.diff() > 0).all() and len(model.sigmas) == 1000
     about = zoo.info(name)
-    assert about["prediction"] == name and about["losses"] == [0.5, 0.25] and about["config"]["model"] == name
+    assert (
+        about["prediction"] == name
+        and about["losses"] == [0.5, 0.25]
+        and about["config"]["model"] == name
+    )
     assert "Open Font License" in about["licence"] and tuple(about["classes"]) == CLASSES
     json.dumps(about)
 

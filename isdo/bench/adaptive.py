@@ -1,4 +1,5 @@
-"""Solvers that find their own steps: calls to reach an error, against the field's, and what a tolerance says."""
+"""Solvers that find their own steps: calls to reach an error, against the field's, and what a
+tolerance says."""
 
 import math
 from collections import defaultdict
@@ -20,12 +21,22 @@ from .report import PLAIN, markdown
 from .work_precision import LARGEST, _stored, geometric_mean, limited
 
 COUNT, MOST = 2, 400  # pictures of a problem; model calls of one
-# Analytic problems are solved down to so little noise, so that what ending there costs does not hide what is measured.
+# Analytic problems are solved down to so little noise, so that what ending there costs does not
+# hide what is measured.
 LOWEST = 0.002
-TARGETS = (0.03, 0.01, 0.003)  # errors (RMS, pictures are of the size of one half) that are to be reached
+TARGETS = (
+    0.03,
+    0.01,
+    0.003,
+)  # errors (RMS, pictures are of the size of one half) that are to be reached
 WITHIN = 10.0  # error over tolerance is to lie within that factor of its median
-EXACT = "data set"  # its pictures come out exactly: an error of 0 is in no proportion to a tolerance
-AIM, OFTEN = 0.6, 0.9  # of the better one's calls, in the geometric mean; in so many of the problems fewer
+EXACT = (
+    "data set"  # its pictures come out exactly: an error of 0 is in no proportion to a tolerance
+)
+AIM, OFTEN = (
+    0.6,
+    0.9,
+)  # of the better one's calls, in the geometric mean; in so many of the problems fewer
 TICKS = (6, 10, 20, 40, 80)
 KEY = ("bench", "problem", "path", "sampler", "tolerance", "seed", "images", "fingerprint")
 
@@ -34,12 +45,21 @@ def by_isdo(solver, problem, tolerance):
     """Return (x, calls, rejected steps of each picture)."""
     report, settings = {}, Settings(solver=solver, tolerance=tolerance, max_calls=MOST)
     levels = [problem.sigma_max, problem.sigma_min, 0.0]
-    x = sample_isdo(problem.model, problem.x, levels, problem.extra_args, disable=True, settings=settings, report=report)
+    x = sample_isdo(
+        problem.model,
+        problem.x,
+        levels,
+        problem.extra_args,
+        disable=True,
+        settings=settings,
+        report=report,
+    )
     return x, report["calls"], report["rejected"]
 
 
 def one_by_one(solve):
-    """Make of ``solve(model, x, problem, tolerance) -> x at sigma_min``, which pools over a batch, one for each picture.
+    """Make of ``solve(model, x, problem, tolerance) -> x at sigma_min``, which pools over a batch,
+    one for each picture.
 
     The last call, from sigma_min to what the model says there, is counted.
     """
@@ -47,7 +67,10 @@ def one_by_one(solve):
     def run(problem, tolerance):
         found, calls = [], []
         for i in range(len(problem.x)):
-            extra = {key: v[i : i + 1] if torch.is_tensor(v) else v for key, v in problem.extra_args.items()}
+            extra = {
+                key: v[i : i + 1] if torch.is_tensor(v) else v
+                for key, v in problem.extra_args.items()
+            }
             counted = CallCounter(problem.model)
 
             def model(x, sigma, counted=counted, extra=extra):
@@ -72,7 +95,9 @@ def dopri5(model, x, problem, tolerance):
     """torchdiffeq's, in log sigma, in which it needs fewer calls than in sigma."""
     from torchdiffeq import odeint
 
-    ends = torch.tensor([problem.sigma_max, problem.sigma_min], dtype=x.dtype, device=x.device).log()
+    ends = torch.tensor(
+        [problem.sigma_max, problem.sigma_min], dtype=x.dtype, device=x.device
+    ).log()
 
     def slope(t, state):
         return state - model(state, t.exp().to(state.dtype).expand(1))
@@ -82,7 +107,8 @@ def dopri5(model, x, problem, tolerance):
 
 @dataclass(frozen=True)
 class Adaptive:
-    """A solver that finds its own steps: ``run(problem, tolerance) -> (x, calls, rejected)``, both lists by picture."""
+    """A solver that finds its own steps: ``run(problem, tolerance) -> (x, calls, rejected)``, both
+    lists by picture."""
 
     label: str
     run: Callable
@@ -124,7 +150,18 @@ def lowered(problem):
     return replace(problem, table=table)
 
 
-def run(progress=iter, *, makers=None, seed=0, limit=None, only="", reuse=(), save=None, cache=None, device="cpu"):
+def run(
+    progress=iter,
+    *,
+    makers=None,
+    seed=0,
+    limit=None,
+    only="",
+    reuse=(),
+    save=None,
+    cache=None,
+    device="cpu",
+):
     """Measure every adaptive solver on every problem at each of its tolerances.
 
     Args:
@@ -150,9 +187,20 @@ def run(progress=iter, *, makers=None, seed=0, limit=None, only="", reuse=(), sa
             problem = replace(problem, solve=partial(_stored, problem.solve, Path(cache)))
         for name, sampler in SAMPLERS.items():
             for tolerance in sampler.tolerances:
-                values = "adaptive", problem.name, problem.path, name, tolerance, seed, len(problem.x), problem.fingerprint
+                values = (
+                    "adaptive",
+                    problem.name,
+                    problem.path,
+                    name,
+                    tolerance,
+                    seed,
+                    len(problem.x),
+                    problem.fingerprint,
+                )
                 labels = dict(zip(KEY, values, strict=True))
-                rows.append(known.get(_key(labels)) or labels | measure(problem, sampler, tolerance))
+                rows.append(
+                    known.get(_key(labels)) or labels | measure(problem, sampler, tolerance)
+                )
         if save is not None:
             save(rows)
     return rows
@@ -162,8 +210,18 @@ def measure(problem, sampler, tolerance):
     """Return the numbers of one row."""
     with torch.no_grad():
         x, calls, rejected = sampler.run(problem, tolerance)
-    errors = rms(x - problem.reference()).nan_to_num(nan=LARGEST, posinf=LARGEST).clamp(max=LARGEST).tolist()
-    return {"calls": calls, "rejected": rejected, "errors": errors, "uncertainty": problem.uncertainty().tolist()}
+    errors = (
+        rms(x - problem.reference())
+        .nan_to_num(nan=LARGEST, posinf=LARGEST)
+        .clamp(max=LARGEST)
+        .tolist()
+    )
+    return {
+        "calls": calls,
+        "rejected": rejected,
+        "errors": errors,
+        "uncertainty": problem.uncertainty().tolist(),
+    }
 
 
 def _key(row):
@@ -177,16 +235,20 @@ def merged(kept, rows):
 
 
 def curves(rows):
-    """Return {(problem, path): {sampler: [(calls, error), ...]}}, means over pictures (of errors: geometric), calls rising."""
+    """Return {(problem, path): {sampler: [(calls, error), ...]}}, means over pictures (of errors:
+    geometric), calls rising."""
     found = defaultdict(lambda: defaultdict(list))
     for row in rows:
         point = sum(row["calls"]) / len(row["calls"]), _error(row)
         found[row["problem"], row["path"]][row["sampler"]].append(point)
-    return {case: {name: sorted(line) for name, line in lines.items()} for case, lines in found.items()}
+    return {
+        case: {name: sorted(line) for name, line in lines.items()} for case, lines in found.items()
+    }
 
 
 def calls_to(line, target):
-    """Return how many calls a solver needs for an error: between measured tolerances interpolated in the logarithms.
+    """Return how many calls a solver needs for an error: between measured tolerances interpolated
+    in the logarithms.
 
     Where the loosest tolerance is better than that, its calls; None where none is as good.
     """
@@ -202,7 +264,8 @@ def calls_to(line, target):
 
 
 def standing(rows, sampler="multistep"):
-    """Return {(problem, path): {target: (calls, calls of the better peer)}} where both get there."""
+    """Return {(problem, path): {target: (calls, calls of the better peer)}} where both get
+    there."""
     found = {}
     for case, lines in curves(rows).items():
         cells = {}
@@ -217,8 +280,12 @@ def standing(rows, sampler="multistep"):
 
 
 def ratios(found):
-    """Return {(problem, path): geometric mean over the targets of own calls / the better peer's}."""
-    return {case: geometric_mean(own / other for own, other in cells.values()) for case, cells in found.items()}
+    """Return {(problem, path): geometric mean over the targets of own calls / the better
+    peer's}."""
+    return {
+        case: geometric_mean(own / other for own, other in cells.values())
+        for case, cells in found.items()
+    }
 
 
 def promises(rows, sampler="multistep"):
@@ -235,7 +302,8 @@ def _error(row):
 
 
 def promise(pairs):
-    """Return (the median of error/tolerance, the share within WITHIN of it, the lowest and the highest over the median)."""
+    """Return (the median of error/tolerance, the share within WITHIN of it, the lowest and the
+    highest over the median)."""
     found = sorted(error / tolerance for tolerance, error in pairs)
     median = found[len(found) // 2]
     share = sum(1 / WITHIN <= value / median <= WITHIN for value in found) / len(found)
@@ -249,22 +317,35 @@ def _outside(rows, sampler="multistep"):
         for row in _promised_rows(rows, sampler)
         if not 1 / WITHIN <= _error(row) / row["tolerance"] / median <= WITHIN
     ]
-    return f"Outside, over the median, of multistep: {'; '.join(found)}." if found else "None of multistep's lies outside."
+    return (
+        f"Outside, over the median, of multistep: {'; '.join(found)}."
+        if found
+        else "None of multistep's lies outside."
+    )
 
 
 def page(rows):
     """Return the page of the docs."""
     found = standing(rows)
     by_case = ratios(found)
-    mean, fewer = geometric_mean(by_case.values()), sum(r < 1 for r in by_case.values()) / len(by_case)
+    mean, fewer = (
+        geometric_mean(by_case.values()),
+        sum(r < 1 for r in by_case.values()) / len(by_case),
+    )
     cells = [[f"{calls:.0f} / {other:.0f}" for calls, other in (cells.get(t, (math.nan, math.nan)) for t in TARGETS)]
              for cells in found.values()]  # fmt: skip
     body = [
-        [f"{name} ({path})", *(text.replace("nan", "-") for text in line), f"{by_case[name, path]:.2f}"]
+        [
+            f"{name} ({path})",
+            *(text.replace("nan", "-") for text in line),
+            f"{by_case[name, path]:.2f}",
+        ]
         for (name, path), line in zip(found, cells, strict=True)
     ]
     body.sort(key=lambda line: line[0])
-    table = markdown(["calls to reach an error, ISDO / better peer", *map(str, TARGETS), "ratio"], body)
+    table = markdown(
+        ["calls to reach an error, ISDO / better peer", *map(str, TARGETS), "ratio"], body
+    )
     others = [
         [SAMPLERS[name].label, f"{geometric_mean(ratios(standing(rows, name)).values()):.2f}"]
         for name in SAMPLERS if name not in PEERS and ratios(standing(rows, name))
@@ -273,11 +354,25 @@ def page(rows):
     for name in SAMPLERS:
         if name not in PEERS and (pairs := promises(rows, name)):
             median, share, low, high = promise(pairs)
-            kept.append([SAMPLERS[name].label, f"{median:.2f}", f"{100 * share:.0f} %", f"{low:.2g}", f"{high:.1f}"])
+            kept.append(
+                [
+                    SAMPLERS[name].label,
+                    f"{median:.2f}",
+                    f"{100 * share:.0f} %",
+                    f"{low:.2g}",
+                    f"{high:.1f}",
+                ]
+            )
     outside = _outside(rows)
     worse = [f"{name} ({path})" for (name, path), ratio in by_case.items() if ratio >= 1]
-    where = f"Not fewer: {', '.join(sorted(worse))}." if worse else "There is no problem where it needs more."
-    seeds, images = (" or ".join(map(str, sorted({row[key] for row in rows}))) for key in ("seed", "images"))
+    where = (
+        f"Not fewer: {', '.join(sorted(worse))}."
+        if worse
+        else "There is no problem where it needs more."
+    )
+    seeds, images = (
+        " or ".join(map(str, sorted({row[key] for row in rows}))) for key in ("seed", "images")
+    )
     return f"""# Adaptive steps: calls to reach an error, and what a tolerance says
 
 This page is written by the bench; run it again with
@@ -310,7 +405,8 @@ pictures come out exactly.
 
 
 def plot(rows, path):
-    """Draw error against calls, a panel for each problem, and before them error against tolerance over all problems."""
+    """Draw error against calls, a panel for each problem, and before them error against tolerance
+    over all problems."""
     from matplotlib.figure import Figure
 
     panels = curves(rows)
@@ -330,8 +426,15 @@ def plot(rows, path):
         axis.grid(alpha=0.25)
     for axis in axes[len(panels) :]:
         axis.axis("off")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(SAMPLERS), frameon=False)
-    figure.suptitle("RMS error against model calls, each solver finding its own steps; first: against the tolerance")
+    figure.legend(
+        *axes[0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=len(SAMPLERS),
+        frameon=False,
+    )
+    figure.suptitle(
+        "RMS error against model calls, each solver finding its own steps; first: against the tolerance"
+    )
     with replacing(path) as part:
         figure.savefig(part, dpi=100, format=Path(path).suffix[1:].lower() or "png")
 
@@ -342,6 +445,11 @@ def _promised(axis, rows):
     axis.scatter(*zip(*pairs, strict=True), s=8, color="#D55E00", alpha=0.5)
     ends = [min(t for t, _ in pairs), max(t for t, _ in pairs)]
     for factor, line in product((1 / WITHIN, 1, WITHIN), ("-",)):
-        axis.plot(ends, [factor * median * t for t in ends], color="#777777", linestyle=line if factor == 1 else ":")
+        axis.plot(
+            ends,
+            [factor * median * t for t in ends],
+            color="#777777",
+            linestyle=line if factor == 1 else ":",
+        )
     axis.set(xscale="log", yscale="log", xlabel="tolerance", ylabel="RMS error")
     axis.set_title("what a tolerance says (multistep)", fontsize=8)

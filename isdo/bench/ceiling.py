@@ -1,4 +1,5 @@
-"""How far a linear multistep method gets at all: its coefficients fitted to just this net, grid and number of calls."""
+"""How far a linear multistep method gets at all: its coefficients fitted to just this net, grid and
+number of calls."""
 
 import math
 from dataclasses import dataclass, replace
@@ -32,8 +33,8 @@ class Run:
 def linear(model, x, sigmas, weights, extra_args=None, run=None, since=0):
     """Solve by the explicit linear method of these weights, one call a step.
 
-    x(s1) = (s1/s0) x(s0) + (a1 - a0 s1/s0) sum_j w_ij D_j over all calls so far. DPM++ 2M, iPNDM, DEIS, UniPC with its
-    corrector and every other rule of fixed order differ in w alone.
+    x(s1) = (s1/s0) x(s0) + (a1 - a0 s1/s0) sum_j w_ij D_j over all calls so far. DPM++ 2M, iPNDM,
+    DEIS, UniPC with its corrector and every other rule of fixed order differ in w alone.
 
     Args:
         model, x, sigmas, extra_args: as for every sampler; sigmas (N + 1,).
@@ -43,14 +44,18 @@ def linear(model, x, sigmas, weights, extra_args=None, run=None, since=0):
     Returns:
         a Run.
     """
-    states, denoised = ([x], []) if run is None else (run.states[: since + 1], run.denoised[: since + 1])
+    states, denoised = (
+        ([x], []) if run is None else (run.states[: since + 1], run.denoised[: since + 1])
+    )
     signal, ones, levels = model.path.signal, x.new_ones(len(x)), sigmas.tolist()
     for i in range(len(states) - 1, len(levels) - 1):
         if i == len(denoised):
             denoised.append(model(states[i], levels[i] * ones, **extra_args or {}))
         shrink = levels[i + 1] / levels[i]
         mean = sum(w * d for w, d in zip(weights[i].tolist(), denoised, strict=False) if w)
-        states.append(shrink * states[i] + (signal(levels[i + 1]) - signal(levels[i]) * shrink) * mean)
+        states.append(
+            shrink * states[i] + (signal(levels[i + 1]) - signal(levels[i]) * shrink) * mean
+        )
     return Run(states, denoised)
 
 
@@ -65,10 +70,12 @@ def dpmpp_2m_weights(sigmas):
 
 
 def fit(problem, sigmas, progress=iter):
-    """Return the weights (N, N) that make the geometric mean of the pictures' errors smallest, as far as found.
+    """Return the weights (N, N) that make the geometric mean of the pictures' errors smallest, as
+    far as found.
 
-    Gauss-Newton with Levenberg's damping from DPM++ 2M's weights on, every picture counted by the inverse square of its
-    error: ends where a round gains less than STALLED, so it is never worse than DPM++ 2M on the pictures it is fitted to.
+    Gauss-Newton with Levenberg's damping from DPM++ 2M's weights on, every picture counted by the
+    inverse square of its error: ends where a round gains less than STALLED, so it is never worse
+    than DPM++ 2M on the pictures it is fitted to.
     """
     reference, count = problem.reference(), len(sigmas) - 1
     free = [(i, j) for i in range(1, count) for j in range(i)]
@@ -96,16 +103,27 @@ def fit(problem, sigmas, progress=iter):
             return wide((nudged.states[-1] - run.states[-1]) * scale / NUDGE).flatten()
 
         jacobian = torch.stack([slope(i, j) for i, j in free], 1)
-        normal, downhill = jacobian.T @ jacobian, -jacobian.T @ wide((run.states[-1] - reference) * scale).flatten()
+        normal, downhill = (
+            jacobian.T @ jacobian,
+            -jacobian.T @ wide((run.states[-1] - reference) * scale).flatten(),
+        )
         tiny = 1e-12 * normal.diagonal().mean()
         before = level
         while damping < STIFFEST:
-            step = torch.linalg.solve(normal + (damping * normal.diagonal() + tiny).diag(), downhill)
+            step = torch.linalg.solve(
+                normal + (damping * normal.diagonal() + tiny).diag(), downhill
+            )
             trial = moved(weights, zip(free, step.tolist(), strict=True))
             attempt = solve(weights=trial)
             trial_error, trial_level = judge(attempt)
             if trial_level < level:
-                weights, run, error, level, damping = trial, attempt, trial_error, trial_level, damping / 4
+                weights, run, error, level, damping = (
+                    trial,
+                    attempt,
+                    trial_error,
+                    trial_level,
+                    damping / 4,
+                )
                 break
             damping *= 4
         if before - level < STALLED:
@@ -126,8 +144,9 @@ def run(seed=0, limit=None, only="", device="cpu", calls=CALLS, progress=iter, m
         models: as for `problems.learned`; None: the zoo's.
 
     Returns:
-        rows (one dict for each problem, grid, sampler and number of calls, as in `work_precision.run`; "fitted" to the very
-        pictures, "elsewhere" to others, both with their weights) and a text.
+        rows (one dict for each problem, grid, sampler and number of calls, as in
+        `work_precision.run`; "fitted" to the very pictures, "elsewhere" to others, both with their
+        weights) and a text.
 
     Raises:
         ValueError: no problem left.
@@ -139,17 +158,29 @@ def run(seed=0, limit=None, only="", device="cpu", calls=CALLS, progress=iter, m
     rows = []
     for maker in progress(wanted):
         problem, other = (
-            replace(maker(s, limit or COUNT), solve=partial(by_runge_kutta, steps=32)) for s in (seed, seed + SEED)
+            replace(maker(s, limit or COUNT), solve=partial(by_runge_kutta, steps=32))
+            for s in (seed, seed + SEED)
         )
         with torch.no_grad():
             grids = [grid for grid in GRIDS[problem.path] if grid in problem.grids()] or ["karras"]
             for grid, n in product(grids, calls):
                 make = problem.grids()[grid]
                 fits = {"fitted": fit(problem, make(n)), "elsewhere": fit(other, make(n))}
-                samplers = {"isdo_scheduled": SCHEDULED, **PEERS} | {key: as_peer(weights) for key, weights in fits.items()}
-                labels = {"suite": "ceiling", "problem": problem.name, "path": problem.path, "grid": grid}
+                samplers = {"isdo_scheduled": SCHEDULED, **PEERS} | {
+                    key: as_peer(weights) for key, weights in fits.items()
+                }
+                labels = {
+                    "suite": "ceiling",
+                    "problem": problem.name,
+                    "path": problem.path,
+                    "grid": grid,
+                }
                 for key, peer in samplers.items():
-                    row = labels | {"calls": n, "seed": seed, "sampler": key} | measure(problem, peer, make, n)
+                    row = (
+                        labels
+                        | {"calls": n, "seed": seed, "sampler": key}
+                        | measure(problem, peer, make, n)
+                    )
                     rows.append(row | ({"weights": fits[key].tolist()} if key in fits else {}))
     return rows, text(rows)
 
@@ -164,10 +195,19 @@ def as_peer(weights):
 
 
 def text(rows):
-    """Return the page of the docs: by cell, the errors of ISDO and of the fits over that of the best peer."""
-    ratios = {name: {_place(cell): cell for cell in cells(rows, name)} for name in ("isdo_scheduled", "fitted", "elsewhere")}
+    """Return the page of the docs: by cell, the errors of ISDO and of the fits over that of the
+    best peer."""
+    ratios = {
+        name: {_place(cell): cell for cell in cells(rows, name)}
+        for name in ("isdo_scheduled", "fitted", "elsewhere")
+    }
     body = [
-        [cell["problem"], cell["grid"], str(cell["calls"]), f"{cell['best_error']:.3f} ({SAMPLERS[cell['best']].label})"]
+        [
+            cell["problem"],
+            cell["grid"],
+            str(cell["calls"]),
+            f"{cell['best_error']:.3f} ({SAMPLERS[cell['best']].label})",
+        ]
         + [f"{ratios[name][place]['ratio']:.2f}" for name in ratios]
         for place, cell in sorted(ratios["isdo_scheduled"].items())
     ]

@@ -1,4 +1,5 @@
-"""A small classifier of the zoo's pictures: its features are the space in which sets of pictures are compared."""
+"""A small classifier of the zoo's pictures: its features are the space in which sets of pictures
+are compared."""
 
 import json
 import math
@@ -56,8 +57,8 @@ class Block(nn.Module):
 class Classifier(nn.Module):
     """A convolutional net (B, 3, 32, 32) in [-1, 1] -> logits (B, 9).
 
-    SiLU and mean pooling throughout: features that are smooth in the picture, so that a small change of the pictures is
-    a small change of their distance.
+    SiLU and mean pooling throughout: features that are smooth in the picture, so that a small
+    change of the pictures is a small change of their distance.
     """
 
     def __init__(self):
@@ -80,7 +81,8 @@ class Classifier(nn.Module):
 
 @dataclass(frozen=True)
 class Judge:
-    """The trained classifier, the Moments of the real pictures' features, and how often each class occurs (9,).
+    """The trained classifier, the Moments of the real pictures' features, and how often each class
+    occurs (9,).
 
     What a judge has, and what of it is optional: `judge.Judge`.
     """
@@ -92,7 +94,8 @@ class Judge:
 
     @torch.no_grad()
     def __call__(self, pictures):
-        """Return (features (B, 64), most likely class (B,)) of pictures (B, 3, 32, 32) in [-1, 1]."""
+        """Return (features (B, 64), most likely class (B,)) of pictures (B, 3, 32, 32) in [-1,
+        1]."""
         features = self.features(pictures)
         return features, self.net.outlet(features).argmax(1)
 
@@ -125,7 +128,9 @@ class Judge:
             FileNotFoundError: the emoji are not on this machine.
         """
         emoji = data.load_emoji()
-        chosen = torch.multinomial(emoji.odds(), count, generator=torch.Generator("cpu").manual_seed(seed))
+        chosen = torch.multinomial(
+            emoji.odds(), count, generator=torch.Generator("cpu").manual_seed(seed)
+        )
         return data.to_unit(emoji.pictures[chosen, 0]), emoji.labels[chosen]
 
     def to(self, device):
@@ -151,12 +156,18 @@ def load(file=FILE):
     odds = tensors.pop("class_odds")
     net = Classifier()
     net.load_state_dict({key: value.float() for key, value in tensors.items()})
-    about = {key: json.loads(metadata[key]) for key in ("config", "accuracy", "accuracy_per_class", "floor", "classes")}
-    return Judge(net.eval().requires_grad_(False), real, odds, about | {"licence": metadata["data"]})
+    about = {
+        key: json.loads(metadata[key])
+        for key in ("config", "accuracy", "accuracy_per_class", "floor", "classes")
+    }
+    return Judge(
+        net.eval().requires_grad_(False), real, odds, about | {"licence": metadata["data"]}
+    )
 
 
 def augment(pictures, generator):
-    """Flip half of the pictures (B, 3, H, W) and move each by up to EDGE pixels, white coming in at the sides."""
+    """Flip half of the pictures (B, 3, H, W) and move each by up to EDGE pixels, white coming in at
+    the sides."""
     count, _, height, width = pictures.shape
     flip = torch.rand(count, generator=generator, device="cpu") < 0.5
     pictures = torch.where(flip[:, None, None, None], pictures.flip(3), pictures)
@@ -169,18 +180,28 @@ def augment(pictures, generator):
 
 def rate_at(config, step):
     """Return the learning rate at a step."""
-    return config.rate * min(1.0, step / config.warmup) * (1 + math.cos(math.pi * step / config.steps)) / 2
+    return (
+        config.rate
+        * min(1.0, step / config.warmup)
+        * (1 + math.cos(math.pi * step / config.steps))
+        / 2
+    )
 
 
 def fit(emoji, config, progress=iter):
-    """Return a Classifier trained on ``emoji``, every concept counting alike; ``progress`` wraps the steps."""
+    """Return a Classifier trained on ``emoji``, every concept counting alike; ``progress`` wraps
+    the steps."""
     torch.manual_seed(config.seed)
     net = Classifier().to(memory_format=torch.channels_last)
     generator, odds = torch.Generator("cpu").manual_seed(config.seed), emoji.odds()
-    optimizer = torch.optim.AdamW(net.parameters(), lr=config.rate, weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(
+        net.parameters(), lr=config.rate, weight_decay=config.weight_decay
+    )
     for step in progress(range(config.steps)):
         index = torch.multinomial(odds, config.batch, replacement=True, generator=generator)
-        variant = torch.randint(emoji.pictures.shape[1], (config.batch,), generator=generator, device="cpu")
+        variant = torch.randint(
+            emoji.pictures.shape[1], (config.batch,), generator=generator, device="cpu"
+        )
         pictures = augment(data.to_unit(emoji.pictures[index, variant]), generator)
         logits = net(pictures.contiguous(memory_format=torch.channels_last))
         loss = F.cross_entropy(logits, emoji.labels[index], label_smoothing=config.label_smoothing)
@@ -192,18 +213,24 @@ def fit(emoji, config, progress=iter):
 
 
 def accuracy(net, emoji):
-    """Return (accuracy, accuracy of each class) on the pictures as they are, every concept counting alike."""
+    """Return (accuracy, accuracy of each class) on the pictures as they are, every concept counting
+    alike."""
     right = (net(data.to_unit(emoji.pictures[:, 0])).argmax(1) == emoji.labels).double()
     odds = emoji.odds().double()
     classes = [emoji.labels == label for label in range(len(CLASSES))]
-    per_class = [float((right * odds)[m].sum() / odds[m].sum()) if m.any() else math.nan for m in classes]
+    per_class = [
+        float((right * odds)[m].sum() / odds[m].sum()) if m.any() else math.nan for m in classes
+    ]
     return float((right * odds).sum()), per_class
 
 
 def features_of(net, emoji):
-    """Return the Moments of the features of ``emoji``, all variants, every concept counting alike."""
+    """Return the Moments of the features of ``emoji``, all variants, every concept counting
+    alike."""
     variants = emoji.pictures.shape[1]
-    found = torch.cat([net.features(data.to_unit(part)) for part in emoji.pictures.flatten(0, 1).split(256)])
+    found = torch.cat(
+        [net.features(data.to_unit(part)) for part in emoji.pictures.flatten(0, 1).split(256)]
+    )
     return moments(found, emoji.odds().double().repeat_interleave(variants))
 
 
@@ -225,7 +252,9 @@ def train(config, out, progress=iter, font=data.FONT, groups=data.GROUPS):
     overall, per_class = accuracy(net, held_out)
     real = features_of(net, emoji)
     floor = frechet(*(features_of(net, half) for half in emoji.split(0.5, config.seed)))
-    odds = torch.zeros(len(CLASSES), dtype=torch.float64, device="cpu").index_add(0, emoji.labels, emoji.odds().double())
+    odds = torch.zeros(len(CLASSES), dtype=torch.float64, device="cpu").index_add(
+        0, emoji.labels, emoji.odds().double()
+    )
     metadata = {
         "config": json.dumps(asdict(config)),
         "data": data.LICENCE,
@@ -234,6 +263,10 @@ def train(config, out, progress=iter, font=data.FONT, groups=data.GROUPS):
         "accuracy_per_class": json.dumps([round(value, 4) for value in per_class]),
         "floor": json.dumps(round(floor, 4)),
     }
-    tensors = state | {"real.mean": real.mean, "real.covariance": real.covariance, "class_odds": odds}
+    tensors = state | {
+        "real.mean": real.mean,
+        "real.covariance": real.covariance,
+        "class_odds": odds,
+    }
     with replacing(out) as part:
         save_file({name: value.contiguous() for name, value in tensors.items()}, part, metadata)

@@ -1,5 +1,6 @@
-"""The demonstration: one trained model, the same noise and number of calls, and what each sampler makes of them; and what
-refinement makes of finished pictures where more calls of a sampler make nothing."""
+"""The demonstration: one trained model, the same noise and number of calls, and what each sampler
+makes of them; and what refinement makes of finished pictures where more calls of a sampler make
+nothing."""
 
 from dataclasses import replace
 from functools import partial
@@ -24,29 +25,40 @@ SIDE = 32
 
 
 def make_problem(name="eps", count=18, guidance=3.0, seed=0):
-    """Return the Problem of drawing ``count`` pictures, the classes in turn, each from its own seed."""
+    """Return the Problem of drawing ``count`` pictures, the classes in turn, each from its own
+    seed."""
     model = load(name)
     x = model.sigma_max * gallery.noise(range(seed, seed + count), (3, SIDE, SIDE))
     extra = {"labels": torch.arange(count, device="cpu") % len(CLASSES), "guidance": guidance}
     solve = partial(by_runge_kutta, steps=32)  # converged far below what an eye or the plot can see
-    return Problem(f"{name}, guidance {guidance:g}", model.path.name, model, x, model.sigmas, solve, extra)
+    return Problem(
+        f"{name}, guidance {guidance:g}", model.path.name, model, x, model.sigmas, solve, extra
+    )
 
 
 def run(problem, sampler, calls):
-    """Return (pictures, row of numbers) of a sampler after ``calls`` model calls on Karras's grid."""
+    """Return (pictures, row of numbers) of a sampler after ``calls`` model calls on Karras's
+    grid."""
     peer, kept = SAMPLERS[sampler], []
 
     def keep(*args, **options):
         kept.append(peer.run(*args, **options))
         return kept[0]
 
-    labels = {"problem": problem.name, "path": problem.path, "grid": "karras", "calls": calls, "sampler": sampler}
+    labels = {
+        "problem": problem.name,
+        "path": problem.path,
+        "grid": "karras",
+        "calls": calls,
+        "sampler": sampler,
+    }
     row = measure(problem, replace(peer, run=keep), problem.grids()["karras"], calls)
     return kept[0], labels | row
 
 
 def page(problem, found, calls):
-    """Return a page: the converged pictures, then those of every sampler after ``calls`` calls, with their error."""
+    """Return a page: the converged pictures, then those of every sampler after ``calls`` calls,
+    with their error."""
     rows, names = [problem.reference()], ["converged"]
     for sampler in SHOWN:
         pictures, row = found[sampler, calls]
@@ -56,23 +68,33 @@ def page(problem, found, calls):
 
 
 def refined_page(name="eps", faces=6, animals=6, guidance=3.0, calls=12):
-    """Return a page: pictures as drawn, with twice the calls, and refined by default settings; seeds 0, 1, 2, ..."""
+    """Return a page: pictures as drawn, with twice the calls, and refined by default settings;
+    seeds 0, 1, 2, ..."""
     model, seeds = load(name), range(faces + animals)
-    labels = torch.tensor([CLASSES.index("faces")] * faces + [CLASSES.index("animals")] * animals, device="cpu")
+    labels = torch.tensor(
+        [CLASSES.index("faces")] * faces + [CLASSES.index("animals")] * animals, device="cpu"
+    )
     extra = {"labels": labels, "guidance": guidance}
     x = model.sigma_max * gallery.noise(seeds, (3, SIDE, SIDE))
 
     def drawn(steps):
-        return sample_isdo(model, x, karras(steps, model.sigma_min, model.sigma_max), extra, disable=True)
+        return sample_isdo(
+            model, x, karras(steps, model.sigma_min, model.sigma_max), extra, disable=True
+        )
 
     first = drawn(calls)
     better = refine(model, first, extra, disable=True, seeds=list(seeds))
-    names = f"drawn\n{calls} calls", f"drawn with\n{2 * calls} calls", f"drawn, refined\n{calls} + {better.calls} calls"
+    names = (
+        f"drawn\n{calls} calls",
+        f"drawn with\n{2 * calls} calls",
+        f"drawn, refined\n{calls} + {better.calls} calls",
+    )
     return gallery.page([first, drawn(2 * calls), better.x], names, zoom=3)
 
 
 def demo(folder="out", pages=(6, 8), progress=iter):
-    """Draw with ISDO and its peers from the same noise, and refine; returns the files written into ``folder``.
+    """Draw with ISDO and its peers from the same noise, and refine; returns the files written into
+    ``folder``.
 
     Args:
         folder: made when missing.

@@ -1,4 +1,5 @@
-"""Grids side by side at few calls: the stored ones, the curvature schedule, and what search over trajectories finds."""
+"""Grids side by side at few calls: the stored ones, the curvature schedule, and what search over
+trajectories finds."""
 
 import math
 from collections import defaultdict
@@ -27,7 +28,8 @@ SEED = 1000  # added to the seed: what is searched and measured on other picture
 
 
 def teacher(problem, intervals=FINE):
-    """Return (sigmas (T,) float64, x (T, B, ...), D (T, B, ...)) of a fine Heun run, k-diffusion's own code."""
+    """Return (sigmas (T,) float64, x (T, B, ...), D (T, B, ...)) of a fine Heun run, k-diffusion's
+    own code."""
     seen = {}
 
     def keep(step):
@@ -41,7 +43,8 @@ def teacher(problem, intervals=FINE):
 
 
 def step_costs(sigmas, x, denoised):
-    """Return (T, T), the mean squared error of the Euler step from each node of the teacher to each later (GITS)."""
+    """Return (T, T), the mean squared error of the Euler step from each node of the teacher to each
+    later (GITS)."""
     start, state = sigmas[:, None, None], x.flatten(1)[:, None]
     slope = (x - denoised).flatten(1)[:, None] / start
     landed = state + (sigmas[None, :, None] - start) * slope
@@ -49,12 +52,15 @@ def step_costs(sigmas, x, denoised):
 
 
 def arriving_costs(sigmas, x, denoised, path):
-    """Return ``step_costs``, each band's error counted by the share S/(S + r^2) that a Gaussian lets through.
+    """Return ``step_costs``, each band's error counted by the share S/(S + r^2) that a Gaussian
+    lets through.
 
     In units of x/a, in which the flow path is the other one.
     """
     spectrum = Spectrum(*x.shape[-2:], x.device)
-    flat = [spectrum.forward(part.flatten(0, 1)).unflatten(0, part.shape[:2]) for part in (x, denoised)]
+    flat = [
+        spectrum.forward(part.flatten(0, 1)).unflatten(0, part.shape[:2]) for part in (x, denoised)
+    ]
     power = spectrum.inner(flat[1][-1], flat[1][-1]).mean(0) / (x.shape[2] * spectrum.size)
     costs = torch.zeros(len(sigmas), len(sigmas), dtype=torch.float64, device="cpu")
     for i, sigma in enumerate(sigmas[:-1]):
@@ -67,7 +73,8 @@ def arriving_costs(sigmas, x, denoised, path):
 
 
 def cheapest(costs, last, nodes):
-    """Return the indices of the cheapest way of ``nodes`` nodes from node 0, by dynamic programming.
+    """Return the indices of the cheapest way of ``nodes`` nodes from node 0, by dynamic
+    programming.
 
     Args:
         costs: (T, T), of the step from i to j > i.
@@ -92,9 +99,11 @@ def _levels(sigmas, way):
 
 
 def search(problem, reference, run, start, sweeps=2):
-    """Move each sigma of a grid but the first up and down, by less and less, while the error at the end falls.
+    """Move each sigma of a grid but the first up and down, by less and less, while the error at the
+    end falls.
 
-    Not a schedule but a bound: what the best grid for just this sampler, these pictures and these calls would give.
+    Not a schedule but a bound: what the best grid for just this sampler, these pictures and these
+    calls would give.
     """
 
     def error(sigmas):
@@ -112,7 +121,8 @@ def search(problem, reference, run, start, sweeps=2):
 
 
 def make_grids(problem, other):
-    """Return {name: (sampler, calls) -> sigmas}; what has to be measured is measured on ``other``, of another seed."""
+    """Return {name: (sampler, calls) -> sigmas}; what has to be measured is measured on ``other``,
+    of another seed."""
     path, grids = PATHS[problem.path], problem.grids()
     fine, x, denoised = teacher(other)
     plain, arriving = step_costs(fine, x, denoised), arriving_costs(fine, x, denoised, path)
@@ -126,7 +136,10 @@ def make_grids(problem, other):
     rows["DP, GITS"] = lambda _, calls: _levels(fine, cheapest(plain.sqrt(), last.sqrt(), calls))
     rows["DP, arriving"] = lambda _, calls: _levels(fine, cheapest(arriving, last, calls))
     rows["searched"] = lambda sampler, calls: search(
-        other, denoised[-1].to(other.x), SAMPLERS[sampler].run, rows["curvature, probe"](sampler, calls)
+        other,
+        denoised[-1].to(other.x),
+        SAMPLERS[sampler].run,
+        rows["curvature, probe"](sampler, calls),
     )
     return rows
 
@@ -143,7 +156,8 @@ def run(seed=0, limit=None, only="", device="cpu", calls=CALLS, models=None):
         models: as for `problems.learned`; None: the zoo's.
 
     Returns:
-        rows (one dict for each problem, grid, sampler and number of calls, as in `work_precision.run`) and a text.
+        rows (one dict for each problem, grid, sampler and number of calls, as in
+        `work_precision.run`) and a text.
 
     Raises:
         ValueError: a model that is not there, or no problem left.
@@ -152,11 +166,19 @@ def run(seed=0, limit=None, only="", device="cpu", calls=CALLS, models=None):
     for name, maker in makers.items():
         if only not in name:
             continue
-        problem, other = (replace(maker(s, limit or 8), solve=partial(by_runge_kutta, steps=32)) for s in (seed, seed + SEED))
+        problem, other = (
+            replace(maker(s, limit or 8), solve=partial(by_runge_kutta, steps=32))
+            for s in (seed, seed + SEED)
+        )
         with torch.no_grad():
             grids = make_grids(problem, other)
             for (grid, make), n, sampler in product(grids.items(), calls, JUDGED):
-                labels = {"suite": "grids", "problem": problem.name, "path": problem.path, "grid": grid}
+                labels = {
+                    "suite": "grids",
+                    "problem": problem.name,
+                    "path": problem.path,
+                    "grid": grid,
+                }
                 labels |= {"calls": n, "sampler": sampler, "seed": seed}
                 sigmas = make(sampler, n).to(problem.x)
                 row = measure(problem, SAMPLERS[sampler], lambda steps, sigmas=sigmas: sigmas, n)
@@ -167,7 +189,8 @@ def run(seed=0, limit=None, only="", device="cpu", calls=CALLS, models=None):
 
 
 def text(rows):
-    """Return the page of the docs: median errors by grid, and each grid's error over that of Karras's by problem."""
+    """Return the page of the docs: median errors by grid, and each grid's error over that of
+    Karras's by problem."""
     cells = {(r["problem"], r["grid"], r["calls"], r["sampler"]): r["median"] for r in rows}
     errors, ratios = defaultdict(lambda: defaultdict(list)), defaultdict(lambda: defaultdict(list))
     for (problem, grid, calls, sampler), error in cells.items():
@@ -178,12 +201,25 @@ def text(rows):
     columns = sorted({row["calls"] for row in rows})
     grids = list(dict.fromkeys(row["grid"] for row in rows))
     body = [
-        [SAMPLERS[sampler].label, grid, *(_mean(line[n], ".4f") for n in columns), _mean(line["ratio"], ".2f")]
-        for (sampler, grid), line in sorted(errors.items(), key=lambda item: JUDGED.index(item[0][0]))
+        [
+            SAMPLERS[sampler].label,
+            grid,
+            *(_mean(line[n], ".4f") for n in columns),
+            _mean(line["ratio"], ".2f"),
+        ]
+        for (sampler, grid), line in sorted(
+            errors.items(), key=lambda item: JUDGED.index(item[0][0])
+        )
     ]
     detail = [
-        [SAMPLERS[sampler].label, problem, *(_mean(line[grid], ".2f") if line[grid] else "" for grid in grids)]
-        for (sampler, problem), line in sorted(ratios.items(), key=lambda item: (JUDGED.index(item[0][0]), item[0][1]))
+        [
+            SAMPLERS[sampler].label,
+            problem,
+            *(_mean(line[grid], ".2f") if line[grid] else "" for grid in grids),
+        ]
+        for (sampler, problem), line in sorted(
+            ratios.items(), key=lambda item: (JUDGED.index(item[0][0]), item[0][1])
+        )
     ]
     return f"""# Grids at few calls
 

@@ -1,4 +1,5 @@
-"""Round trips: a picture to noise and back, against DDIM inversion and FireFlow, at equal calls each way."""
+"""Round trips: a picture to noise and back, against DDIM inversion and FireFlow, at equal calls
+each way."""
 
 import math
 from collections import defaultdict
@@ -40,7 +41,8 @@ def velocity(model, x, sigma, low, extra):
 
 
 def ddim(model, x, sigmas, extra):
-    """Euler through the levels as they come, falling or rising: DDIM, and its inversion (Song et al. 2021, section 4.3)."""
+    """Euler through the levels as they come, falling or rising: DDIM, and its inversion (Song et
+    al. 2021, section 4.3)."""
     low = smallest_sigma(model)
     for start, end in zip(sigmas, sigmas[1:], strict=False):
         x = x + (end - start) * velocity(model, x, start, low, extra)
@@ -48,7 +50,8 @@ def ddim(model, x, sigmas, extra):
 
 
 def fireflow(model, x, sigmas, extra):
-    """The midpoint method with one call a step: half a step by the last midpoint's velocity (Deng et al. 2024, algorithm 1)."""
+    """The midpoint method with one call a step: half a step by the last midpoint's velocity (Deng
+    et al. 2024, algorithm 1)."""
     low = smallest_sigma(model)
     found = velocity(model, x, sigmas[0], low, extra)
     for start, end in zip(sigmas, sigmas[1:], strict=False):
@@ -66,7 +69,8 @@ def to_and_fro(method, extra_calls, model, x, grid, calls, extra):
 
 
 def by_isdo(settings, model, x, grid, calls, extra):
-    """Return (noise, picture) of ISDO, in as many steps as leave neither way more than ``calls``."""
+    """Return (noise, picture) of ISDO, in as many steps as leave neither way more than
+    ``calls``."""
     sigmas = grid(steps_within(settings, model, grid, calls))
     noise = invert(model, x, sigmas, extra, disable=True, settings=settings)
     return noise, sample_isdo(model, noise, sigmas, extra, disable=True, settings=settings)
@@ -92,25 +96,42 @@ class Method:
 
 
 METHODS = {
-    "isdo": Method("ISDO", partial(by_isdo, Settings()), {"color": "#D55E00", "linewidth": 3.0, "marker": "o"}),
-    "fireflow": Method("FireFlow", partial(to_and_fro, fireflow, 1), {"color": "#0072B2", "marker": "s"}),
+    "isdo": Method(
+        "ISDO", partial(by_isdo, Settings()), {"color": "#D55E00", "linewidth": 3.0, "marker": "o"}
+    ),
+    "fireflow": Method(
+        "FireFlow", partial(to_and_fro, fireflow, 1), {"color": "#0072B2", "marker": "s"}
+    ),
     "ddim": Method("DDIM", partial(to_and_fro, ddim, 0), {"color": "#777777", "marker": "+"}),
 }
 
 
 def drawn(given, guidance, count, seed, grid):
-    """Return pictures (count, C, H, W) of the model, each of its own seed and label, and what it is told of them."""
-    labels = torch.arange(count, device="cpu") % 10 if not given.own else given.classes(range(count))
+    """Return pictures (count, C, H, W) of the model, each of its own seed and label, and what it is
+    told of them."""
+    labels = (
+        torch.arange(count, device="cpu") % 10 if not given.own else given.classes(range(count))
+    )
     extra = given.extra_args(labels) | ({"guidance": guidance} if guidance is not None else {})
     x = grid(DRAWN)[0] * gallery.noise(range(seed, seed + count), given.shape).to(given.device)
     return sample_isdo(given.model, x, grid(DRAWN), extra, disable=True), extra
 
 
-def run(named=None, seed=SEED, limit=None, only="", device="cpu", progress=iter, reuse=(), save=lambda rows: None):
+def run(
+    named=None,
+    seed=SEED,
+    limit=None,
+    only="",
+    device="cpu",
+    progress=iter,
+    reuse=(),
+    save=lambda rows: None,
+):
     """Return one row for each model, guidance, method and number of calls.
 
     Args:
-        named: (names of models of the zoo or Givens); None: all of the zoo. Of a Given its own guidance alone counts.
+        named: (names of models of the zoo or Givens); None: all of the zoo. Of a Given its own
+            guidance alone counts.
         only: part of the name of the models wanted.
         reuse: rows of an earlier run that are not measured again.
         save: called with all rows whenever there are more.
@@ -120,17 +141,28 @@ def run(named=None, seed=SEED, limit=None, only="", device="cpu", progress=iter,
     for each in named or ("eps", "v", "flow"):
         given = each if isinstance(each, models.Given) else models.of_zoo(each, device)
         if only in given.name:
-            cases += [(given, guidance) for guidance in ((given.guidance or 1.0,) if given.own else GUIDANCE)]
+            cases += [
+                (given, guidance)
+                for guidance in ((given.guidance or 1.0,) if given.own else GUIDANCE)
+            ]
     for given, guidance in progress(cases):
         grid = partial(_grid, given.model)
         pictures, extra = None, None
         for calls in CALLS if guidance == 1 else [n for n in CALLS if n <= MOST]:
             for name, method in METHODS.items():
-                about = {"model": given.title, "guidance": guidance, "method": name, "calls": calls, "seed": seed}
+                about = {
+                    "model": given.title,
+                    "guidance": guidance,
+                    "method": name,
+                    "calls": calls,
+                    "seed": seed,
+                }
                 about |= {"images": count}
                 if (row := kept.get(tuple(about[key] for key in KEY))) is None:
                     if pictures is None:
-                        pictures, extra = drawn(given, None if given.own else guidance, count, seed, grid)
+                        pictures, extra = drawn(
+                            given, None if given.own else guidance, count, seed, grid
+                        )
                     row = {"bench": "inversion", "path": given.model.path.name} | about
                     row |= measured(method, given.model, pictures, grid, calls, extra)
                 rows.append(row)
@@ -144,11 +176,15 @@ def _grid(model, steps):
 
 @torch.no_grad()
 def measured(method, model, pictures, grid, calls, extra):
-    """Return the errors of a method's round trip, the spread of its noise and the calls of both ways together."""
+    """Return the errors of a method's round trip, the spread of its noise and the calls of both
+    ways together."""
     counted, errors, noises = CallCounter(model), [], []
     for start in range(0, len(pictures), BATCH):
         part = slice(start, start + BATCH)
-        told = {key: value[part] if torch.is_tensor(value) and value.ndim else value for key, value in extra.items()}
+        told = {
+            key: value[part] if torch.is_tensor(value) and value.ndim else value
+            for key, value in extra.items()
+        }
         x = pictures[part]
         noise, back = method.run(counted, x, grid, calls, told)
         errors += (rms(back - x) / rms(x)).tolist()
@@ -180,24 +216,43 @@ def page(rows, flags=None):
     cases = by_case(rows)
     calls = sorted({row["calls"] for row in rows})
     body = []
-    for (model, path, guidance), methods in sorted(cases.items(), key=lambda item: (item[0][2], item[0][:2])):
+    for (model, path, guidance), methods in sorted(
+        cases.items(), key=lambda item: (item[0][2], item[0][:2])
+    ):
         for name, method in METHODS.items():
             if name in methods:
-                cells = [f"{methods[name][n]['error']:.2g}" if n in methods[name] else "-" for n in calls]
+                cells = [
+                    f"{methods[name][n]['error']:.2g}" if n in methods[name] else "-" for n in calls
+                ]
                 spread = methods[name].get(20) or methods[name][max(methods[name])]
-                body.append([f"{model} ({path})", f"{guidance:g}", method.label, *cells, f"{spread['spread']:.2f}"])
-    table = markdown(["model", "guidance", "method", *(f"{n} + {n}" for n in calls), "noise, 20 + 20"], body)
+                body.append(
+                    [
+                        f"{model} ({path})",
+                        f"{guidance:g}",
+                        method.label,
+                        *cells,
+                        f"{spread['spread']:.2f}",
+                    ]
+                )
+    table = markdown(
+        ["model", "guidance", "method", *(f"{n} + {n}" for n in calls), "noise, 20 + 20"], body
+    )
     last = max(calls)
-    plain = [m["isdo"][last] for (_, _, g), m in cases.items() if g == 1 and last in m.get("isdo", {})]
+    plain = [
+        m["isdo"][last] for (_, _, g), m in cases.items() if g == 1 and last in m.get("isdo", {})
+    ]
     aim = ""
     if plain:
         median, worst = (max(row[key] for row in plain) for key in ("error", "worst"))
         aim = f"Without guidance at {last} + {last} calls: median at most **{median:.1g}**, the worst picture {worst:.1g} "
         aim += f"(the aim was {AIM:g}). "
     against = [
-        f"{METHODS[peer].label} {ratio(cases, peer, 8):.2f}, {ratio(cases, peer, 20):.2f}" for peer in ("ddim", "fireflow")
+        f"{METHODS[peer].label} {ratio(cases, peer, 8):.2f}, {ratio(cases, peer, 20):.2f}"
+        for peer in ("ddim", "fireflow")
     ]
-    images, seeds = (" or ".join(map(str, sorted({row[key] for row in rows}))) for key in ("images", "seed"))
+    images, seeds = (
+        " or ".join(map(str, sorted({row[key] for row in rows}))) for key in ("images", "seed")
+    )
     command = "python -m isdo bench --suite inversion" + (f" {flags}" if flags else "")
     return f"""# Inversion: a picture to noise and back
 
@@ -222,13 +277,16 @@ deviation of the noise that was found at 20 + 20 calls, 1 where it is like the n
 def ratio(cases, peer, calls):
     """Return the geometric mean of ISDO's error over a peer's; NaN where there is none."""
     pairs = [
-        (m["isdo"][calls]["error"], m[peer][calls]["error"]) for m in cases.values() if calls in m["isdo"] and calls in m[peer]
+        (m["isdo"][calls]["error"], m[peer][calls]["error"])
+        for m in cases.values()
+        if calls in m["isdo"] and calls in m[peer]
     ]
     return math.exp(sum(math.log(a / b) for a, b in pairs) / len(pairs)) if pairs else math.nan
 
 
 def plot(rows, path):
-    """Draw the error of the round trip against the calls each way, a panel for each model and guidance."""
+    """Draw the error of the round trip against the calls each way, a panel for each model and
+    guidance."""
     from matplotlib.figure import Figure
 
     cases = sorted(by_case(rows).items(), key=lambda item: (item[0][2], item[0][:2]))
@@ -248,7 +306,14 @@ def plot(rows, path):
         axis.grid(alpha=0.25)
     for axis in axes[len(cases) :]:
         axis.axis("off")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(METHODS), frameon=False)
-    figure.suptitle("Round trip, picture to noise and back: RMS error over the picture's RMS, against model calls each way")
+    figure.legend(
+        *axes[0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=len(METHODS),
+        frameon=False,
+    )
+    figure.suptitle(
+        "Round trip, picture to noise and back: RMS error over the picture's RMS, against model calls each way"
+    )
     with replacing(path) as part:
         figure.savefig(part, dpi=100, format=Path(path).suffix[1:].lower() or "png")

@@ -13,17 +13,23 @@ class Judge:
         name: for messages.
         judge: an object, which must have
 
-            features(pictures): (B, C, H, W) in [-1, 1] -> (B, D), the space in which sets are compared;
+            features(pictures): (B, C, H, W) in [-1, 1] -> (B, D), the space in which sets are
+                compared;
             real: those features (N, D) of real pictures, or their `moments.Moments`.
 
             and may have
 
-            accuracy(pictures, labels): the share of pictures that it takes for their class; left out, none is told;
-            odds: how often each class occurs (K,): what a model that takes labels is asked for when no --label is given;
-            labels: the class of each real picture (N,), from which the odds are counted where they are left out;
-            floor: the Fréchet distance of one half of the real pictures from the other; of features it is computed;
-            pictures(count, seed): (real pictures (count, C, H, W) in [-1, 1] that the model was not trained on, their labels
-                or None): the suite refine then measures losses, detail, saturation and recovery, too;
+            accuracy(pictures, labels): the share of pictures that it takes for their class; left
+                out, none is told;
+            odds: how often each class occurs (K,): what a model that takes labels is asked for when
+                no --label is given;
+            labels: the class of each real picture (N,), from which the odds are counted where they
+                are left out;
+            floor: the Fréchet distance of one half of the real pictures from the other; of features
+                it is computed;
+            pictures(count, seed): (real pictures (count, C, H, W) in [-1, 1] that the model was not
+                trained on, their labels or None): the suite refine then measures losses, detail,
+                saturation and recovery, too;
             to(device): as networks have it.
 
     Raises:
@@ -33,18 +39,26 @@ class Judge:
     def __init__(self, name, judge):
         self.name, self.judge = name, judge
         if not callable(getattr(judge, "features", None)):
-            raise ValueError(f"{name} returned a {type(judge).__name__} without features(pictures): a judge has that, and real")
+            raise ValueError(
+                f"{name} returned a {type(judge).__name__} without features(pictures): a judge has that, and real"
+            )
         real, self.examples = getattr(judge, "real", None), None
         if isinstance(real, Moments):
             self.real, self.floor = real, getattr(judge, "floor", None)
-        elif torch.is_tensor(real) and real.ndim == 2 and len(real) > 3 and real.is_floating_point():
+        elif (
+            torch.is_tensor(real) and real.ndim == 2 and len(real) > 3 and real.is_floating_point()
+        ):
             self.examples = real = real.detach().cpu().double()
             self.real, self.floor = moments(real), frechet(moments(real[::2]), moments(real[1::2]))
         else:
             what = tuple(real.shape) if torch.is_tensor(real) else type(real).__name__
-            raise ValueError(f"{name}: real is {what}: give features (N, D) of real pictures, or isdo.bench.moments.Moments")
+            raise ValueError(
+                f"{name}: real is {what}: give features (N, D) of real pictures, or isdo.bench.moments.Moments"
+            )
         self.odds = self._odds(getattr(judge, "odds", None), getattr(judge, "labels", None))
-        self.accuracy, self.pictures = (getattr(judge, part, None) for part in ("accuracy", "pictures"))
+        self.accuracy, self.pictures = (
+            getattr(judge, part, None) for part in ("accuracy", "pictures")
+        )
 
     def _odds(self, odds, labels):
         """Return how often each class occurs (K,), or None where nobody knows.
@@ -55,7 +69,12 @@ class Judge:
         if odds is not None or labels is None:
             return odds if odds is None else torch.as_tensor(odds, device="cpu")
         labels = torch.as_tensor(labels, device="cpu")
-        known = labels.ndim == 1 and not labels.is_floating_point() and len(labels) and int(labels.min()) >= 0
+        known = (
+            labels.ndim == 1
+            and not labels.is_floating_point()
+            and len(labels)
+            and int(labels.min()) >= 0
+        )
         if not known or (self.examples is not None and len(labels) != len(self.examples)):
             raise ValueError(
                 f"{self.name}: labels are {tuple(labels.shape)} of {labels.dtype}: give the class of each real picture as a "
@@ -73,10 +92,14 @@ class Judge:
         try:
             found = self.judge.features(pictures)
         except Exception as error:
-            raise RuntimeError(f"{self.name} raised {entry.said(error)} for pictures {tuple(pictures.shape)}") from error
+            raise RuntimeError(
+                f"{self.name} raised {entry.said(error)} for pictures {tuple(pictures.shape)}"
+            ) from error
         if not torch.is_tensor(found) or found.shape != (len(pictures), size):
             what = tuple(found.shape) if torch.is_tensor(found) else type(found).__name__
-            raise RuntimeError(f"{self.name}: features are {what}, and must be {(len(pictures), size)}, as the real ones")
+            raise RuntimeError(
+                f"{self.name}: features are {what}, and must be {(len(pictures), size)}, as the real ones"
+            )
         return found
 
     def to(self, device):
@@ -97,13 +120,19 @@ def load(name):
 
 @torch.no_grad()
 def judged(judge, pictures, labels=None):
-    """Return (features (B, D) on the CPU, the share of the pictures taken for their class, None if nobody can tell)."""
+    """Return (features (B, D) on the CPU, the share of the pictures taken for their class, None if
+    nobody can tell)."""
     accuracy = getattr(judge, "accuracy", None)
-    share = None if labels is None or accuracy is None else float(accuracy(pictures, labels.to(pictures.device)))
+    share = (
+        None
+        if labels is None or accuracy is None
+        else float(accuracy(pictures, labels.to(pictures.device)))
+    )
     return judge.features(pictures).detach().cpu(), share
 
 
 def check(judge, shape, device):
-    """Have a judge look at one grey picture of a model's ``shape``, before the work begins; returns the judge."""
+    """Have a judge look at one grey picture of a model's ``shape``, before the work begins; returns
+    the judge."""
     judged(judge, torch.zeros(1, *shape, device=device))
     return judge

@@ -1,4 +1,5 @@
-"""What the curvature penalty is for: samples between modes, against its weight and at equal model calls; and what it costs."""
+"""What the curvature penalty is for: samples between modes, against its weight and at equal model
+calls; and what it costs."""
 
 import math
 from collections.abc import Callable
@@ -26,7 +27,10 @@ from .report import PLAIN, markdown
 from .sets import labels_for
 
 STEPS, WEIGHTS = (8, 12, 20), (0.1, 1.0, 10.0)
-COUNT, PICTURES = 4096, 256  # points of a plane; pictures of a mixture, of the zoo and of a model of one's own
+COUNT, PICTURES = (
+    4096,
+    256,
+)  # points of a plane; pictures of a mixture, of the zoo and of a model of one's own
 PICTURE_STEPS, BATCH = 8, 64
 DECIDED = 0.99  # of the largest posterior of a component
 FAR = 3.0  # standard deviations
@@ -34,7 +38,8 @@ KEY = ("bench", "task", "images", "seed", "steps", "weight", "fingerprint")
 
 
 class Points:
-    """D of a mixture of Gaussians in the plane, each with a variance of its own along both axes; x (B, 2, 1, 1).
+    """D of a mixture of Gaussians in the plane, each with a variance of its own along both axes; x
+    (B, 2, 1, 1).
 
     Args:
         path: a Path.
@@ -43,7 +48,12 @@ class Points:
     """
 
     def __init__(self, path, means, variances, shares):
-        self.path, self.means, self.variances, self.shares = path, means, variances, shares / shares.sum()
+        self.path, self.means, self.variances, self.shares = (
+            path,
+            means,
+            variances,
+            shares / shares.sum(),
+        )
         self.sigma_min, self.sigma_max = (0.005, 10.0) if path is VE else (0.005, 1.0)
 
     def __call__(self, x, sigma):
@@ -62,7 +72,8 @@ class Points:
         return (self.means[chosen] + self.variances[chosen].sqrt() * noise)[:, :, None, None]
 
     def told(self, x):
-        """Return (log odds of the components (B, K), distance from each in its standard deviations (B, K), numbers)."""
+        """Return (log odds of the components (B, K), distance from each in its standard deviations
+        (B, K), numbers)."""
         miss = (x.double().flatten(1)[:, None] - self.means).square() / self.variances
         odds = -(miss + self.variances.log()).sum(2) / 2 + self.shares.log()
         return odds, miss.sum(2).sqrt(), 2
@@ -73,8 +84,16 @@ class Pictures:
 
     def __init__(self, path, generator):
         self.mixture = make_mixture(path, generator, radial_powers)
-        self.path, (self.sigma_min, self.sigma_max) = path, (0.02, 14.61) if path is VE else (0.02, 1.0)
-        self.shares = torch.full((len(self.mixture.means),), 1 / len(self.mixture.means), dtype=torch.float64, device="cpu")
+        self.path, (self.sigma_min, self.sigma_max) = (
+            path,
+            (0.02, 14.61) if path is VE else (0.02, 1.0),
+        )
+        self.shares = torch.full(
+            (len(self.mixture.means),),
+            1 / len(self.mixture.means),
+            dtype=torch.float64,
+            device="cpu",
+        )
 
     def __call__(self, x, sigma):
         return self.mixture(x.double(), sigma.double()).to(x.dtype)
@@ -83,7 +102,9 @@ class Pictures:
         """Draw (count, 3, 16, 16)."""
         means, powers = self.mixture.means, self.mixture.powers
         chosen = torch.multinomial(self.shares, count, replacement=True, generator=generator)
-        noise = torch.randn(count, *means.shape[1:], dtype=torch.float64, generator=generator, device="cpu")
+        noise = torch.randn(
+            count, *means.shape[1:], dtype=torch.float64, generator=generator, device="cpu"
+        )
         return hartley(means[chosen] + powers[chosen].sqrt() * noise)
 
     def told(self, x):
@@ -94,7 +115,8 @@ class Pictures:
 
 
 class Learned(nn.Module):
-    """A small network that has learned D of Points by denoising: it smooths, and so draws samples between modes.
+    """A small network that has learned D of Points by denoising: it smooths, and so draws samples
+    between modes.
 
     EDM preconditioning; the same seed makes the same network.
 
@@ -115,7 +137,9 @@ class Learned(nn.Module):
             for layer in layers:
                 bound = layer.in_features**-0.5
                 for part in (layer.weight, layer.bias):
-                    part.copy_((2 * torch.rand(part.shape, generator=generator, device="cpu") - 1) * bound)
+                    part.copy_(
+                        (2 * torch.rand(part.shape, generator=generator, device="cpu") - 1) * bound
+                    )
         self.net = nn.Sequential(*[part for layer in layers for part in (layer, nn.SiLU())][:-1])
         with torch.enable_grad():
             self._train(points, steps, batch, rate, generator)
@@ -129,7 +153,9 @@ class Learned(nn.Module):
             drawn = torch.randn(batch, 3, generator=generator, device="cpu")
             sigma = (1.3 * drawn[:, :1] - 1.8).exp().clamp(points.sigma_min, points.sigma_max)
             weight = (sigma**2 + self.data**2) / (sigma * self.data) ** 2
-            loss = (weight * (self.denoised(clean + sigma * drawn[:, 1:], sigma) - clean).square()).mean()
+            loss = (
+                weight * (self.denoised(clean + sigma * drawn[:, 1:], sigma) - clean).square()
+            ).mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -139,7 +165,9 @@ class Learned(nn.Module):
         """Return D of x (B, 2) at sigma (B, 1)."""
         total, level = sigma**2 + self.data**2, sigma.log() / 2
         y = x * total**-0.5
-        waves = [f(math.pi / 2 * 2**k * y) for k in range(self.waves) for f in (torch.sin, torch.cos)]
+        waves = [
+            f(math.pi / 2 * 2**k * y) for k in range(self.waves) for f in (torch.sin, torch.cos)
+        ]
         levels = [f(k * level) for k in self.level_waves for f in (torch.sin, torch.cos)]
         output = self.net(torch.cat([y, *waves, level, *levels], 1))
         return self.data**2 / total * x + sigma * self.data * total**-0.5 * output
@@ -150,7 +178,8 @@ class Learned(nn.Module):
 
 @dataclass(frozen=True)
 class OnFlow:
-    """A model of the path ve on the path flow, where x = a (x/a): D is the same, its smallest r the same, too."""
+    """A model of the path ve on the path flow, where x = a (x/a): D is the same, its smallest r the
+    same, too."""
 
     model: Callable
     path = FLOW
@@ -169,8 +198,8 @@ class OnFlow:
 
 
 def grid(path=VE):
-    """Return the Points of a 5 by 5 grid (Aithal et al. 2024, Understanding Hallucinations in Diffusion Models through Mode
-    Interpolation), ten standard deviations apart."""
+    """Return the Points of a 5 by 5 grid (Aithal et al. 2024, Understanding Hallucinations in
+    Diffusion Models through Mode Interpolation), ten standard deviations apart."""
     axis = torch.linspace(-1, 1, 5, dtype=torch.float64, device="cpu")
     means = torch.cartesian_prod(axis, axis)
     return Points(path, means, torch.full_like(means, 0.05**2), torch.ones_like(means[:, 0]))
@@ -191,7 +220,8 @@ def learned():
 
 @dataclass(frozen=True)
 class Task:
-    """What is drawn: ``make() -> (model, truth)``, the truth saying what lies between its modes; how many, in which steps."""
+    """What is drawn: ``make() -> (model, truth)``, the truth saying what lies between its modes;
+    how many, in which steps."""
 
     make: Callable
     shape: tuple
@@ -216,21 +246,26 @@ TASKS = {
     "grid, learned": Task(lambda: (learned(), grid()), PLANE, COUNT, STEPS),
     "grid, learned (flow)": Task(lambda: (OnFlow(learned()), grid()), PLANE, COUNT, STEPS),
     "mixture of pictures": Task(lambda: _pictures(VE), (3, 16, 16), PICTURES, (PICTURE_STEPS,)),
-    "mixture of pictures (flow)": Task(lambda: _pictures(FLOW), (3, 16, 16), PICTURES, (PICTURE_STEPS,)),
+    "mixture of pictures (flow)": Task(
+        lambda: _pictures(FLOW), (3, 16, 16), PICTURES, (PICTURE_STEPS,)
+    ),
 }
 
 
 def plan(steps):
-    """Return the pairs (steps, weight): every weight, none, and none with as many model calls as the penalty takes."""
+    """Return the pairs (steps, weight): every weight, none, and none with as many model calls as
+    the penalty takes."""
     return [(n, w) for n in steps for w in (0.0, *WEIGHTS)] + [(3 * n, 0.0) for n in steps]
 
 
 def between(truth, x):
-    """Return what the truth says of samples: shares in percent, and how wide and how evenly its components are filled.
+    """Return what the truth says of samples: shares in percent, and how wide and how evenly its
+    components are filled.
 
-    far: further than FAR standard deviations from every component; of d numbers, where sqrt(d) of them is usual, further
-    than sqrt(d) + FAR/sqrt(2). undecided: the largest posterior is below DECIDED. width: RMS distance of what is neither from
-    its component, in standard deviations, 1: right. uneven: total variation of how often components occur, in percent.
+    far: further than FAR standard deviations from every component; of d numbers, where sqrt(d) of
+    them is usual, further than sqrt(d) + FAR/sqrt(2). undecided: the largest posterior is below
+    DECIDED. width: RMS distance of what is neither from its component, in standard deviations, 1:
+    right. uneven: total variation of how often components occur, in percent.
     """
     odds, distance, numbers = truth.told(x)
     largest, chosen = odds.softmax(1).max(1)
@@ -238,7 +273,9 @@ def between(truth, x):
     far, undecided = ~(distance.amin(1) <= reach), ~(largest >= DECIDED)
     inside = ~(far | undecided)
     own = distance[inside].gather(1, chosen[inside][:, None])
-    found = torch.bincount(chosen[inside], minlength=len(truth.shares)).double() / max(int(inside.sum()), 1)
+    found = torch.bincount(chosen[inside], minlength=len(truth.shares)).double() / max(
+        int(inside.sum()), 1
+    )
     return {
         "far": 100 * far.double().mean().item(),
         "undecided": 100 * undecided.double().mean().item(),
@@ -259,19 +296,28 @@ def drawn(model, x, sigmas, weight, extra_args=None):
     """Return (samples, model calls)."""
     counted = CallCounter(model)
     settings = Settings(curvature_penalty=weight)
-    return sample_isdo(counted, x, sigmas, extra_args, disable=True, settings=settings), counted.calls
+    return sample_isdo(
+        counted, x, sigmas, extra_args, disable=True, settings=settings
+    ), counted.calls
 
 
 @torch.no_grad()
 def on_task(name, seed=0, limit=None, known=None, progress=iter):
-    """Yield the rows of a task, and first what the truth says of its own samples, the row of 0 steps."""
+    """Yield the rows of a task, and first what the truth says of its own samples, the row of 0
+    steps."""
     task = TASKS[name]
     model, truth = task.make()
     count = min(task.count, limit or task.count)
     generator = torch.Generator("cpu").manual_seed(seed)
     own = truth.sample(count, generator)
     noise = torch.randn(count, *task.shape, generator=generator, device="cpu")
-    base = {"bench": "penalty", "task": name, "images": count, "seed": seed, "fingerprint": _fingerprint(model, noise)}
+    base = {
+        "bench": "penalty",
+        "task": name,
+        "images": count,
+        "seed": seed,
+        "fingerprint": _fingerprint(model, noise),
+    }
     yield base | {"steps": 0, "weight": 0.0, "calls": 0} | between(truth, own)
     for steps, weight in progress(plan(task.steps)):
         row = base | {"steps": steps, "weight": weight}
@@ -295,18 +341,25 @@ def _key(row):
 
 def nearest(pictures, others):
     """Return the RMS distance (B,) of each picture from the nearest of the others, per number."""
-    return torch.cdist(pictures.flatten(1).double(), others.flatten(1).double()).amin(1) / pictures[0].numel() ** 0.5
+    return (
+        torch.cdist(pictures.flatten(1).double(), others.flatten(1).double()).amin(1)
+        / pictures[0].numel() ** 0.5
+    )
 
 
 @torch.no_grad()
-def on_set(given, labels, count, seed=0, known=None, progress=iter, judge=None, real=None, name=None):
+def on_set(
+    given, labels, count, seed=0, known=None, progress=iter, judge=None, real=None, name=None
+):
     """Yield the rows of a model of pictures, of the zoo or one's own.
 
     Args:
         given: a models.Given.
         labels: (count,) or None.
-        judge: a judge.Judge, or None: Fréchet distance, kernel distance if it says one, and accuracy.
-        real: training pictures (N, C, H, W), or None: the distance of each drawn picture from the nearest.
+        judge: a judge.Judge, or None: Fréchet distance, kernel distance if it says one, and
+            accuracy.
+        real: training pictures (N, C, H, W), or None: the distance of each drawn picture from the
+            nearest.
     """
     model = given.model
     x = gallery.noise(range(seed, seed + count), given.shape)
@@ -322,13 +375,18 @@ def on_set(given, labels, count, seed=0, known=None, progress=iter, judge=None, 
         for start in range(0, count, BATCH):
             part = slice(start, start + BATCH)
             extra = given.extra_args(None if labels is None else labels[part])
-            pictures, calls = drawn(model, (sigmas[0] * x[part]).to(given.device), sigmas, weight, extra)
+            pictures, calls = drawn(
+                model, (sigmas[0] * x[part]).to(given.device), sigmas, weight, extra
+            )
             made.append(pictures.cpu())
         made = torch.cat(made)
         first = made if first is None else first
         moved = None
         if steps == PICTURE_STEPS and first is not made:
-            moved = float((made - first).flatten(1).norm(dim=1).median() / first.flatten(1).norm(dim=1).median())
+            moved = float(
+                (made - first).flatten(1).norm(dim=1).median()
+                / first.flatten(1).norm(dim=1).median()
+            )
         found = {"calls": calls, "moved": moved, "contrast": made.flatten(1).std(1).mean().item()}
         if judge is not None:
             features, accuracy = judged(judge, made.to(given.device), labels)
@@ -343,12 +401,27 @@ def on_set(given, labels, count, seed=0, known=None, progress=iter, judge=None, 
 def _set_fingerprint(given, x, labels):
     level = x.new_full((4,), math.sqrt(given.model.sigma_min * given.model.sigma_max))
     extra = given.extra_args(None if labels is None else labels[:4])
-    said = given.model((level[:, None, None, None] * x[:4]).to(given.device), level.to(given.device), **extra)
+    said = given.model(
+        (level[:, None, None, None] * x[:4]).to(given.device), level.to(given.device), **extra
+    )
     return f"{said.double().square().mean().item():.3e}"
 
 
-def run(progress=iter, *, model=None, judge=None, seed=0, limit=None, only="", reuse=(), save=None, device="cpu", emoji=None):
-    """Measure the penalty on mixtures, the grid and the zoo; or on ``model`` alone, if there is one.
+def run(
+    progress=iter,
+    *,
+    model=None,
+    judge=None,
+    seed=0,
+    limit=None,
+    only="",
+    reuse=(),
+    save=None,
+    device="cpu",
+    emoji=None,
+):
+    """Measure the penalty on mixtures, the grid and the zoo; or on ``model`` alone, if there is
+    one.
 
     Args:
         progress: wraps the lists of runs, such as tqdm.
@@ -359,7 +432,8 @@ def run(progress=iter, *, model=None, judge=None, seed=0, limit=None, only="", r
         reuse: rows of an earlier run, which are not measured again.
         save: called with all rows so far after each.
         device: of the zoo's network.
-        emoji: () -> zoo.data.Emoji; `zoo.data.load_emoji` if left out. Without the files the zoo is left out.
+        emoji: () -> zoo.data.Emoji; `zoo.data.load_emoji` if left out. Without the files the zoo is
+            left out.
     """
     known, rows = {_key(row): row for row in reuse}, []
     if model is not None:
@@ -389,7 +463,17 @@ def of_emoji(seed, limit, known, progress, device, emoji):
     real, count = data.to_unit(train.pictures[:, 0]), min(PICTURES, limit or PICTURES)
     others = nearest(data.to_unit(held_out.pictures[:, 0]), real).median().item()
     judge, given = classifier.load().to(device), of_zoo("eps", device)
-    made = on_set(given, labels_for(given, judge, count, seed), count, seed, known, progress, judge, real, "zoo, eps")
+    made = on_set(
+        given,
+        labels_for(given, judge, count, seed),
+        count,
+        seed,
+        known,
+        progress,
+        judge,
+        real,
+        "zoo, eps",
+    )
     return [(row | {"held_out": others} for row in made)]
 
 
@@ -409,8 +493,14 @@ def by_task(rows):
 
 def _line(row, columns):
     penalty = "none" if row["weight"] == 0 else f"{row['weight']:g}"
-    head = ["of the truth", "", ""] if row["steps"] == 0 else [str(row["calls"]), str(row["steps"]), penalty]
-    return head + ["-" if row.get(key) is None else format(row[key], form) for key, form in columns.values()]
+    head = (
+        ["of the truth", "", ""]
+        if row["steps"] == 0
+        else [str(row["calls"]), str(row["steps"]), penalty]
+    )
+    return head + [
+        "-" if row.get(key) is None else format(row[key], form) for key, form in columns.values()
+    ]
 
 
 POINTS = {
@@ -426,13 +516,20 @@ SETS = {
 def table(rows):
     """Return the markdown table of a task's rows."""
     of_points = "between" in rows[0]
-    columns = POINTS if of_points else {k: v for k, v in SETS.items() if any(row.get(v[0]) is not None for row in rows)}
+    columns = (
+        POINTS
+        if of_points
+        else {k: v for k, v in SETS.items() if any(row.get(v[0]) is not None for row in rows)}
+    )
     rows = sorted(rows, key=lambda row: (row["steps"] and row["calls"], row["weight"]))
-    return markdown(["model calls", "steps", "penalty", *columns], [_line(row, columns) for row in rows])
+    return markdown(
+        ["model calls", "steps", "penalty", *columns], [_line(row, columns) for row in rows]
+    )
 
 
 def gains(rows):
-    """Return {(task, steps, weight): shares between with the penalty, without it at equal steps, at equal model calls}."""
+    """Return {(task, steps, weight): shares between with the penalty, without it at equal steps, at
+    equal model calls}."""
     found = {}
     for name, lines in by_task(rows).items():
         cells = {(row["steps"], row["weight"]): row["between"] for row in lines if "between" in row}
@@ -449,7 +546,13 @@ def summary(rows):
         cells = [shares for (_, _, used), shares in found.items() if used == weight]
         line = [f"{sum(shares[0] < shares[i] for shares in cells)} of {len(cells)}" for i in (1, 2)]
         body += [[f"{weight:g}", *line]] if cells else []
-    return markdown(["penalty", "fewer between than at equal steps", "than at equal model calls"], body) if body else ""
+    return (
+        markdown(
+            ["penalty", "fewer between than at equal steps", "than at equal model calls"], body
+        )
+        if body
+        else ""
+    )
 
 
 def page(rows, flags=None):
@@ -461,7 +564,10 @@ def page(rows, flags=None):
     own = "" if "photographs" not in by_task(rows) else (
         "\nPhotographs are a denoiser of CIFAR-10, class-conditional, that is not part of this repository."
     )  # fmt: skip
-    parts = [f"## {name}, {lines[0]['images']} samples\n\n{table(lines)}" for name, lines in by_task(rows).items()]
+    parts = [
+        f"## {name}, {lines[0]['images']} samples\n\n{table(lines)}"
+        for name, lines in by_task(rows).items()
+    ]
     seeds = " or ".join(map(str, sorted({row["seed"] for row in rows})))
     return f"""# The curvature penalty: what it buys and what it costs
 
@@ -486,7 +592,8 @@ distance from the picture without the penalty over its size, median.{near}{own}
 
 
 def plot(rows, path):
-    """Draw the share of samples between modes against model calls, a panel for each task that has one."""
+    """Draw the share of samples between modes against model calls, a panel for each task that has
+    one."""
     from matplotlib.figure import Figure
 
     panels = {name: lines for name, lines in by_task(rows).items() if "between" in lines[0]}
@@ -497,7 +604,11 @@ def plot(rows, path):
     colours = dict(zip((0.0, *WEIGHTS), ("#777777", "#56B4E9", "#0072B2", "#D55E00"), strict=True))
     for axis, (name, found) in zip(axes, panels.items(), strict=False):
         for weight, colour in colours.items():
-            points = sorted((row["calls"], row["between"]) for row in found if row["weight"] == weight and row["steps"])
+            points = sorted(
+                (row["calls"], row["between"])
+                for row in found
+                if row["weight"] == weight and row["steps"]
+            )
             label = f"penalty {weight:g}" if weight else "no penalty"
             axis.plot(*zip(*points, strict=True), label=label, color=colour, marker="o", **PLAIN)
         truth = next(row["between"] for row in found if row["steps"] == 0)
@@ -508,6 +619,8 @@ def plot(rows, path):
         axis.grid(alpha=0.25)
     for axis in axes[len(panels) :]:
         axis.axis("off")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False
+    )
     with replacing(path) as part:
         figure.savefig(part, dpi=100, format=Path(path).suffix[1:].lower() or "png")

@@ -1,4 +1,5 @@
-"""Problems with a known solution: denoisers in closed form on both paths, and the zoo's models with a converged run."""
+"""Problems with a known solution: denoisers in closed form on both paths, and the zoo's models with
+a converged run."""
 
 import math
 from collections.abc import Callable
@@ -13,17 +14,19 @@ from ..schedules import exponential, flow, karras, rest, simple
 
 SIZE, IMAGES = 16, 16
 PACE = 50  # steps of the whole schedule that one from the middle takes its pace from
-# the range of Stable Diffusion's scaled-linear schedule, and the flow range that 50 even steps cover
+# the range of Stable Diffusion's scaled-linear schedule, and the flow range that 50 even steps
+# cover
 RANGES = {"ve": (0.0292, 14.61), "flow": (0.02, 1.0)}
 
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """An initial value problem of dx/dsigma = (x - D)/sigma: ``model(x, sigma (B,), **extra_args) -> D``, from ``x``.
+    """An initial value problem of dx/dsigma = (x - D)/sigma: ``model(x, sigma (B,), **extra_args)
+    -> D``, from ``x``.
 
-    ``table`` holds the model's ascending noise levels, or only the ends of their range. ``solve(problem) -> (x at the end,
-    uncertainty per image)`` is what `reference` and `uncertainty` show; it runs once. ``whole`` is the problem of which this
-    one is the end.
+    ``table`` holds the model's ascending noise levels, or only the ends of their range.
+    ``solve(problem) -> (x at the end, uncertainty per image)`` is what `reference` and
+    `uncertainty` show; it runs once. ``whole`` is the problem of which this one is the end.
     """
 
     name: str
@@ -58,14 +61,16 @@ class Problem:
 
     @cached_property
     def fingerprint(self):
-        """A number that tells one problem from another (weights, seeds, conditions) and survives rounding."""
+        """A number that tells one problem from another (weights, seeds, conditions) and survives
+        rounding."""
         sigma = self.x.new_full((len(self.x),), math.sqrt(self.sigma_min * self.sigma_max))
         with torch.no_grad():
             state = self.x * sigma[0] / self.sigma_max
             return f"{wide(self.model(state, sigma, **self.extra_args)).square().mean().item():.4e}"
 
     def grids(self):
-        """Return the schedules to judge on: name -> (steps -> sigmas, ending in 0), in x's dtype and on its device.
+        """Return the schedules to judge on: name -> (steps -> sigmas, ending in 0), in x's dtype
+        and on its device.
 
         The end of a whole problem goes in the pace of the whole one's, as in the WebUIs' img2img.
         """
@@ -77,11 +82,18 @@ class Problem:
             "exponential": partial(exponential, sigma_min=self.sigma_min, sigma_max=self.sigma_max),
         }
         if self.path == "flow":
-            # flow's grids begin where nothing is left of the picture, and a model of one's own may end below
-            rows |= {"flow shift 1": flow, "flow shift 3": partial(flow, shift=3.0)} if self.sigma_max == 1 else {}
+            # flow's grids begin where nothing is left of the picture, and a model of one's own may
+            # end below
+            rows |= (
+                {"flow shift 1": flow, "flow shift 3": partial(flow, shift=3.0)}
+                if self.sigma_max == 1
+                else {}
+            )
         elif len(self.table) > PACE:  # else it is a range, or too coarse to take levels from
             rows["simple"] = partial(simple, sigmas=self.table)
-        return {name: lambda steps, make=make: make(steps).to(self.x) for name, make in rows.items()}
+        return {
+            name: lambda steps, make=make: make(steps).to(self.x) for name, make in rows.items()
+        }
 
     def _rest(self, pace, steps):
         return rest(pace, self.sigma_max, steps).to(self.x)
@@ -92,7 +104,8 @@ def _per_image(sigma):
 
 
 def hartley(x):
-    """Transform the last two axes with the orthonormal real Fourier (Hartley) basis; it is its own inverse."""
+    """Transform the last two axes with the orthonormal real Fourier (Hartley) basis; it is its own
+    inverse."""
     spectrum = torch.fft.fft2(x, norm="ortho")
     return spectrum.real - spectrum.imag
 
@@ -122,7 +135,8 @@ class Mixture:
         return -miss.flatten(2).sum(2) / 2
 
     def weights(self, odds, labels, guidance):
-        """Return (B, K) how much each component's own D counts; with guidance they are no probabilities."""
+        """Return (B, K) how much each component's own D counts; with guidance they are no
+        probabilities."""
         plain = odds.softmax(1)
         if labels is None:
             return plain
@@ -155,20 +169,28 @@ class DataSet:
 
 
 def radial_powers(count, generator):
-    """Spectra c / (1 + k)^p, p about 2.5 as in photographs, each component and channel with its own c and p."""
+    """Spectra c / (1 + k)^p, p about 2.5 as in photographs, each component and channel with its own
+    c and p."""
     ky, kx = frequencies()
     slope = 2 + torch.rand(count, 1, 1, 1, generator=generator, dtype=torch.float64, device="cpu")
-    level = 4 * torch.exp(0.5 * torch.randn(count, 3, 1, 1, generator=generator, dtype=torch.float64, device="cpu"))
+    level = 4 * torch.exp(
+        0.5 * torch.randn(count, 3, 1, 1, generator=generator, dtype=torch.float64, device="cpu")
+    )
     return level / (1 + (ky**2 + kx**2).sqrt()) ** slope
 
 
 def directed_powers(count, generator):
-    """Spectra that fall up to 8 times faster in one direction than across it: edges, stripes, grain."""
+    """Spectra that fall up to 8 times faster in one direction than across it: edges, stripes,
+    grain."""
     ky, kx = frequencies()
-    angle, stretch, slope = torch.rand(3, count, 1, 1, 1, generator=generator, dtype=torch.float64, device="cpu")
+    angle, stretch, slope = torch.rand(
+        3, count, 1, 1, 1, generator=generator, dtype=torch.float64, device="cpu"
+    )
     angle, stretch = angle * math.pi, 8**stretch
     along, across = kx * angle.cos() + ky * angle.sin(), ky * angle.cos() - kx * angle.sin()
-    level = 4 * torch.exp(0.5 * torch.randn(count, 3, 1, 1, generator=generator, dtype=torch.float64, device="cpu"))
+    level = 4 * torch.exp(
+        0.5 * torch.randn(count, 3, 1, 1, generator=generator, dtype=torch.float64, device="cpu")
+    )
     radius = (along**2 / stretch + across**2 * stretch).sqrt()
     # rotated frequencies alias at the highest ones: the mean over +-k keeps the field real
     power = level / (1 + radius) ** (2 + slope)
@@ -178,25 +200,34 @@ def directed_powers(count, generator):
 def make_mixture(path, generator, powers, components=12, classes=3):
     """Return a Mixture with means whose spectrum is 1/f, component i in class i mod ``classes``."""
     ky, kx = frequencies()
-    noise = torch.randn(components, 3, SIZE, SIZE, generator=generator, dtype=torch.float64, device="cpu")
+    noise = torch.randn(
+        components, 3, SIZE, SIZE, generator=generator, dtype=torch.float64, device="cpu"
+    )
     means = 3 * noise / (1 + (ky**2 + kx**2).sqrt()) ** 1.25
-    return Mixture(path, means, powers(components, generator), torch.arange(components, device="cpu") % classes)
+    return Mixture(
+        path, means, powers(components, generator), torch.arange(components, device="cpu") % classes
+    )
 
 
 def pictures(clips, frames, generator):
-    """Draw (clips * frames, 3, SIZE, SIZE) pictures in [-1, 1]: soft shapes and stripes that move and change colour.
+    """Draw (clips * frames, 3, SIZE, SIZE) pictures in [-1, 1]: soft shapes and stripes that move
+    and change colour.
 
-    Consecutive frames differ by no more than the lowest noise, the ends of a clip by fifty times that, and clips by
-    everything: the posterior has something to decide at every noise level. With distinct pictures only, every sampler
-    would end on exactly the same one and there would be nothing to measure.
+    Consecutive frames differ by no more than the lowest noise, the ends of a clip by fifty times
+    that, and clips by everything: the posterior has something to decide at every noise level. With
+    distinct pictures only, every sampler would end on exactly the same one and there would be
+    nothing to measure.
     """
-    scene, swing, beat = torch.randn(3, clips, 1, 39, generator=generator, dtype=torch.float64, device="cpu")
+    scene, swing, beat = torch.randn(
+        3, clips, 1, 39, generator=generator, dtype=torch.float64, device="cpu"
+    )
     time = 2 * math.pi * torch.arange(frames, dtype=torch.float64, device="cpu")[:, None] / frames
     return draw((scene + 0.04 * swing * time.sin() + 0.02 * beat * (2 * time).sin()).flatten(0, 1))
 
 
 def draw(p):
-    """Draw the scenes p (N, 39): 8 numbers for the ground, 4 for the stripes, 9 for each of three shapes."""
+    """Draw the scenes p (N, 39): 8 numbers for the ground, 4 for the stripes, 9 for each of three
+    shapes."""
     axis = torch.linspace(-1, 1, SIZE, dtype=torch.float64, device="cpu")
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     p = p[:, :, None, None]
@@ -206,7 +237,10 @@ def draw(p):
     canvas = canvas + 0.3 * stripes[:, 3:] * wave
     for s in shapes.unbind(1):
         dx, dy = x - 0.5 * s[:, :1], y - 0.5 * s[:, 1:2]
-        turned = dx * s[:, 2:3].cos() + dy * s[:, 2:3].sin(), dy * s[:, 2:3].cos() - dx * s[:, 2:3].sin()
+        turned = (
+            dx * s[:, 2:3].cos() + dy * s[:, 2:3].sin(),
+            dy * s[:, 2:3].cos() - dx * s[:, 2:3].sin(),
+        )
         size = 0.45 * torch.exp(0.4 * s[:, 3:5])
         power = 2 + 2 * torch.sigmoid(2 * s[:, 5:6])  # from ellipses to squares with round corners
         distance = sum((t.abs() / size[:, i : i + 1]) ** power for i, t in enumerate(turned))
@@ -216,7 +250,8 @@ def draw(p):
 
 
 def by_dop853(problem, end=1e-7, tolerance=1e-10):
-    """Solve dx/dlog(sigma) = x - D with Dormand and Prince's order 8 down to sigma = ``end``, where x - D is nothing.
+    """Solve dx/dlog(sigma) = x - D with Dormand and Prince's order 8 down to sigma = ``end``, where
+    x - D is nothing.
 
     Returns x and, as its uncertainty, the difference to a run with a hundredfold tolerance.
     """
@@ -233,15 +268,18 @@ def by_dop853(problem, end=1e-7, tolerance=1e-10):
 
     def run(tolerance):
         span = math.log(problem.sigma_max), math.log(end)
-        out = solve_ivp(slope, span, problem.x.flatten().numpy(), "DOP853", rtol=tolerance, atol=tolerance)
+        out = solve_ivp(
+            slope, span, problem.x.flatten().numpy(), "DOP853", rtol=tolerance, atol=tolerance
+        )
         return model(torch.from_numpy(out.y[:, -1].copy()).view(shape), end)
 
     x = run(tolerance)
     return x, rms(x - run(100 * tolerance))
 
 
-# The variable t(sigma) in which the classical Runge-Kutta method takes even steps, as (t, sigma(t), (dsigma/dt)/sigma). On the
-# flow path D of a learned net turns quickest just below sigma = 1, where even steps in a power of sigma do not converge.
+# The variable t(sigma) in which the classical Runge-Kutta method takes even steps, as (t, sigma(t),
+# (dsigma/dt)/sigma). On the flow path D of a learned net turns quickest just below sigma = 1, where
+# even steps in a power of sigma do not converge.
 BRIM = 1.002
 _EVEN = {
     "ve": (lambda sigma: sigma ** (1 / 7), lambda t: t**7, lambda sigma: 7 / sigma ** (1 / 7)),
@@ -254,7 +292,8 @@ _EVEN = {
 
 
 def fine_levels(problem, intervals):
-    """Return the sigmas of so many steps of `by_runge_kutta`, from sigma_max to sigma_min, float64."""
+    """Return the sigmas of so many steps of `by_runge_kutta`, from sigma_max to sigma_min,
+    float64."""
     place, back, _ = _EVEN[problem.path]
     ends = place(problem.sigma_max), place(problem.sigma_min)
     ramp = torch.linspace(*ends, intervals + 1, dtype=torch.float64, device="cpu")
@@ -264,9 +303,9 @@ def fine_levels(problem, intervals):
 def by_runge_kutta(problem, steps=100):
     """Solve down to sigma_min by the classical Runge-Kutta method; there, x becomes D.
 
-    The steps are even in sigma^(1/7) on `ve`, and in log(sigma / (1.002 - sigma)) on `flow`. The last step is that of
-    every host: a learned net knows nothing below its sigma_min. 4 calls a step; returns x and, as its uncertainty, the
-    difference to a run with half the steps.
+    The steps are even in sigma^(1/7) on `ve`, and in log(sigma / (1.002 - sigma)) on `flow`. The
+    last step is that of every host: a learned net knows nothing below its sigma_min. 4 calls a
+    step; returns x and, as its uncertainty, the difference to a run with half the steps.
     """
 
     def run(steps):
@@ -283,7 +322,9 @@ def _descend(problem, end, steps):
 
     def slope(t, x):
         sigma = back(t)
-        return pace(sigma) * (x - problem.model(x, x.new_full((len(x),), sigma), **problem.extra_args))
+        return pace(sigma) * (
+            x - problem.model(x, x.new_full((len(x),), sigma), **problem.extra_args)
+        )
 
     first, last, x = place(problem.sigma_max), place(end), problem.x
     h = (last - first) / steps
@@ -296,7 +337,8 @@ def _descend(problem, end, steps):
 
 
 def begun(problem, ratio):
-    """Return the rest of a Problem from the noise-to-signal ratio ``ratio`` on, where the solution then is: img2img."""
+    """Return the rest of a Problem from the noise-to-signal ratio ``ratio`` on, where the solution
+    then is: img2img."""
     sigma = PATHS[problem.path].from_noise_to_signal(ratio)
     with torch.no_grad():
         x = _descend(problem, sigma, 50)
@@ -324,7 +366,10 @@ def _data_set(path, generator, _):
     return DataSet(path, pictures(8, 300, generator)), {}
 
 
-_radial, _directed = partial(_mixture, powers=radial_powers), partial(_mixture, powers=directed_powers)
+_radial, _directed = (
+    partial(_mixture, powers=radial_powers),
+    partial(_mixture, powers=directed_powers),
+)
 GAUSSIAN = "gaussian"
 ANALYTIC = {  # name -> how to make (model, extra_args), guidance
     "stationary": (_radial, None),
@@ -350,18 +395,23 @@ def problem(name, path, seed=0):
         ValueError: an unknown name or path.
     """
     if name not in _MAKERS or path not in PATHS:
-        raise ValueError(f"no problem {name!r} on the path {path!r}: names {list(_MAKERS)}, paths {list(PATHS)}")
+        raise ValueError(
+            f"no problem {name!r} on the path {path!r}: names {list(_MAKERS)}, paths {list(PATHS)}"
+        )
     make, guidance = _MAKERS[name]
     generator = torch.Generator("cpu").manual_seed(seed)
     model, extra_args = make(PATHS[path], generator, guidance)
     low, high = RANGES[path]
-    x = high * torch.randn(IMAGES, 3, SIZE, SIZE, generator=generator, dtype=torch.float64, device="cpu")
+    x = high * torch.randn(
+        IMAGES, 3, SIZE, SIZE, generator=generator, dtype=torch.float64, device="cpu"
+    )
     model.sigmas = _table(path, low, high)  # samplers may ask, as of every model in a WebUI
     return Problem(name, path, model, x, model.sigmas, by_dop853, extra_args)
 
 
 def _table(path, low, high):
-    """A thousand levels: Stable Diffusion's on `ve` (its schedule without its betas: even in sqrt), even on `flow`."""
+    """A thousand levels: Stable Diffusion's on `ve` (its schedule without its betas: even in sqrt),
+    even on `flow`."""
     if path == "flow":
         return torch.linspace(low, high, 1000, dtype=torch.float64, device="cpu")
     from ..zoo.net import scaled_linear
@@ -373,7 +423,8 @@ def _table(path, low, high):
 ZOO_MODELS = ("eps", "v", "flow")
 ZOO_GUIDANCE = {"no class": None, "guidance 1": 1.0, "guidance 3": 3.0, "guidance 7": 7.0}
 
-# noise-to-signal ratios at which img2img begins: strengths of about 0.3 and 0.6 on Stable Diffusion's own schedule
+# noise-to-signal ratios at which img2img begins: strengths of about 0.3 and 0.6 on Stable
+# Diffusion's own schedule
 IMG2IMG_RATIOS, IMG2IMG_GUIDANCE, IMG2IMG_IMAGES = (0.8, 2.5), ("guidance 1", "guidance 3"), 6
 
 
@@ -397,32 +448,45 @@ def zoo_problem(model, guidance, seed=0, count=IMAGES, device="cpu"):
     x = net.sigma_max * torch.randn(count, 3, 32, 32, generator=generator, device="cpu")
     labels = torch.randint(len(zoo.net.CLASSES), (count,), generator=generator, device="cpu")
     extra_args = {} if scale is None else {"labels": labels.to(device), "guidance": scale}
-    return Problem(f"{model}, {guidance}", net.path.name, net, x.to(device), net.sigmas.cpu(), by_runge_kutta, extra_args)
+    return Problem(
+        f"{model}, {guidance}",
+        net.path.name,
+        net,
+        x.to(device),
+        net.sigmas.cpu(),
+        by_runge_kutta,
+        extra_args,
+    )
 
 
 def own_problem(given, seed=0, count=IMAGES):
-    """Return the Problem of drawing with a model of somebody's own, a `models.Given`, as it was given."""
+    """Return the Problem of drawing with a model of somebody's own, a `models.Given`, as it was
+    given."""
     model, generator = given.model, torch.Generator("cpu").manual_seed(seed)
     x = model.sigma_max * torch.randn(count, *given.shape, generator=generator, device="cpu")
     table = noise_levels(model)
     table = wide([model.sigma_min, model.sigma_max]) if table is None else table
     extra_args = given.extra_args(given.classes(range(count)))
-    return Problem(given.title, model.path.name, model, x.to(given.device), table, by_runge_kutta, extra_args)
+    return Problem(
+        given.title, model.path.name, model, x.to(given.device), table, by_runge_kutta, extra_args
+    )
 
 
 def learned(models=None, guidance=tuple(ZOO_GUIDANCE), device="cpu"):
     """Return name -> maker(seed, count) of the Problems of trained models.
 
     Args:
-        models: names or files of the zoo, each of which is drawn from with every guidance, or `models.Given`, each drawn
-            from as it was given; None: ZOO_MODELS.
+        models: names or files of the zoo, each of which is drawn from with every guidance, or
+            `models.Given`, each drawn from as it was given; None: ZOO_MODELS.
         guidance: keys of ZOO_GUIDANCE.
         device: where the zoo's networks run.
     """
     makers = {}
     for model in ZOO_MODELS if models is None else models:
         if isinstance(model, str):
-            makers |= {f"{model}, {scale}": partial(_zoo_maker, model, scale, device) for scale in guidance}
+            makers |= {
+                f"{model}, {scale}": partial(_zoo_maker, model, scale, device) for scale in guidance
+            }
         else:
             makers[model.title] = partial(own_problem, model)
     return makers
@@ -441,8 +505,15 @@ def _zoo_suite(seed=0, count=IMAGES, **options):
 
 
 def _img2img_suite(seed=0, count=IMG2IMG_IMAGES, **options):
-    whole = [partial(make, seed, count) for make in learned(guidance=IMG2IMG_GUIDANCE, **options).values()]
-    return [lambda make=make, ratio=ratio: begun(make(), ratio) for make in whole for ratio in IMG2IMG_RATIOS]
+    whole = [
+        partial(make, seed, count)
+        for make in learned(guidance=IMG2IMG_GUIDANCE, **options).values()
+    ]
+    return [
+        lambda make=make, ratio=ratio: begun(make(), ratio)
+        for make in whole
+        for ratio in IMG2IMG_RATIOS
+    ]
 
 
 SUITES = {"analytic": _analytic_suite, "zoo": _zoo_suite, "img2img": _img2img_suite}

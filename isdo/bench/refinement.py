@@ -1,4 +1,5 @@
-"""Does refinement help? At equal model calls against more steps, Restart, plain img2img, with and without group action."""
+"""Does refinement help? At equal model calls against more steps, Restart, plain img2img, with and
+without group action."""
 
 import itertools
 import math
@@ -28,7 +29,8 @@ from .work_precision import SCHEDULED
 
 COUNT, BATCH = 256, 32
 BASE, EXTRA = 12, 12  # model calls that drew a picture, and that each method may add
-# noise-to-signal ratios, how much may be repainted: more than half makes damaged pictures into others
+# noise-to-signal ratios, how much may be repainted: more than half makes damaged pictures into
+# others
 LEVELS = {"sets": (1.0, 2.0, 4.0), "mixture": (1.0, 2.0), "recovery": (0.25, 0.5, 1.0)}
 LOSS_AT = (0.1, 0.25, 0.6)
 MIXTURE_BASE, MIXTURE_COUNT = 5, 300
@@ -39,7 +41,8 @@ FREE = {"lock": 0, "detail": 1.0}
 
 @dataclass(frozen=True)
 class Job:
-    """Pictures to make better: ``x`` is the noise they were drawn from (None: they were not), ``sigmas`` their grid."""
+    """Pictures to make better: ``x`` is the noise they were drawn from (None: they were not),
+    ``sigmas`` their grid."""
 
     model: object
     pictures: torch.Tensor
@@ -51,15 +54,22 @@ class Job:
 
     def part(self, chosen):
         """Return the job of a slice of the pictures."""
-        cut = {name: value[chosen] for name in ("pictures", "seeds", "x", "mask") if (value := getattr(self, name)) is not None}
-        extra = {key: value[chosen] if torch.is_tensor(value) else value for key, value in self.extra_args.items()}
+        cut = {
+            name: value[chosen]
+            for name in ("pictures", "seeds", "x", "mask")
+            if (value := getattr(self, name)) is not None
+        }
+        extra = {
+            key: value[chosen] if torch.is_tensor(value) else value
+            for key, value in self.extra_args.items()
+        }
         return replace(self, extra_args=extra, **cut)
 
 
 @dataclass(frozen=True)
 class Method:
-    """One way to spend the calls: ``run(job, level, calls) -> pictures``. ``redraws``: it starts from the first noise;
-    ``levels``: it knows a noise level."""
+    """One way to spend the calls: ``run(job, level, calls) -> pictures``. ``redraws``: it starts
+    from the first noise; ``levels``: it knows a noise level."""
 
     label: str
     run: Callable
@@ -84,20 +94,39 @@ def restart(job, level, calls):
     generators = [torch.Generator("cpu").manual_seed(10**6 + seed) for seed in job.seeds]
 
     def fresh(x):
-        drawn = [torch.randn(x.shape[1:], generator=g, dtype=torch.float64, device="cpu") for g in generators]
+        drawn = [
+            torch.randn(x.shape[1:], generator=g, dtype=torch.float64, device="cpu")
+            for g in generators
+        ]
         return torch.stack(drawn).to(x)
 
     solve = partial(_solve, job.model, extra_args=job.extra_args)
-    return restarts(solve, job.model.path, job.x, job.sigmas(BASE), calls // RESTARTS, fresh, RESTARTS, high=level)
+    return restarts(
+        solve,
+        job.model.path,
+        job.x,
+        job.sigmas(BASE),
+        calls // RESTARTS,
+        fresh,
+        RESTARTS,
+        high=level,
+    )
 
 
 def by_refine(job, level, calls, once=False, **chosen):
-    """Refine with settings that spend ``calls``: as many iterations as they pay for, or all calls ``once``."""
+    """Refine with settings that spend ``calls``: as many iterations as they pay for, or all calls
+    ``once``."""
     settings = RefineSettings(**{**chosen, "noise": level})
     each = calls if once else min(settings.calls, calls)
     settings = replace(settings, calls=each, iterations=calls // each)
     return refine(
-        job.model, job.pictures, job.extra_args, disable=True, settings=settings, mask=job.mask, seeds=list(job.seeds)
+        job.model,
+        job.pictures,
+        job.extra_args,
+        disable=True,
+        settings=settings,
+        mask=job.mask,
+        seeds=list(job.seeds),
     ).x
 
 
@@ -105,11 +134,21 @@ METHODS = {
     "nothing": Method("nothing (no calls)", _nothing, levels=False),
     "steps": Method("more steps of ISDO", _more_steps, redraws=True, levels=False),
     "restart": Method("Restart", restart, redraws=True),
-    "img2img": Method("img2img, one pass", partial(by_refine, once=True, generators="none", **FREE)),
-    "free": Method("refine, nothing held, no action", partial(by_refine, generators="none", **FREE)),
+    "img2img": Method(
+        "img2img, one pass", partial(by_refine, once=True, generators="none", **FREE)
+    ),
+    "free": Method(
+        "refine, nothing held, no action", partial(by_refine, generators="none", **FREE)
+    ),
     "refine": Method("refine, no action", partial(by_refine, generators="none")),
-    "small": Method("refine, rotation and shifts 0.25", partial(by_refine, generators="rotation and shifts", strength=0.25)),
-    "large": Method("refine, rotation and shifts 1", partial(by_refine, generators="rotation and shifts", strength=1.0)),
+    "small": Method(
+        "refine, rotation and shifts 0.25",
+        partial(by_refine, generators="rotation and shifts", strength=0.25),
+    ),
+    "large": Method(
+        "refine, rotation and shifts 1",
+        partial(by_refine, generators="rotation and shifts", strength=1.0),
+    ),
     "bare": Method(
         "refine, rotation and shifts 0.25, not undone",
         partial(by_refine, generators="rotation and shifts", strength=0.25, undo=False),
@@ -127,15 +166,25 @@ def spend(method, job, level, calls=EXTRA, batch=BATCH):
     for start in range(0, len(job.pictures), batch):
         model = CallCounter(job.model)
         with torch.no_grad():
-            done.append(method.run(replace(job.part(slice(start, start + batch)), model=model), level, calls))
+            done.append(
+                method.run(
+                    replace(job.part(slice(start, start + batch)), model=model), level, calls
+                )
+            )
         if model.calls > allowed:
-            raise RuntimeError(f"{method.label} made {model.calls} model calls where {allowed} were allowed")
+            raise RuntimeError(
+                f"{method.label} made {model.calls} model calls where {allowed} were allowed"
+            )
     return torch.cat(done)
 
 
 def drawn(given, labels, count, seed=0):
-    """Return the Job of ``count`` pictures of ``labels`` (count,) or None, drawn by ISDO in BASE calls."""
-    seeds, sigmas = range(seed, seed + count), partial(schedule, usual_schedule(given.model), model=given.model)
+    """Return the Job of ``count`` pictures of ``labels`` (count,) or None, drawn by ISDO in BASE
+    calls."""
+    seeds, sigmas = (
+        range(seed, seed + count),
+        partial(schedule, usual_schedule(given.model), model=given.model),
+    )
     x = (sigmas(BASE)[0] * gallery.noise(seeds, given.shape)).to(given.device)
     job = Job(given.model, x, seeds, given.extra_args(labels), x, sigmas)
     again = Method("", lambda job, level, calls: _more_steps(job, level, 0), redraws=True)
@@ -143,10 +192,12 @@ def drawn(given, labels, count, seed=0):
 
 
 def losses(model, pictures, extra_args, batch=BATCH):
-    """Return |D(x + sigma n) - x|^2 / sigma^2 per pixel at the noise-to-signal ratios LOSS_AT; the noise is always the same.
+    """Return |D(x + sigma n) - x|^2 / sigma^2 per pixel at the noise-to-signal ratios LOSS_AT; the
+    noise is always the same.
 
-    In the mean over real pictures it is what training made small, a bound on -log p; of drawn ones it tells how much the
-    model likes them, and what it likes best is smooth: as good as real pictures is best.
+    In the mean over real pictures it is what training made small, a bound on -log p; of drawn ones
+    it tells how much the model likes them, and what it likes best is smooth: as good as real
+    pictures is best.
     """
     found, job = [], Job(model, pictures, range(len(pictures)), extra_args)
     for ratio in LOSS_AT:
@@ -154,7 +205,9 @@ def losses(model, pictures, extra_args, batch=BATCH):
         for start in range(0, len(pictures), batch):
             part = job.part(slice(start, start + batch))
             x = part.pictures
-            noise = gallery.noise(range(10**6 + start, 10**6 + start + len(x)), x.shape[1:]).to(x.device)
+            noise = gallery.noise(range(10**6 + start, 10**6 + start + len(x)), x.shape[1:]).to(
+                x.device
+            )
             with torch.no_grad():
                 d = model(model.path.signal(sigma) * x + sigma * noise, sigma, **part.extra_args)
             total += float((d - x).square().mean((1, 2, 3)).sum())
@@ -186,7 +239,9 @@ def _ratio(value, real):
     return value / real if real else None
 
 
-def measure_sets(model="eps", count=COUNT, seed=0, progress=iter, levels=LEVELS["sets"], judge=None, device="cpu"):
+def measure_sets(
+    model="eps", count=COUNT, seed=0, progress=iter, levels=LEVELS["sets"], judge=None, device="cpu"
+):
     """Return one row for each method and level: the set of pictures against the real ones.
 
     What is told in parts of what real pictures have is None where the judge has no pictures.
@@ -205,7 +260,11 @@ def measure_sets(model="eps", count=COUNT, seed=0, progress=iter, levels=LEVELS[
     for name, method, level in progress(list(_jobs(True, levels))):
         pictures = spend(method, job, level)
         features, accuracy = judged(judge, pictures, labels)
-        parts = [None] * (len(LOSS_AT) + 2) if scale is None else map(_ratio, likeness(pictures, labels), scale)
+        parts = (
+            [None] * (len(LOSS_AT) + 2)
+            if scale is None
+            else map(_ratio, likeness(pictures, labels), scale)
+        )
         *loss, detail, vivid = parts
         rows.append({
             "part": "sets", "model": given.title, "images": count, "seed": seed, "method": name, "level": level,
@@ -220,7 +279,8 @@ def measure_sets(model="eps", count=COUNT, seed=0, progress=iter, levels=LEVELS[
 
 
 def _real(given, judge, count, seed):
-    """Return (real pictures that the judge has, their labels or None), where the model is; (None, None) where it has none.
+    """Return (real pictures that the judge has, their labels or None), where the model is; (None,
+    None) where it has none.
 
     Raises:
         ValueError: pictures that are not like those of the model.
@@ -229,7 +289,9 @@ def _real(given, judge, count, seed):
         return None, None
     pictures, labels = judge.pictures(count, seed)
     if pictures.shape[1:] != given.shape:
-        raise ValueError(f"the judge's pictures are {tuple(pictures.shape[1:])}, and those of {given.name} {given.shape}")
+        raise ValueError(
+            f"the judge's pictures are {tuple(pictures.shape[1:])}, and those of {given.name} {given.shape}"
+        )
     return pictures.to(given.device), labels
 
 
@@ -239,15 +301,20 @@ def _given(model, device="cpu"):
 
 
 def damages(pictures, seed=0):
-    """Return name -> (damaged pictures, mask or None): blurred, jittered line by line, right half erased."""
+    """Return name -> (damaged pictures, mask or None): blurred, jittered line by line, right half
+    erased."""
     t = torch.arange(-3, 4, dtype=pictures.dtype, device="cpu")
     kernel = torch.exp(-(t**2) / 2)
     kernel = torch.outer(kernel, kernel)[None, None] / kernel.sum() ** 2
     padded = torch.nn.functional.pad(pictures.flatten(0, 1)[:, None], [3] * 4, mode="replicate")
     blurred = torch.nn.functional.conv2d(padded, kernel).view_as(pictures)
     generator = torch.Generator("cpu").manual_seed(seed)
-    shift = torch.randint(-1, 2, (len(pictures), pictures.shape[2]), generator=generator, device="cpu")
-    columns = (torch.arange(pictures.shape[3], device="cpu") + shift[..., None]).clamp(0, pictures.shape[3] - 1)
+    shift = torch.randint(
+        -1, 2, (len(pictures), pictures.shape[2]), generator=generator, device="cpu"
+    )
+    columns = (torch.arange(pictures.shape[3], device="cpu") + shift[..., None]).clamp(
+        0, pictures.shape[3] - 1
+    )
     jittered = pictures.gather(3, columns[:, None].expand_as(pictures))
     half = torch.zeros_like(pictures)
     half[..., pictures.shape[3] // 2 :] = 1
@@ -256,17 +323,31 @@ def damages(pictures, seed=0):
 
 
 def unseen_emoji(model, count, seed=0):
-    """Return (emoji that show faces and hands, their labels) on which a model of the zoo was not trained."""
+    """Return (emoji that show faces and hands, their labels) on which a model of the zoo was not
+    trained."""
     about = zoo.info(model)["config"]
     _, unseen = data.load_emoji().split(about["held_out"], about["seed"])
     wanted = torch.tensor([CLASSES.index(name) for name in DAMAGED], device="cpu")
     index = torch.isin(unseen.labels, wanted).nonzero().flatten()
-    index = index[torch.randperm(len(index), generator=torch.Generator("cpu").manual_seed(seed), device="cpu")[:count]]
+    index = index[
+        torch.randperm(
+            len(index), generator=torch.Generator("cpu").manual_seed(seed), device="cpu"
+        )[:count]
+    ]
     return data.to_unit(unseen.pictures[index, 0]), unseen.labels[index]
 
 
-def measure_recovery(model="eps", count=64, seed=0, progress=iter, levels=LEVELS["recovery"], judge=None, device="cpu"):
-    """Return rows of the RMS distance to the original of damaged pictures that the model was not trained on.
+def measure_recovery(
+    model="eps",
+    count=64,
+    seed=0,
+    progress=iter,
+    levels=LEVELS["recovery"],
+    judge=None,
+    device="cpu",
+):
+    """Return rows of the RMS distance to the original of damaged pictures that the model was not
+    trained on.
 
     Those are emoji for the zoo's models, the judge's pictures for others; none where it has none.
     """
@@ -297,14 +378,20 @@ def make_small_mixture(seed=0, components=12, size=8):
     generator = torch.Generator("cpu").manual_seed(seed)
     k = torch.fft.fftfreq(size, dtype=torch.float64, device="cpu") * size
     fall = 1 + torch.hypot(k[:, None], k)
-    means = 0.7 * torch.randn(components, 1, size, size, generator=generator, dtype=torch.float64, device="cpu") / fall
+    means = (
+        0.7
+        * torch.randn(
+            components, 1, size, size, generator=generator, dtype=torch.float64, device="cpu"
+        )
+        / fall
+    )
     powers = (0.02 / fall**2).expand(components, 1, size, size)
     return Mixture(VE, means, powers, torch.arange(components, device="cpu"))
 
 
 def between(mixture, x):
-    """Return which samples (B,) lie between the modes: no component has 99 % of the posterior, or none is within three
-    standard deviations (of its chi-square distance)."""
+    """Return which samples (B,) lie between the modes: no component has 99 % of the posterior, or
+    none is within three standard deviations (of its chi-square distance)."""
     y = hartley(x)
     distance = ((y[:, None] - mixture.means).square() / mixture.powers).flatten(2).sum(2)
     free = y[0].numel()
@@ -313,14 +400,17 @@ def between(mixture, x):
 
 
 def measure_mixture(count=MIXTURE_COUNT, seed=0, progress=iter, levels=LEVELS["mixture"]):
-    """Return rows of the share of samples between the modes, drawn with MIXTURE_BASE calls and then refined."""
+    """Return rows of the share of samples between the modes, drawn with MIXTURE_BASE calls and then
+    refined."""
     mixture = make_small_mixture(seed)
 
     def sigmas(calls):
         return karras(calls - BASE + MIXTURE_BASE, 0.0292, 14.61).double()
 
     generator = torch.Generator("cpu").manual_seed(seed)
-    x = sigmas(BASE)[0] * torch.randn(count, 1, 8, 8, generator=generator, dtype=torch.float64, device="cpu")
+    x = sigmas(BASE)[0] * torch.randn(
+        count, 1, 8, 8, generator=generator, dtype=torch.float64, device="cpu"
+    )
     pictures = _solve(mixture, x, sigmas(BASE))
     job = Job(mixture, pictures, range(seed, seed + count), x=x, sigmas=sigmas)
     rows = []
@@ -336,7 +426,8 @@ def run(model="eps", count=COUNT, seed=0, progress=iter, levels=None, judge=None
     """Measure all methods at equal model calls.
 
     Args:
-        model: a name or file of the zoo, or any as `models.Given`, which brings its own guidance and device.
+        model: a name or file of the zoo, or any as `models.Given`, which brings its own guidance
+            and device.
         count: pictures of a set; at most 64 of them damaged ones.
         seed: of everything.
         progress: wraps lists, such as tqdm.
@@ -345,8 +436,8 @@ def run(model="eps", count=COUNT, seed=0, progress=iter, levels=None, judge=None
         device: where the networks run.
 
     Returns:
-        One dict for each part (sets, mixture, recovery), method and level; recovery only where there are pictures that the
-        model was not trained on.
+        One dict for each part (sets, mixture, recovery), method and level; recovery only where
+        there are pictures that the model was not trained on.
 
     Raises:
         ValueError: no such model, or fewer than two pictures.
@@ -364,8 +455,11 @@ def run(model="eps", count=COUNT, seed=0, progress=iter, levels=None, judge=None
 
 
 def page(rows, flags=None, judge=None):
-    """Return the page of the docs: what was measured, the tables, how to do it again with the ``flags``."""
-    sets, mixture, recovery = ([row for row in rows if row["part"] == part] for part in ("sets", "mixture", "recovery"))
+    """Return the page of the docs: what was measured, the tables, how to do it again with the
+    ``flags``."""
+    sets, mixture, recovery = (
+        [row for row in rows if row["part"] == part] for part in ("sets", "mixture", "recovery")
+    )
     judge, count = judge or classifier.load(), sets[0]["images"]
     asked = f"{flags or '--model ' + sets[0]['model']} --limit {count}"
     embedded = isinstance(judge, classifier.Judge)
@@ -416,12 +510,29 @@ def _level(value):
 
 
 def _sets(rows):
-    head = ["method", "noise", "Fréchet", "accuracy", *(f"loss {at:g}" for at in LOSS_AT), "detail", "saturation", "change"]
+    head = [
+        "method",
+        "noise",
+        "Fréchet",
+        "accuracy",
+        *(f"loss {at:g}" for at in LOSS_AT),
+        "detail",
+        "saturation",
+        "change",
+    ]
     keys = ("frechet", "accuracy", "loss", "detail", "saturation", "change")
     body = []
     for row in rows:
-        numbers = [n for key in keys for n in (row[key] if isinstance(row[key], list) else [row[key]])]
-        body.append([METHODS[row["method"]].label, _level(row["level"]), *("" if n is None else f"{n:.3f}" for n in numbers)])
+        numbers = [
+            n for key in keys for n in (row[key] if isinstance(row[key], list) else [row[key]])
+        ]
+        body.append(
+            [
+                METHODS[row["method"]].label,
+                _level(row["level"]),
+                *("" if n is None else f"{n:.3f}" for n in numbers),
+            ]
+        )
     return markdown(head, body)
 
 
@@ -430,10 +541,17 @@ def _by_level(rows, key, form):
     body = []
     for name in dict.fromkeys(row["method"] for row in rows):
         found = {row["level"]: format(row[key], form) for row in rows if row["method"] == name}
-        body.append([METHODS[name].label, *(found.get(level, found.get(None, "")) for level in levels)])
+        body.append(
+            [METHODS[name].label, *(found.get(level, found.get(None, "")) for level in levels)]
+        )
     return markdown(["method, noise", *map(_level, levels)], body)
 
 
 def _recovery(rows):
-    groups = {damage: [row for row in rows if row["damage"] == damage] for damage in dict.fromkeys(r["damage"] for r in rows)}
-    return "\n\n".join(f"### {damage}\n\n{_by_level(group, 'error', '.4f')}" for damage, group in groups.items())
+    groups = {
+        damage: [row for row in rows if row["damage"] == damage]
+        for damage in dict.fromkeys(r["damage"] for r in rows)
+    }
+    return "\n\n".join(
+        f"### {damage}\n\n{_by_level(group, 'error', '.4f')}" for damage, group in groups.items()
+    )

@@ -1,4 +1,5 @@
-"""What was measured, for machines (JSON), for readers (tables) and for the eye (a work-precision plot)."""
+"""What was measured, for machines (JSON), for readers (tables) and for the eye (a work-precision
+plot)."""
 
 import json
 import math
@@ -60,7 +61,8 @@ def read_json(path):
 
 
 def plot(rows, path, grid="karras"):
-    """Draw median error against model calls with the quartiles as a band, one panel for each problem.
+    """Draw median error against model calls with the quartiles as a band, one panel for each
+    problem.
 
     Args:
         rows: of `work_precision.run`.
@@ -72,9 +74,13 @@ def plot(rows, path, grid="karras"):
     """
     from matplotlib.figure import Figure
 
-    panels = _group((row for row in rows if row["grid"] == grid), lambda row: (row["problem"], row["path"]))
+    panels = _group(
+        (row for row in rows if row["grid"] == grid), lambda row: (row["problem"], row["path"])
+    )
     if not panels:
-        raise ValueError(f"no rows on the grid {grid!r}: there are {sorted({row['grid'] for row in rows})}")
+        raise ValueError(
+            f"no rows on the grid {grid!r}: there are {sorted({row['grid'] for row in rows})}"
+        )
     columns = min(4, len(panels))
     lines = math.ceil(len(panels) / columns)
     figure = Figure(figsize=(max(7.2, 3.6 * columns), 3.1 * lines + 0.6), layout="constrained")
@@ -84,8 +90,12 @@ def plot(rows, path, grid="karras"):
     for axis in axes[len(panels) :]:
         axis.axis("off")
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 5), frameon=False)
-    figure.suptitle(f"RMS error to the converged solution, {grid} grid: median and quartiles", fontsize=11)
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=min(len(labels), 5), frameon=False
+    )
+    figure.suptitle(
+        f"RMS error to the converged solution, {grid} grid: median and quartiles", fontsize=11
+    )
     with replacing(path) as part:
         figure.savefig(part, dpi=120, format=Path(path).suffix[1:].lower() or "png")
 
@@ -101,17 +111,23 @@ def check_plot(path):
 
     known = Figure().canvas.get_supported_filetypes()
     if Path(path).suffix[1:].lower() not in known:
-        raise ValueError(f"{path} must end in .png, .svg or .pdf: the ending says how the plot is written")
+        raise ValueError(
+            f"{path} must end in .png, .svg or .pdf: the ending says how the plot is written"
+        )
     return path
 
 
 def _panel(axis, title, rows):
     for sampler, line in _ordered(_group(rows, lambda row: row["sampler"])).items():
         line = sorted(line, key=lambda row: row["calls"])
-        calls, median, lower, upper = ([row[key] for row in line] for key in ("calls", "median", "lower", "upper"))
+        calls, median, lower, upper = (
+            [row[key] for row in line] for key in ("calls", "median", "lower", "upper")
+        )
         style = PLAIN | STYLES.get(sampler, {})
         axis.plot(calls, median, label=line[0]["label"], **style)
-        axis.fill_between(calls, lower, upper, color=style.get("color"), alpha=0.2 if sampler == "isdo" else 0.06)
+        axis.fill_between(
+            calls, lower, upper, color=style.get("color"), alpha=0.2 if sampler == "isdo" else 0.06
+        )
     axis.set(xscale="log", yscale="log", title=title, xlabel="model calls", ylabel="RMS error")
     medians = [row["median"] for row in rows if row["median"] > 0]
     if medians:  # a sampler that blew up leaves the panel instead of flattening it
@@ -124,7 +140,8 @@ def _panel(axis, title, rows):
 
 
 def table(rows):
-    """Return two markdown tables: each sampler's error at each number of calls, and where ISDO stands in each problem.
+    """Return two markdown tables: each sampler's error at each number of calls, and where ISDO
+    stands in each problem.
 
     Errors are geometric means, over problems, grids and seeds, of medians over pictures.
     """
@@ -135,7 +152,8 @@ def table(rows):
 
 
 def page(rows, model=None):
-    """Return the page of the docs: where ISDO stands against each peer and against the best of each cell.
+    """Return the page of the docs: where ISDO stands against each peer and against the best of each
+    cell.
 
     Args:
         rows: of `work_precision.run`.
@@ -145,7 +163,9 @@ def page(rows, model=None):
     name, worst, above = first["suite"], outcome["worst"], outcome["above"]
     made = sorted({row["calls"] for row in rows})
     calls, judged = " ".join(map(str, made)), ", ".join(str(n) for n in made if n in HEADLINE)
-    peers = ", ".join(sorted({row["label"] for row in rows if row["sampler"] in outcome["by_peer"]}))
+    peers = ", ".join(
+        sorted({row["label"] for row in rows if row["sampler"] in outcome["by_peer"]})
+    )
     aim = f" (the aim was {AIMS[name]})" if name in AIMS and not model else ""
     about = f"the model asked for, `{model}`" if model else ABOUT.get(name, name)
     bent = " --bend" if first["grid"].endswith(BENT) else ""
@@ -161,9 +181,16 @@ def page(rows, model=None):
         strict = summary(rows, "isdo_scheduled")
         scheduled = f""" With each call exactly where the schedule says (placement 0): \
 {strict["geometric_mean"]:.3f}; above 1.0: {len(strict["above"][1.0])}, above 1.1: {len(strict["above"][1.1])}."""
-    unsure = f"In {len(outcome['unsure'])} cells the reference is" if outcome["unsure"] else "No reference is"
+    unsure = (
+        f"In {len(outcome['unsure'])} cells the reference is"
+        if outcome["unsure"]
+        else "No reference is"
+    )
     tables = [
-        markdown([head, "ratio"], [[str(key), format(ratio, ".2f")] for key, ratio in sorted(outcome[kind].items())])
+        markdown(
+            [head, "ratio"],
+            [[str(key), format(ratio, ".2f")] for key, ratio in sorted(outcome[kind].items())],
+        )
         for head, kind in (
             ("against", "by_peer"),
             ("problem, against the best peer", "by_problem"),
@@ -194,7 +221,10 @@ def _errors(rows):
     samplers = _ordered(_group(rows, lambda row: row["sampler"]))
     calls = sorted({row["calls"] for row in rows})
     body = [
-        [lines[0]["label"], *(_cell((r["median"] for r in lines if r["calls"] == n), ".4f") for n in calls)]
+        [
+            lines[0]["label"],
+            *(_cell((r["median"] for r in lines if r["calls"] == n), ".4f") for n in calls),
+        ]
         for lines in samplers.values()
     ]
     return markdown(["error at calls", *map(str, calls)], body)
@@ -203,7 +233,9 @@ def _errors(rows):
 def _standing(judged):
     calls = sorted({cell["calls"] for cell in judged})
     body = []
-    for (problem, path), group in _group(judged, lambda cell: (cell["problem"], cell["path"])).items():
+    for (problem, path), group in _group(
+        judged, lambda cell: (cell["problem"], cell["path"])
+    ).items():
         columns = [[cell["ratio"] for cell in group if cell["calls"] == n] for n in calls]
         headline = [cell for cell in group if cell["calls"] in HEADLINE] or group
         worst = max(headline, key=lambda cell: cell["ratio"])

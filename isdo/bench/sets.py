@@ -1,4 +1,5 @@
-"""Sets of pictures at equal model calls: every sampler draws from the same noise, and a judge compares with real pictures."""
+"""Sets of pictures at equal model calls: every sampler draws from the same noise, and a judge
+compares with real pictures."""
 
 import hashlib
 import itertools
@@ -30,26 +31,47 @@ from .work_precision import SAMPLERS
 
 COUNT, BATCH, GPU_BATCH = 2000, 50, 250
 PROBE = 1  # pictures, drawn before the work begins, by which a stored batch or row is recognised as still true
-CONVERGED = 64  # calls of Heun that stand for the exact solution: what is left is the model's own distance
+CONVERGED = (
+    64  # calls of Heun that stand for the exact solution: what is left is the model's own distance
+)
 SET = ("model", "guidance", "grid", "images", "seed", "judge")  # one table each
 KEY = (*SET, "sampler", "calls")
-TRUE = ("probe", "base")  # the first pictures of the sampler, and of the one with which its pictures are compared
+TRUE = (
+    "probe",
+    "base",
+)  # the first pictures of the sampler, and of the one with which its pictures are compared
 BASELINE = "isdo"  # what the pictures would have been
-OCTAVES = (1 / 16, 1 / 8, 1 / 4)  # cycles per pixel between the bands that are told apart; the last is fine detail
+OCTAVES = (
+    1 / 16,
+    1 / 8,
+    1 / 4,
+)  # cycles per pixel between the bands that are told apart; the last is fine detail
 NO_BIT = 2**24  # points in 0..1 that labels are taken at
 
-EVERYDAY = ("dpmpp_2m", "dpmpp_2m_sde", "dpmpp_3m_sde", "euler_a", "deis", "restart", "euler", "unipc_3")
+EVERYDAY = (
+    "dpmpp_2m",
+    "dpmpp_2m_sde",
+    "dpmpp_3m_sde",
+    "euler_a",
+    "deis",
+    "restart",
+    "euler",
+    "unipc_3",
+)
 
 
 def presets():
-    """Return ISDO with each preset as a Peer; one with a tolerance takes as many calls as it needs, and has no place here."""
+    """Return ISDO with each preset as a Peer; one with a tolerance takes as many calls as it needs,
+    and has no place here."""
     found = {}
     for name, changed in PRESETS.items():
         settings, key, label = Settings(**changed), f"isdo_{name.lower()}", f"ISDO {name}"
         if not changed:
             key, label = BASELINE, "ISDO"
         if not settings.tolerance:
-            found[key] = Peer(label, partial(sample_isdo, settings=settings), f"this package, preset {name}")
+            found[key] = Peer(
+                label, partial(sample_isdo, settings=settings), f"this package, preset {name}"
+            )
     return found
 
 
@@ -60,12 +82,15 @@ def everyday():
 
 def every():
     """Return all samplers that can draw a set, by name."""
-    return presets() | SAMPLERS | FURTHER | STOCHASTIC | presets()  # the presets first, and with their own way to run
+    return (
+        presets() | SAMPLERS | FURTHER | STOCHASTIC | presets()
+    )  # the presets first, and with their own way to run
 
 
 @dataclass(frozen=True)
 class Lineup:
-    """A suite: the page's title, who draws (a function that returns name -> Peer), in how many calls."""
+    """A suite: the page's title, who draws (a function that returns name -> Peer), in how many
+    calls."""
 
     title: str
     samplers: Callable[[], dict]
@@ -91,14 +116,17 @@ class Autocast(CallCounter):
 
 
 def shortened(given, name):
-    """Return a models.Given whose model runs under autocast to the dtype of that name, "bfloat16" or "float16"."""
-    return replace(given, name=f"{given.name} ({name})", model=Autocast(given.model, getattr(torch, name)))
+    """Return a models.Given whose model runs under autocast to the dtype of that name, "bfloat16"
+    or "float16"."""
+    return replace(
+        given, name=f"{given.name} ({name})", model=Autocast(given.model, getattr(torch, name))
+    )
 
 
 @dataclass(frozen=True)
 class Task:
-    """What every sampler has to draw: ``count`` pictures of ``labels`` (count,) or None, picture i from the noise of seed
-    ``seed + i``."""
+    """What every sampler has to draw: ``count`` pictures of ``labels`` (count,) or None, picture i
+    from the noise of seed ``seed + i``."""
 
     given: Given
     labels: torch.Tensor | None
@@ -111,57 +139,79 @@ class Task:
         return None if self.labels is None else self.labels[part]
 
     def draw(self, sampler, calls, part):
-        """Return (pictures, model calls made) of the pictures ``part`` (a slice), on the task's device."""
+        """Return (pictures, model calls made) of the pictures ``part`` (a slice), on the task's
+        device."""
         given, seeds = self.given, range(self.seed, self.seed + self.count)[part]
-        model, sigmas = CallCounter(given.model), schedule(self.grid, sampler.steps(calls), given.model)
+        model, sigmas = (
+            CallCounter(given.model),
+            schedule(self.grid, sampler.steps(calls), given.model),
+        )
         x = (sigmas[0] * gallery.noise(seeds, given.shape)).to(given.device)
         extra = given.extra_args(self.asked(part))
         with torch.no_grad():
-            drawn = seeded(sampler.run, seeds)(model, x, sigmas.to(given.device), extra_args=extra, disable=True)
+            drawn = seeded(sampler.run, seeds)(
+                model, x, sigmas.to(given.device), extra_args=extra, disable=True
+            )
         if model.calls > calls:
-            raise RuntimeError(f"{sampler.label} made {model.calls} model calls where {calls} were allowed")
+            raise RuntimeError(
+                f"{sampler.label} made {model.calls} model calls where {calls} were allowed"
+            )
         return drawn, model.calls
 
 
 def make_labels(odds, count, seed=0):
-    """Return labels (count,) whose shares are ``odds`` (K,) as nearly as can be, in random order."""
+    """Return labels (count,) whose shares are ``odds`` (K,) as nearly as can be, in random
+    order."""
     points = (torch.arange(count, device="cpu") + 0.5) / count
     order = torch.randperm(count, generator=torch.Generator("cpu").manual_seed(seed), device="cpu")
     return _classes_at(odds, points)[order]
 
 
 def growing_labels(odds, count, seed=0):
-    """Return labels (count,) whose first n have the shares ``odds`` (K,), nearly, and are the same, whatever n and count.
+    """Return labels (count,) whose first n have the shares ``odds`` (K,), nearly, and are the same,
+    whatever n and count.
 
-    So a set can be stopped, judged as it is and go on. The points are van der Corput's, their bits flipped by the seed.
+    So a set can be stopped, judged as it is and go on. The points are van der Corput's, their bits
+    flipped by the seed.
     """
     index = torch.arange(count, device="cpu")
-    reversed_bits = sum(((index >> bit) & 1) * (NO_BIT >> (bit + 1)) for bit in range(NO_BIT.bit_length() - 1))
-    flip = torch.randint(NO_BIT, (), generator=torch.Generator("cpu").manual_seed(seed), device="cpu")
+    reversed_bits = sum(
+        ((index >> bit) & 1) * (NO_BIT >> (bit + 1)) for bit in range(NO_BIT.bit_length() - 1)
+    )
+    flip = torch.randint(
+        NO_BIT, (), generator=torch.Generator("cpu").manual_seed(seed), device="cpu"
+    )
     return _classes_at(odds, ((reversed_bits ^ flip) + 0.5) / NO_BIT)
 
 
 def _classes_at(odds, points):
-    """Return the class (N,) at each of the points in 0..1 if the classes lie there side by side, as wide as their odds."""
+    """Return the class (N,) at each of the points in 0..1 if the classes lie there side by side, as
+    wide as their odds."""
     edges = odds.double().cumsum(0) / odds.double().sum()
     return torch.searchsorted(edges, points.double()).clamp(max=len(odds) - 1)
 
 
 def labels_for(given, judge, count, seed=0, make=make_labels):
-    """Return labels (count,) of what is to be drawn, or None: those given, in turn; else as often as the judge says.
+    """Return labels (count,) of what is to be drawn, or None: those given, in turn; else as often
+    as the judge says.
 
     The embedded judge's classes are the zoo's: a model of somebody's own is not asked for them.
     """
     if given.labels:
         return given.classes(range(count))
     theirs = isinstance(judge, classifier.Judge)
-    if judge.odds is None or given.own and (theirs or not given.model.takes("labels") or "labels" in given.extra):
+    if (
+        judge.odds is None
+        or given.own
+        and (theirs or not given.model.takes("labels") or "labels" in given.extra)
+    ):
         return None
     return make(judge.odds, count, seed)
 
 
 def band_energy(pictures):
-    """Return the energy of each picture (B, C, H, W) in the bands that OCTAVES part: (B, 4), float64 on the CPU."""
+    """Return the energy of each picture (B, C, H, W) in the bands that OCTAVES part: (B, 4),
+    float64 on the CPU."""
     power = torch.fft.fft2(wide(pictures), norm="ortho").abs().square().sum(1)
     ky, kx = (torch.fft.fftfreq(n, device="cpu") for n in pictures.shape[-2:])
     band = torch.bucketize(torch.hypot(ky[:, None], kx), torch.tensor(OCTAVES, device="cpu"))
@@ -170,13 +220,15 @@ def band_energy(pictures):
 
 @dataclass(frozen=True)
 class Store:
-    """What was drawn, batch by batch: on disk in ``folder``, where a later run finds it, or without one in memory."""
+    """What was drawn, batch by batch: on disk in ``folder``, where a later run finds it, or without
+    one in memory."""
 
     folder: Path | None = None
     memory: dict = field(default_factory=dict)
 
     def get(self, name, start, size):
-        """Return the tensors of a batch by name, or None: it is not there, or its file is damaged."""
+        """Return the tensors of a batch by name, or None: it is not there, or its file is
+        damaged."""
         if self.folder is None:
             return self.memory.get((name, start, size))
         try:
@@ -199,7 +251,8 @@ class Store:
 
 @dataclass(frozen=True)
 class Job:
-    """One sampler at one number of calls: ``labels`` is the head of its row, ``name`` that of its folder."""
+    """One sampler at one number of calls: ``labels`` is the head of its row, ``name`` that of its
+    folder."""
 
     sampler: str
     peer: Peer
@@ -208,7 +261,8 @@ class Job:
 
     @property
     def name(self):
-        """The folder's name: what was drawn, with all on which it depends but the number of pictures."""
+        """The folder's name: what was drawn, with all on which it depends but the number of
+        pictures."""
         told = json.dumps([self.labels[key] for key in (*SET, *TRUE) if key != "images"])
         return f"{self.sampler}-{self.calls}-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
 
@@ -223,7 +277,8 @@ def draw_batch(task, judge, job, part, baseline):
     Args:
         task, judge, job: of whom.
         part: slice of the pictures.
-        baseline: those pictures as BASELINE drew them, None where it does not draw; True: they are these.
+        baseline: those pictures as BASELINE drew them, None where it does not draw; True: they are
+            these.
     """
     drawn, made = task.draw(job.peer, job.calls, part)
     pictures = drawn.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
@@ -245,13 +300,14 @@ def draw_batch(task, judge, job, part, baseline):
 
 
 def draw_sets(task, judge, jobs, store, batch=BATCH, progress=None):
-    """Draw the sets of all jobs that are not in the store, all samplers' first pictures before anyone's next ones.
+    """Draw the sets of all jobs that are not in the store, all samplers' first pictures before
+    anyone's next ones.
 
     So that a run that was stopped leaves sets of one size, which a run of fewer pictures judges.
 
     Args:
-        progress: ``progress(total=...)`` returns a bar with ``update(n)`` and ``close()``, such as tqdm: n is pictures times
-            calls.
+        progress: ``progress(total=...)`` returns a bar with ``update(n)`` and ``close()``, such as
+            tqdm: n is pictures times calls.
     """
     first = {job.calls: job for job in jobs if job.sampler == BASELINE}
     parts = _parts(task.count, batch)
@@ -261,7 +317,12 @@ def draw_sets(task, judge, jobs, store, batch=BATCH, progress=None):
             baseline = job.sampler == BASELINE or None
             if job.labels["base"] and not baseline:
                 baseline = store.get(first[job.calls].name, start, size)["pictures"]
-            store.put(job.name, start, size, draw_batch(task, judge, job, slice(start, start + size), baseline))
+            store.put(
+                job.name,
+                start,
+                size,
+                draw_batch(task, judge, job, slice(start, start + size), baseline),
+            )
             moved(size * job.calls)
 
 
@@ -284,11 +345,19 @@ def _parts(count, batch):
 
 
 def gathered(store, job, count, batch):
-    """Return what is kept of a job's pictures as tensors of all of them (numbers of a batch: added, calls: the most)."""
+    """Return what is kept of a job's pictures as tensors of all of them (numbers of a batch: added,
+    calls: the most)."""
     parts = [store.get(job.name, *part) for part in _parts(count, batch)]
     joined = {key: [part[key] for part in parts] for key in parts[0] if key != "pictures"}
-    joined = {key: torch.cat(found) if found[0].ndim else torch.stack(found) for key, found in joined.items()}
-    return joined | {"made": joined["made"].max()} | {key: joined[key].sum() for key in ("right", "broken") if key in joined}
+    joined = {
+        key: torch.cat(found) if found[0].ndim else torch.stack(found)
+        for key, found in joined.items()
+    }
+    return (
+        joined
+        | {"made": joined["made"].max()}
+        | {key: joined[key].sum() for key in ("right", "broken") if key in joined}
+    )
 
 
 class Real:
@@ -302,7 +371,9 @@ class Real:
         self.likeness = Likeness(judge.real, examples, task.given.device)
         self.energy = None if pictures is None else band_energy(pictures).mean(0).tolist()
         self.ideal = self.likeness.ideal(task.count)
-        self.spread = 2 * judge.real.covariance.trace()  # mean square between features that have nothing to do with each other
+        self.spread = (
+            2 * judge.real.covariance.trace()
+        )  # mean square between features that have nothing to do with each other
 
     def numbers(self, found, base=None):
         """Return the row of numbers of a set.
@@ -312,14 +383,18 @@ class Real:
             base: the same of the pictures as they would have been, or None.
 
         Returns:
-            ``moved``, by band, and ``moved_features``: how far from ``base``, root mean square, 1 where the pictures have
-            nothing to do with each other. ``energy``: by band; ``real_energy``: of real pictures, None where there are none.
+            ``moved``, by band, and ``moved_features``: how far from ``base``, root mean square, 1
+                where the pictures have
+            nothing to do with each other. ``energy``: by band; ``real_energy``: of real pictures,
+                None where there are none.
         """
         count, moved, moved_features = len(found["features"]), None, None
         if base is not None:
             apart = (found["features"] - base["features"]).double().square().sum(1).mean()
             moved_features = float((apart / self.spread).sqrt())
-            both = found["energy"].mean(0) + base["energy"].mean(0)  # the mean square between pictures that are unlike
+            both = found["energy"].mean(0) + base["energy"].mean(
+                0
+            )  # the mean square between pictures that are unlike
             moved = (found["moved"].mean(0) / both).sqrt().nan_to_num(nan=0.0).tolist()
         return {
             "made": int(found["made"]),
@@ -340,7 +415,9 @@ def _pictures(judge, count, seed):
         return None
     try:
         return judge.pictures(count, seed)[0]
-    except FileNotFoundError:  # the embedded judge's emoji may not be on this machine: it knows their moments, too
+    except (
+        FileNotFoundError
+    ):  # the embedded judge's emoji may not be on this machine: it knows their moments, too
         return None
 
 
@@ -366,30 +443,35 @@ def run(
     """Measure how far from the real pictures each sampler's pictures are, as sets.
 
     Args:
-        model: a name or file of the zoo; a model of its call shape with sigma_min, sigma_max, sigmas and path; or any, as
-            `models.Given`, which brings its own guidance and device.
+        model: a name or file of the zoo; a model of its call shape with sigma_min, sigma_max,
+            sigmas and path; or any, as `models.Given`, which brings its own guidance and device.
         calls: model calls that each may make; None: those of the suite.
-        count: pictures; their classes occur as often as in the data, and all samplers start from the same noise.
-        samplers: name -> Peer; None for those of the suite. Beside "isdo", how far the others' pictures are from its own
-            is told.
-        guidance: classifier-free guidance, 1: none. It doubles the work, and moves the set away from the data.
+        count: pictures; their classes occur as often as in the data, and all samplers start from
+            the same noise.
+        samplers: name -> Peer; None for those of the suite. Beside "isdo", how far the others'
+            pictures are from its own is told.
+        guidance: classifier-free guidance, 1: none. It doubles the work, and moves the set away
+            from the data.
         progress: as for `draw_sets`.
 
     Rarely needed:
         suite: a name in LINEUPS.
         seed: of the first picture and of the order of the classes.
         converged: calls of Heun, in a row "converged"; 0 leaves it out.
-        reuse: rows of an earlier run; those that hold are not run again. A row holds when it is of the same task and
-            its sampler still draws the same first pictures, so that a change of sampler, net or schedule is noticed.
+        reuse: rows of an earlier run; those that hold are not run again. A row holds when it is of
+            the same task and its sampler still draws the same first pictures, so that a change of
+            sampler, net or schedule is noticed.
         save: called with all rows so far after each new one.
-        cache: folder in which batches are kept between runs; a run that was stopped goes on at the batch where it was.
+        cache: folder in which batches are kept between runs; a run that was stopped goes on at the
+            batch where it was.
         batch: pictures in a network call; None: BATCH on the CPU, GPU_BATCH elsewhere.
         device: where the networks run.
         judge: another than the embedded classifier.Judge, with what `judge.Judge` says.
         autocast: name of the dtype in which the model runs, None: its own.
 
     Returns:
-        One dict for each sampler and number of calls: what `numbers` returns and what it was measured on.
+        One dict for each sampler and number of calls: what `numbers` returns and what it was
+            measured on.
 
     Raises:
         RuntimeError: a sampler that makes more calls than it was given.
@@ -401,24 +483,43 @@ def run(
     given = shortened(given, autocast) if autocast else given
     judge = (judge or classifier.load()).to(given.device)
     check(judge, given.shape, given.device)
-    task = Task(given, labels_for(given, judge, count, seed, growing_labels), count, usual_schedule(given.model), seed)
+    task = Task(
+        given,
+        labels_for(given, judge, count, seed, growing_labels),
+        count,
+        usual_schedule(given.model),
+        seed,
+    )
     samplers = LINEUPS[suite].samplers() if samplers is None else samplers
     values = (given.title, given.guidance, task.grid, count, seed, name_of(judge.real.mean))
     labels = {"bench": suite} | dict(zip(SET, values, strict=True))
     jobs = _jobs(task, labels, samplers, calls or LINEUPS[suite].calls, converged, progress)
     known = {_key(row): row for row in reuse}
-    held = {job.name: row for job in jobs if (row := known.get(_key(job.labels))) and job.holds(row)}
-    wanted = {job.calls for job in jobs if job.name not in held}  # what is drawn there is compared with the baseline's
-    needed = [job for job in jobs if job.name not in held or (job.sampler == BASELINE and job.calls in wanted)]
+    held = {
+        job.name: row for job in jobs if (row := known.get(_key(job.labels))) and job.holds(row)
+    }
+    wanted = {
+        job.calls for job in jobs if job.name not in held
+    }  # what is drawn there is compared with the baseline's
+    needed = [
+        job
+        for job in jobs
+        if job.name not in held or (job.sampler == BASELINE and job.calls in wanted)
+    ]
     batch = batch or (BATCH if torch.device(given.device).type == "cpu" else GPU_BATCH)
     store = Store(Path(cache) if cache else None)
     draw_sets(task, judge, needed, store, batch, progress)
-    real, drawn = Real(task, judge, seed) if needed else None, partial(gathered, store, count=count, batch=batch)
+    real, drawn = (
+        Real(task, judge, seed) if needed else None,
+        partial(gathered, store, count=count, batch=batch),
+    )
     base, rows = {job.calls: job for job in needed if job.sampler == BASELINE}, []
     for job in jobs:
         rows.append(held.get(job.name))
         if rows[-1] is None:
-            rows[-1] = job.labels | real.numbers(drawn(job), drawn(base[job.calls]) if job.labels["base"] else None)
+            rows[-1] = job.labels | real.numbers(
+                drawn(job), drawn(base[job.calls]) if job.labels["base"] else None
+            )
             if save is not None:
                 save(rows)
     return rows
@@ -427,7 +528,11 @@ def run(
 def _given(model, guidance, device):
     if isinstance(model, str):
         return of_zoo(model, device, guidance=guidance)
-    return model if isinstance(model, Given) else Given(type(model).__name__, model, guidance=guidance, device=device)
+    return (
+        model
+        if isinstance(model, Given)
+        else Given(type(model).__name__, model, guidance=guidance, device=device)
+    )
 
 
 def _jobs(task, labels, samplers, calls, converged, progress):

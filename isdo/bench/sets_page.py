@@ -22,20 +22,31 @@ LOOKS = {
     "euler_a": {"color": "#777777", "linestyle": "--", "marker": "+"},
     "restart": {"color": "#009E73", "marker": "^"},
 }
-OURS = {"color": "#D55E00", "linewidth": 3.0, "linestyle": "--", "marker": "*", "markersize": 8, "zorder": 6}
+OURS = {
+    "color": "#D55E00",
+    "linewidth": 3.0,
+    "linestyle": "--",
+    "marker": "*",
+    "markersize": 8,
+    "zorder": 6,
+}
 
 
 def table(rows, judge=None):
-    """Return markdown: for each task the measures by sampler and calls, then what they can be held against."""
+    """Return markdown: for each task the measures by sampler and calls, then what they can be held
+    against."""
     judge = judge or classifier.load()
     return "\n\n".join(_task(group, judge) for group in _tasks(rows))
 
 
 def page(rows, judge=None, flags=None, suite="frechet"):
-    """Return the page of the docs: what this judge measured, the tables, how to do it again with the ``flags``."""
+    """Return the page of the docs: what this judge measured, the tables, how to do it again with
+    the ``flags``."""
     judge = judge or classifier.load()
     rows = [row for row in rows if row["judge"] == name_of(judge.real.mean)]
-    drawn = suite == "sets" and len({row["calls"] for row in rows}) > 1  # one number of calls makes no curve
+    drawn = (
+        suite == "sets" and len({row["calls"] for row in rows}) > 1
+    )  # one number of calls makes no curve
     plot = f" --plot docs/{suite}.png" if drawn else ""
     shown = "\n\n![distance to the real pictures against model calls](sets.png)" if drawn else ""
     return f"""# {LINEUPS[suite].title}
@@ -81,12 +92,21 @@ of a small classifier that knows {judge.about["accuracy"]:.0%} of the emoji held
 
 
 def _whose(rows):
-    return "real pictures" if all(row["real_energy"] for row in rows) else "Heun's pictures in many calls"
+    return (
+        "real pictures"
+        if all(row["real_energy"] for row in rows)
+        else "Heun's pictures in many calls"
+    )
 
 
 def _bands():
     edges = [f"1/{round(1 / edge)}" for edge in OCTAVES]
-    return ", ".join([f"{BANDS[0]} up to {edges[0]}", *(f"{b} above {edge}" for b, edge in zip(BANDS[1:], edges, strict=True))])
+    return ", ".join(
+        [
+            f"{BANDS[0]} up to {edges[0]}",
+            *(f"{b} above {edge}" for b, edge in zip(BANDS[1:], edges, strict=True)),
+        ]
+    )
 
 
 def _tasks(rows):
@@ -107,7 +127,10 @@ def _task(rows, judge):
     parts = [f"## {_title(rows[0])}"]
     for key in _measured(rows):
         said = _frechet if key == "frechet" else _spread
-        body = [[label, *(said(grid.get((name, n)), key) for n in calls)] for name, label in samplers.items()]
+        body = [
+            [label, *(said(grid.get((name, n)), key) for n in calls)]
+            for name, label in samplers.items()
+        ]
         head = "Fréchet (accuracy)" if key == "frechet" else MEASURES[key]
         parts.append(f"### {head}\n\n" + markdown(["model calls", *map(str, calls)], body))
     first = _measured(rows)[0]
@@ -133,7 +156,11 @@ def _frechet(row, key="frechet"):
 
 
 def _spread(row, key):
-    return f"{row[key]:{FORMS[key]}} ± {2 * deviation(row[f'{key}_draws']):{FORMS[key]}}" if row else ""
+    return (
+        f"{row[key]:{FORMS[key]}} ± {2 * deviation(row[f'{key}_draws']):{FORMS[key]}}"
+        if row
+        else ""
+    )
 
 
 def deviation(draws):
@@ -142,13 +169,15 @@ def deviation(draws):
 
 
 def difference(row, other, key):
-    """Return (row's measure less the other's, its standard deviation): the same resamples of both, whose noise is the same."""
+    """Return (row's measure less the other's, its standard deviation): the same resamples of both,
+    whose noise is the same."""
     draws = [a - b for a, b in zip(row[f"{key}_draws"], other[f"{key}_draws"], strict=True)]
     return row[key] - other[key], deviation(draws)
 
 
 def best(rows, key):
-    """Return the best row of a measure among everyday samplers: all but ISDO's presets; without one it is one of them, too."""
+    """Return the best row of a measure among everyday samplers: all but ISDO's presets; without one
+    it is one of them, too."""
     ours = presets().keys() - {BASELINE}
     rows = [row for row in rows if row["sampler"] not in ours]
     return min(rows, key=lambda row: row[key]) if rows else None
@@ -176,28 +205,50 @@ def _beside(row, aim, key):
     if row is aim:
         return "best"
     gap, spread = difference(row, aim, key)
-    quotient = f"{row[key] / aim[key]:.2f}" if aim[key] > 2 * deviation(aim[f"{key}_draws"]) else "-"
+    quotient = (
+        f"{row[key] / aim[key]:.2f}" if aim[key] > 2 * deviation(aim[f"{key}_draws"]) else "-"
+    )
     return f"{quotient} ({gap:+{FORMS[key]}} ± {2 * spread:{FORMS[key]}})"
 
 
 def _all(grid, samplers, calls, converged):
     """Return the table of all measures at a number of calls."""
-    head = ["sampler", "Fréchet", "KID x 1000", "precision", "recall", "accuracy", "detail", "moved", *BANDS]
+    head = [
+        "sampler",
+        "Fréchet",
+        "KID x 1000",
+        "precision",
+        "recall",
+        "accuracy",
+        "detail",
+        "moved",
+        *BANDS,
+    ]
     body = []
     for name, label in samplers.items():
         if row := grid.get((name, calls)):
             told = [row[key] for key in ("frechet", "kid", "precision", "recall", "accuracy")]
-            told += [detail(row, converged), row["moved_features"], *(row["moved"] or [None] * len(BANDS))]
+            told += [
+                detail(row, converged),
+                row["moved_features"],
+                *(row["moved"] or [None] * len(BANDS)),
+            ]
             forms = (".3f", *[".2f"] * (len(told) - 1))
-            cells = ["" if value is None else format(value, form) for value, form in zip(told, forms, strict=True)]
+            cells = [
+                "" if value is None else format(value, form)
+                for value, form in zip(told, forms, strict=True)
+            ]
             body.append([label, *cells])
     empty = [i for i in range(1, len(head)) if not any(line[i] for line in body)]
-    head, *body = ([cell for i, cell in enumerate(line) if i not in empty] for line in (head, *body))
+    head, *body = (
+        [cell for i, cell in enumerate(line) if i not in empty] for line in (head, *body)
+    )
     return f"### All measures, {calls} calls\n\n{markdown(head, body)}"
 
 
 def detail(row, converged=None):
-    """Return a set's fine energy over that of real pictures, or else of the row "converged"; None where there is neither."""
+    """Return a set's fine energy over that of real pictures, or else of the row "converged"; None
+    where there is neither."""
     scale = row["real_energy"] or (converged and converged["energy"])
     return row["energy"][-1] / scale[-1] if scale and scale[-1] else None
 
@@ -208,12 +259,16 @@ def _notes(rows, converged, judge):
         kid = f", KID {_spread(converged, 'kid')}" if converged["kid"] is not None else ""
         notes.append(f"- Heun, {converged['calls']} calls: Fréchet {_frechet(converged)}{kid}")
     count, bias = first["images"], sampling_bias(judge.real, first["images"])
-    notes.append(f"- {count} draws from the Gaussian of the real features, the bias of a set of that size: {bias:.3f}")
+    notes.append(
+        f"- {count} draws from the Gaussian of the real features, the bias of a set of that size: {bias:.3f}"
+    )
     if judge.floor is not None:
         notes.append(f"- one half of the real pictures against the other: {judge.floor:.3f}")
     if first["ideal"]["precision"] is not None:
         precision, recall = first["ideal"]["precision"], first["ideal"]["recall"]
-        notes.append(f"- as many real pictures against others: precision {precision:.2f}, recall {recall:.2f}")
+        notes.append(
+            f"- as many real pictures against others: precision {precision:.2f}, recall {recall:.2f}"
+        )
     if (share := first["accuracy"]) is not None:
         spread = 2 * math.sqrt(share * (1 - share) / first["images"])
         notes.append(f"- two standard deviations of an accuracy of {share:.2f} are {spread:.3f}")
@@ -244,8 +299,14 @@ def plot(rows, path):
         _panel(axis, task)
     for axis in axes[len(tasks) :]:
         axis.axis("off")
-    labels = {label: line for axis in axes for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(labels.values(), labels, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    labels = {
+        label: line
+        for axis in axes
+        for line, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(
+        labels.values(), labels, loc="outside lower center", ncols=4, frameon=False, fontsize=8
+    )
     with replacing(path) as part:
         figure.savefig(part, dpi=110, format=Path(path).suffix[1:].lower() or "png")
 

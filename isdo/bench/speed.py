@@ -1,4 +1,5 @@
-"""What a step costs by itself, in time and in memory: the model here returns a tensor made beforehand."""
+"""What a step costs by itself, in time and in memory: the model here returns a tensor made
+beforehand."""
 
 import statistics
 import time
@@ -23,7 +24,8 @@ LIMITS = {"cpu": 12.0, "cuda": 1.0}  # ms a step at the first of SHAPES
 
 
 class Precomputed:
-    """A model that costs nothing: it returns three tensors in turn, so that every change of D is an ordinary one."""
+    """A model that costs nothing: it returns three tensors in turn, so that every change of D is an
+    ordinary one."""
 
     def __init__(self, shape, device, dtype=torch.float32):
         generator = torch.Generator("cpu").manual_seed(0)
@@ -37,9 +39,12 @@ class Precomputed:
 
 
 def _setting(shape, device, steps):
-    """Return (model, x, sigmas) of a run; no 0 at the end, so that every call is followed by a whole step."""
+    """Return (model, x, sigmas) of a run; no 0 at the end, so that every call is followed by a
+    whole step."""
     sigmas = karras(steps + 1, 0.03, 14.6)[:-1]
-    x = float(sigmas[0]) * torch.randn(shape, generator=torch.Generator("cpu").manual_seed(1), device="cpu").to(device)
+    x = float(sigmas[0]) * torch.randn(
+        shape, generator=torch.Generator("cpu").manual_seed(1), device="cpu"
+    ).to(device)
     return Precomputed(shape, device), x, sigmas.to(device)
 
 
@@ -67,7 +72,9 @@ def _milliseconds_cuda(work):
     first.record()
     work()
     last.record()
-    busy = time.process_time() - busy  # the processor is free from here, whatever the GPU has still to do
+    busy = (
+        time.process_time() - busy
+    )  # the processor is free from here, whatever the GPU has still to do
     torch.cuda.synchronize()
     return first.elapsed_time(last), 1e3 * busy
 
@@ -76,13 +83,15 @@ CLOCKS = {"cpu": _milliseconds_cpu, "cuda": _milliseconds_cuda}
 
 
 def step_times(shape, device="cpu", samplers=COMPARED, steps=STEPS, repetitions=REPETITIONS):
-    """Return {sampler: [(elapsed, processor) milliseconds a step, for each repetition]}, the samplers taking turns.
+    """Return {sampler: [(elapsed, processor) milliseconds a step, for each repetition]}, the
+    samplers taking turns.
 
     The processor's time is that of all threads; other programs on the machine do not lengthen it.
 
     Args:
         shape: of x, float32.
-        device: "cpu" or "cuda"; on CUDA the time between two events of the stream, idle gaps included.
+        device: "cpu" or "cuda"; on CUDA the time between two events of the stream, idle gaps
+            included.
         samplers: names of `work_precision.SAMPLERS`.
         steps: of a run; the first run of each sampler is not timed.
         repetitions: runs of each sampler.
@@ -99,9 +108,11 @@ def step_times(shape, device="cpu", samplers=COMPARED, steps=STEPS, repetitions=
 
 
 class LiveStorage(TorchDispatchMode):
-    """Counts the bytes of all storages that torch operations made inside it and that are still alive.
+    """Counts the bytes of all storages that torch operations made inside it and that are still
+    alive.
 
-    ``live`` is now, ``peak`` the most there was after any operation; what a kernel needs while it runs is not seen.
+    ``live`` is now, ``peak`` the most there was after any operation; what a kernel needs while it
+    runs is not seen.
     """
 
     def __init__(self):
@@ -111,14 +122,23 @@ class LiveStorage(TorchDispatchMode):
 
     @property
     def live(self):
-        self._made = {storage: size for storage, size in self._made.items() if not storage.expired()}
+        self._made = {
+            storage: size for storage, size in self._made.items() if not storage.expired()
+        }
         return sum(self._made.values())
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        given = {t.untyped_storage().data_ptr() for t in tree_flatten((args, kwargs))[0] if isinstance(t, torch.Tensor)}
+        given = {
+            t.untyped_storage().data_ptr()
+            for t in tree_flatten((args, kwargs))[0]
+            if isinstance(t, torch.Tensor)
+        }
         for tensor in tree_flatten(out)[0]:
-            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage().data_ptr() not in given:
+            if (
+                isinstance(tensor, torch.Tensor)
+                and tensor.untyped_storage().data_ptr() not in given
+            ):
                 storage = tensor.untyped_storage()
                 self._made.setdefault(StorageWeakRef(storage), storage.nbytes())
         self.peak = max(self.peak, self.live)
@@ -126,11 +146,12 @@ class LiveStorage(TorchDispatchMode):
 
 
 def memory(sampler, shape, device="cpu", steps=STEPS):
-    """Return the memory of a run as (held, peak), in latents: multiples of the bytes of x in float32.
+    """Return the memory of a run as (held, peak), in latents: multiples of the bytes of x in
+    float32.
 
-    ``held`` is what is alive when the model is called, the x it is handed included: the sampler's history. ``peak``
-    includes what comes and goes within a step. Neither includes the first x and the model's own tensors, nor the tables
-    of a picture size, which are made once a process.
+    ``held`` is what is alive when the model is called, the x it is handed included: the sampler's
+    history. ``peak`` includes what comes and goes within a step. Neither includes the first x and
+    the model's own tensors, nor the tables of a picture size, which are made once a process.
     """
     model, x, sigmas = _setting(shape, device, steps)
     run = SAMPLERS[sampler].run
@@ -144,7 +165,8 @@ def memory(sampler, shape, device="cpu", steps=STEPS):
 
 
 def call_time(given, repetitions=REPETITIONS):
-    """Return the median milliseconds of a call of a model, a `models.Given`, for one picture; the first is not timed."""
+    """Return the median milliseconds of a call of a model, a `models.Given`, for one picture; the
+    first is not timed."""
     model, clock = given.model, CLOCKS[torch.device(given.device).type]
     x = (model.sigma_max * gallery.noise([0], given.shape)).to(given.device)
     sigma, extra = x.new_full((1,), model.sigma_max), given.extra_args(given.classes([0]))
@@ -154,7 +176,8 @@ def call_time(given, repetitions=REPETITIONS):
 
 
 def run_with(given, repetitions=REPETITIONS):
-    """Measure as `run` does, for pictures of a model, a `models.Given`, and beside it a call of the model itself."""
+    """Measure as `run` does, for pictures of a model, a `models.Given`, and beside it a call of the
+    model itself."""
     kind = torch.device(given.device).type
     if kind not in CLOCKS:
         raise ValueError(f"no clock for the device {given.device}: take one of {', '.join(CLOCKS)}")
@@ -173,8 +196,10 @@ def run(shapes=SHAPES, devices=None, repetitions=REPETITIONS):
         repetitions: timed runs of STEPS steps.
 
     Returns:
-        rows (one dict for each device, shape and sampler: ``ms`` median and ``ms_lowest`` of a step,
-        ``ms_processor`` the median of the processor's time, ``held`` and ``peak`` in latents) and a text to print.
+        rows (one dict for each device, shape and sampler: ``ms`` median and ``ms_lowest`` of a
+            step,
+        ``ms_processor`` the median of the processor's time, ``held`` and ``peak`` in latents) and a
+        text to print.
     """
     devices = devices or ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     rows = []
@@ -186,7 +211,11 @@ def run(shapes=SHAPES, devices=None, repetitions=REPETITIONS):
                     held, peak = memory(name, shape, device)
                     rows.append(
                         {"suite": "speed", "device": device, "shape": list(shape), "sampler": name}
-                        | {"label": SAMPLERS[name].label, "ms": statistics.median(elapsed), "ms_lowest": min(elapsed)}
+                        | {
+                            "label": SAMPLERS[name].label,
+                            "ms": statistics.median(elapsed),
+                            "ms_lowest": min(elapsed),
+                        }
                         | {"ms_processor": statistics.median(busy)}
                         | {"held": held, "peak": peak}
                     )
@@ -194,7 +223,16 @@ def run(shapes=SHAPES, devices=None, repetitions=REPETITIONS):
 
 
 def _text(rows):
-    head = ["device", "latent", "sampler", "ms a step", "lowest", "processor", "latents held", "at the peak"]
+    head = [
+        "device",
+        "latent",
+        "sampler",
+        "ms a step",
+        "lowest",
+        "processor",
+        "latents held",
+        "at the peak",
+    ]
     body = [
         [row["device"], "x".join(map(str, row["shape"])), row["label"]]
         + [f"{row['ms']:.2f}", f"{row['ms_lowest']:.2f}", f"{row['ms_processor']:.2f}"]
@@ -206,10 +244,18 @@ def _text(rows):
 
 def _verdict(rows):
     """Say for each device whether ISDO keeps its limit at the first shape."""
-    lines = ["own cost of a step, float32, the model's time not counted; memory is the same for any number of steps"]
+    lines = [
+        "own cost of a step, float32, the model's time not counted; memory is the same for any number of steps"
+    ]
     for device, limit in LIMITS.items():
         for row in rows:
-            if row["device"] == device and row["sampler"] == "isdo" and row["shape"] == list(SHAPES[0]):
+            if (
+                row["device"] == device
+                and row["sampler"] == "isdo"
+                and row["shape"] == list(SHAPES[0])
+            ):
                 word = "kept" if row["ms"] <= limit else "NOT kept"
-                lines.append(f"{device}: {row['ms']:.2f} ms a step, at most {limit:g} asked for: {word}")
+                lines.append(
+                    f"{device}: {row['ms']:.2f} ms a step, at most {limit:g} asked for: {word}"
+                )
     return "\n".join(lines)

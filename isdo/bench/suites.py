@@ -1,4 +1,5 @@
-"""The suites of the bench, as rows: how each is run from the command line, and which flags it has a use for."""
+"""The suites of the bench, as rows: how each is run from the command line, and which flags it has a
+use for."""
 
 import logging
 import shlex
@@ -21,7 +22,8 @@ class Suite:
     Args:
         run: ``run(args) -> (rows, the page's text)``, of the parsed command line.
         takes: flags of FLAGS that it has a use for.
-        plot: the module of the bench whose ``plot(rows, file)`` draws its rows; None: nothing to draw.
+        plot: the module of the bench whose ``plot(rows, file)`` draws its rows; None: nothing to
+            draw.
     """
 
     run: Callable
@@ -40,15 +42,22 @@ FLAGS = {
 
 
 def named(args):
-    """Return the models that the command line names, as the suites take them; None: all of the zoo."""
+    """Return the models that the command line names, as the suites take them; None: all of the
+    zoo."""
     if args.model is None:
         return None
     return (models.asked(args),) if models.is_own(args.model) else (args.model,)
 
 
 def flags(args):
-    """Return the flags that name the model and the judge, to run the same again; None: there are none."""
-    words = [word for key in ("model", "judge") if (value := getattr(args, key)) for word in (f"--{key}", value)]
+    """Return the flags that name the model and the judge, to run the same again; None: there are
+    none."""
+    words = [
+        word
+        for key in ("model", "judge")
+        if (value := getattr(args, key))
+        for word in (f"--{key}", value)
+    ]
     words += [word for key, value in args.extra for word in ("--extra", f"{key}={value}")]
     words += ["--shape", ",".join(map(str, args.shape))] if args.shape else []
     words += ["--label", *args.label] if args.label else []
@@ -64,13 +73,15 @@ def asked_judge(args):
 
 
 def kept(args):
-    """Return the rows that an earlier run of the suite left in the file --json names, to go on from."""
+    """Return the rows that an earlier run of the suite left in the file --json names, to go on
+    from."""
     rows = report.read_json(args.json) if args.json and Path(args.json).exists() else []
     return [row for row in rows if row.get("bench") == args.suite]
 
 
 def resumed(args, module, run, **bar):
-    """Return the rows of a suite that goes on from what is kept and writes down what it has as it goes.
+    """Return the rows of a suite that goes on from what is kept and writes down what it has as it
+    goes.
 
     Args:
         module: of the bench, whose ``merged(old, new)`` puts rows together.
@@ -110,21 +121,27 @@ def sweep(args):
 
     limit, bar = args.limit or sweep.LIMIT, partial(tqdm, unit="problem", leave=False)
     seed = sweep.SEED if args.seed is None else args.seed
-    rows = sweep.run(bar, seed=seed, limit=limit, only=args.only, reuse=kept(args), models=named(args))
+    rows = sweep.run(
+        bar, seed=seed, limit=limit, only=args.only, reuse=kept(args), models=named(args)
+    )
     return rows, sweep.page(rows, flags(args))
 
 
 def grids(args):
     from . import grids
 
-    return grids.run(args.seed or 0, args.limit, args.only or "", device=args.device, models=named(args))
+    return grids.run(
+        args.seed or 0, args.limit, args.only or "", device=args.device, models=named(args)
+    )
 
 
 def ceiling(args):
     from . import ceiling
 
     bar = partial(tqdm, desc="fitting", unit="problem", leave=False)
-    return ceiling.run(args.seed or 0, args.limit, args.only, args.device, progress=bar, models=named(args))
+    return ceiling.run(
+        args.seed or 0, args.limit, args.only, args.device, progress=bar, models=named(args)
+    )
 
 
 def refine(args):
@@ -132,14 +149,18 @@ def refine(args):
 
     bar, judge = partial(tqdm, desc="refining", leave=False), asked_judge(args)
     model = models.asked(args) if models.is_own(args.model or "eps") else args.model or "eps"
-    rows = refinement.run(model, args.limit or refinement.COUNT, args.seed or 0, bar, judge=judge, device=args.device)
+    rows = refinement.run(
+        model, args.limit or refinement.COUNT, args.seed or 0, bar, judge=judge, device=args.device
+    )
     return rows, refinement.page(rows, flags(args), judge)
 
 
 def adaptive(args):
     from . import adaptive
 
-    run = partial(adaptive.run, seed=args.seed or 0, limit=args.limit, only=args.only, device=args.device)
+    run = partial(
+        adaptive.run, seed=args.seed or 0, limit=args.limit, only=args.only, device=args.device
+    )
     rows = resumed(args, adaptive, run, desc="measuring", unit="problem")
     return rows, adaptive.page(rows)
 
@@ -147,7 +168,9 @@ def adaptive(args):
 def trajectory(args):
     from . import trajectory
 
-    run = partial(trajectory.run, seed=args.seed or 0, limit=args.limit, only=args.only, device=args.device)
+    run = partial(
+        trajectory.run, seed=args.seed or 0, limit=args.limit, only=args.only, device=args.device
+    )
     rows = resumed(args, trajectory, run, desc="measuring", unit="problem")
     return rows, trajectory.page(rows)
 
@@ -158,7 +181,9 @@ def inversion(args):
     seed = inversion.SEED if args.seed is None else args.seed
 
     def run(bar, **kept):
-        return inversion.run(named(args), seed, args.limit, args.only, args.device, progress=bar, **kept)
+        return inversion.run(
+            named(args), seed, args.limit, args.only, args.device, progress=bar, **kept
+        )
 
     rows = resumed(args, inversion, run, desc="inverting", unit="case")
     return rows, inversion.page(rows, flags(args))
@@ -196,7 +221,10 @@ def sets(args):
         rows = resumed(args, sets, run, unit="call", unit_scale=True)
     except KeyboardInterrupt:
         if cache:
-            logging.warning("what is drawn is kept in %s: run again to go on, or with a smaller --limit to judge that", cache)
+            logging.warning(
+                "what is drawn is kept in %s: run again to go on, or with a smaller --limit to judge that",
+                cache,
+            )
         raise
     return rows, sets_page.page(rows, judge, drawn_with(args), args.suite)
 
@@ -212,22 +240,41 @@ def asked_samplers(args):
     known = sets.every()
     if not args.samplers:
         return known if args.all else None
-    names = dict.fromkeys([sets.BASELINE, *args.samplers])  # with whose pictures the others' are compared
+    names = dict.fromkeys(
+        [sets.BASELINE, *args.samplers]
+    )  # with whose pictures the others' are compared
     if unknown := [name for name in names if name not in known and name != "converged"]:
-        raise ValueError(f"--samplers {unknown[0]}: there is no such sampler: choose of {', '.join([*known, 'converged'])}")
+        raise ValueError(
+            f"--samplers {unknown[0]}: there is no such sampler: choose of {', '.join([*known, 'converged'])}"
+        )
     return {name: known[name] for name in names if name != "converged"}
 
 
 def drawn_with(args):
-    """Return the flags that say what the suites of sets draw, to run the same again; None: there are none."""
-    words = [word for key in ("calls", "samplers") if (value := getattr(args, key)) for word in (f"--{key}", *map(str, value))]
-    words += [word for key in ("autocast", "limit") if (value := getattr(args, key)) for word in (f"--{key}", str(value))]
+    """Return the flags that say what the suites of sets draw, to run the same again; None: there
+    are none."""
+    words = [
+        word
+        for key in ("calls", "samplers")
+        if (value := getattr(args, key))
+        for word in (f"--{key}", *map(str, value))
+    ]
+    words += [
+        word
+        for key in ("autocast", "limit")
+        if (value := getattr(args, key))
+        for word in (f"--{key}", str(value))
+    ]
     said = flags(args) or (words and "--model eps")
     return " ".join([said, shlex.join(words)]).strip() if said else None
 
 
 _ACCURACY = Suite(accuracy, ("calls", "all", "bend"), plot="report")
-_SETS = Suite(sets, ("calls", "all", "judge", "samplers", "cache", "batch", "autocast", "guidance"), plot="sets_page")
+_SETS = Suite(
+    sets,
+    ("calls", "all", "judge", "samplers", "cache", "batch", "autocast", "guidance"),
+    plot="sets_page",
+)
 SUITES = {
     "analytic": _ACCURACY, "zoo": _ACCURACY, "img2img": _ACCURACY,
     "sets": _SETS, "frechet": _SETS,
@@ -246,7 +293,11 @@ SUITES = {
 def those_with(flag):
     """Return in words which suites have a use for a flag."""
     names = [name for name, suite in SUITES.items() if flag in suite.takes]
-    return f"suite {names[0]}" if len(names) == 1 else f"suites {', '.join(names[:-1])} and {names[-1]}"
+    return (
+        f"suite {names[0]}"
+        if len(names) == 1
+        else f"suites {', '.join(names[:-1])} and {names[-1]}"
+    )
 
 
 def check(args):
@@ -260,15 +311,23 @@ def check(args):
         if getattr(args, flag) and flag not in suite.takes:
             raise ValueError(f"--{flag} is for the {those_with(flag)}: {args.suite} {why}")
     if args.plot is not None and suite.plot is None:
-        raise ValueError(f"--plot draws error or distance against calls: the suite {args.suite} has none")
+        raise ValueError(
+            f"--plot draws error or distance against calls: the suite {args.suite} has none"
+        )
     if args.model is not None and args.suite == "analytic":
-        raise ValueError("the suite analytic has denoisers in closed form: leave out --model, or take the suite zoo")
+        raise ValueError(
+            "the suite analytic has denoisers in closed form: leave out --model, or take the suite zoo"
+        )
     if not own:
         for flag in ("extra", "shape", "label"):
             if getattr(args, flag):
-                raise ValueError(f"--{flag} is for a model of your own: name it by --model module:callable")
+                raise ValueError(
+                    f"--{flag} is for a model of your own: name it by --model module:callable"
+                )
         if args.suite == "penalty" and args.model is not None:
-            raise ValueError("the suite penalty has its own models: leave out --model, or name one of your own")
+            raise ValueError(
+                "the suite penalty has its own models: leave out --model, or name one of your own"
+            )
         if args.guidance is not None and "guidance" not in suite.takes:
             whose = f"the {those_with('guidance')}, or a model of your own"
             raise ValueError(f"--guidance is for {whose}: {args.suite} has its own")

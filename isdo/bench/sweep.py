@@ -1,4 +1,5 @@
-"""The sweep behind the default settings: one setting changed at a time, each against the best peer."""
+"""The sweep behind the default settings: one setting changed at a time, each against the best
+peer."""
 
 import itertools
 from dataclasses import asdict, dataclass, replace
@@ -19,7 +20,16 @@ VALUES = {  # what a setting is tried at; one with choices that is not named her
     "basis": ("cosine",),  # auto is fourier wherever there is a complex FFT
 }
 # What is solved and how it is asked for, not how well.
-FIXED = ("solver", "path", "tolerance", "max_calls", "draw", "repaint", "curvature_penalty", "window")
+FIXED = (
+    "solver",
+    "path",
+    "tolerance",
+    "max_calls",
+    "draw",
+    "repaint",
+    "curvature_penalty",
+    "window",
+)
 NEVER_BEST = ("euler", "heun")  # left out of the peers: they cost time and change no ratio
 ANALYTIC = ("stationary", "stationary, guidance 7.5", "anisotropic, guidance 5", "data set")
 GUIDANCE = ("no class", "guidance 3")
@@ -28,7 +38,8 @@ KEY = ("suite", "problem", "path", "grid", "calls", "seed", "sampler", "images",
 
 
 def variants():
-    """Return name -> Settings: the defaults, then every one that differs from them in one setting."""
+    """Return name -> Settings: the defaults, then every one that differs from them in one
+    setting."""
     found = {"defaults": Settings()}
     for field in FIELDS:
         values = () if field.key in FIXED else VALUES.get(field.key, field.choices)
@@ -39,7 +50,8 @@ def variants():
 
 
 def makers(seed=SEED, models=None):
-    """Return (suite, maker of a Problem) pairs: four analytic problems on both paths, the zoo with its weights.
+    """Return (suite, maker of a Problem) pairs: four analytic problems on both paths, the zoo with
+    its weights.
 
     With ``models`` (names or files of the zoo, or `models.Given`) there are only theirs.
     """
@@ -49,8 +61,12 @@ def makers(seed=SEED, models=None):
     analytic = [partial(problem, name, path, seed) for name in ANALYTIC for path in ("ve", "flow")]
     named = trained if models is None else [model for model in models if isinstance(model, str)]
     learned = [partial(zoo_problem, model, scale, seed) for model in named for scale in GUIDANCE]
-    own = [partial(own_problem, model, seed) for model in models or () if not isinstance(model, str)]
-    return [("analytic", make) for make in analytic if models is None] + [("zoo", make) for make in learned + own]
+    own = [
+        partial(own_problem, model, seed) for model in models or () if not isinstance(model, str)
+    ]
+    return [("analytic", make) for make in analytic if models is None] + [
+        ("zoo", make) for make in learned + own
+    ]
 
 
 def run(progress=iter, calls=HEADLINE, *, seed=SEED, limit=LIMIT, only="", reuse=(), models=None):
@@ -64,7 +80,8 @@ def run(progress=iter, calls=HEADLINE, *, seed=SEED, limit=LIMIT, only="", reuse
         seed: of problems and noise.
         limit: pictures of each problem at most.
         only: part of the name of the problems wanted.
-        reuse: rows of an earlier run; those of peers on the same problems are not run again, those of variants are.
+        reuse: rows of an earlier run; those of peers on the same problems are not run again, those
+            of variants are.
         models: as for `makers`.
 
     Returns:
@@ -81,7 +98,17 @@ def run(progress=iter, calls=HEADLINE, *, seed=SEED, limit=LIMIT, only="", reuse
             continue
         grid = case.grids()[GRID]
         for name, n in itertools.product(samplers, calls):
-            values = (suite, case.name, case.path, GRID, n, seed, name, len(case.x), case.fingerprint)
+            values = (
+                suite,
+                case.name,
+                case.path,
+                GRID,
+                n,
+                seed,
+                name,
+                len(case.x),
+                case.fingerprint,
+            )
             row = {"bench": "sweep", **dict(zip(KEY, values, strict=True))}
             rows.append(known.get(_key(row)) or row | measure(case, samplers[name], grid, n))
     return rows
@@ -93,7 +120,8 @@ def _key(row):
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a variant stands: geometric means of its error relative to the best peer, and its worst cell."""
+    """Where a variant stands: geometric means of its error relative to the best peer, and its worst
+    cell."""
 
     analytic: float | None
     zoo: float | None
@@ -116,7 +144,10 @@ def standing(rows, variant):
         ratios = [part["by_calls"][n] for part in found.values()]
         by_calls[n] = (ratios[0] * ratios[-1]) ** 0.5
     worst = max((part["worst"] for part in found.values()), key=lambda cell: cell["ratio"])
-    means = {suite: found[suite]["geometric_mean"] if suite in found else None for suite in ("analytic", "zoo")}
+    means = {
+        suite: found[suite]["geometric_mean"] if suite in found else None
+        for suite in ("analytic", "zoo")
+    }
     return Standing(**means, by_calls=by_calls, worst=worst)
 
 
@@ -127,20 +158,27 @@ def table(rows):
     for name in (name for name in variants() if any(row["sampler"] == name for row in rows)):
         found = standing(rows, name)
         means = [found.analytic, found.zoo, *(found.by_calls[n] for n in calls)]
-        worst = f"{found.worst['ratio']:.2f} ({found.worst['problem']}, {found.worst['calls']} calls)"
+        worst = (
+            f"{found.worst['ratio']:.2f} ({found.worst['problem']}, {found.worst['calls']} calls)"
+        )
         body.append([name, *("" if mean is None else f"{mean:.3f}" for mean in means), worst])
     return markdown(["", "analytic", "zoo", *(f"{n} calls" for n in calls), "worst cell"], body)
 
 
 def page(rows, flags=None):
-    """Return the page of the docs: what was done, the defaults, the table, how to do it again with the ``flags``."""
+    """Return the page of the docs: what was done, the defaults, the table, how to do it again with
+    the ``flags``."""
     problems = sorted({(row["suite"], f"{row['problem']} ({row['path']})") for row in rows})
     listed = "\n".join(
         f"- {suite}: {'; '.join(name for _, name in group)}"
         for suite, group in itertools.groupby(problems, key=lambda pair: pair[0])
     )
-    defaults = ", ".join(f"{key} {value}" for key, value in asdict(Settings()).items() if key not in FIXED)
-    seeds, images = (" or ".join(map(str, sorted({row[key] for row in rows}))) for key in ("seed", "images"))
+    defaults = ", ".join(
+        f"{key} {value}" for key, value in asdict(Settings()).items() if key not in FIXED
+    )
+    seeds, images = (
+        " or ".join(map(str, sorted({row[key] for row in rows}))) for key in ("seed", "images")
+    )
     return f"""# Sweep of the settings
 
 This page is written by the bench; run it again with

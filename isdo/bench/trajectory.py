@@ -1,4 +1,5 @@
-"""The whole trajectory at once: rounds and calls to an accuracy, against the field's parallel samplers and sequential runs."""
+"""The whole trajectory at once: rounds and calls to an accuracy, against the field's parallel
+samplers and sequential runs."""
 
 import math
 import time
@@ -27,11 +28,14 @@ COUNT, MOST = 2, 24  # pictures of a problem; rounds of a parallel sampler at mo
 STEPS = 100  # of the sequential runs whose accuracy is to be reached, and of the peers' equations
 INTERVALS = 32  # between ISDO's nodes
 SEQUENTIAL = (5, 10, 20, 30, 50, STEPS)
-AIM, PARATAA = 5, 7  # rounds: our aim, and what ParaTAA's authors report for images of equal quality
+AIM, PARATAA = (
+    5,
+    7,
+)  # rounds: our aim, and what ParaTAA's authors report for images of equal quality
 SOLVED = 1e-6  # residual at which ISDO's nodes are solved; the peers' stop at ``SETTLED`` in x beside its noise
 SETTLED = 1e-4
-# Of ParaTAA: how far back its equations reach (None: to the start; 8 and 20 steps took more rounds), and how many residuals are
-# remembered (3 were no better).
+# Of ParaTAA: how far back its equations reach (None: to the start; 8 and 20 steps took more
+# rounds), and how many residuals are remembered (3 were no better).
 ORDER, HISTORY, RIDGE = None, 2, 1e-6
 SPARE, TINY = 1.1, 1e-9  # a tenth more error counts as equal; errors below count as that
 GRIDS = {"ve": "karras", "flow": "flow shift 3"}
@@ -49,7 +53,8 @@ def levels(problem, steps=STEPS):
 
 
 class Rows:
-    """D of many (node, picture) pairs in one call: what the peers ask of a Problem, counted by picture."""
+    """D of many (node, picture) pairs in one call: what the peers ask of a Problem, counted by
+    picture."""
 
     def __init__(self, problem):
         self.problem, self.calls = problem, 0
@@ -57,7 +62,9 @@ class Rows:
     def __call__(self, x, sigmas):
         """Return D at x (n, B, ...), sigmas n floats."""
         n, count = x.shape[:2]
-        extra = {k: v.repeat(n) if torch.is_tensor(v) else v for k, v in self.problem.extra_args.items()}
+        extra = {
+            k: v.repeat(n) if torch.is_tensor(v) else v for k, v in self.problem.extra_args.items()
+        }
         levels = x.new_tensor(sigmas).repeat_interleave(count)
         self.calls += n
         return self.problem.model(x.flatten(0, 1), levels, **extra).view_as(x)
@@ -66,9 +73,10 @@ class Rows:
 def picard(problem, order=None, history=0):
     """Sweep over DDIM's equations of STEPS steps; yields (calls, pictures) after each round.
 
-    Without history this is Picard's iteration, ParaDiGMS with all nodes in its window (Shih et al. 2023, equation 8); with it
-    ParaTAA (Tang et al. 2024): equations that reach ``order`` steps back, and triangular Anderson acceleration, in which the
-    weights of a node are fitted to the residuals there and before it. Nodes that have settled are not asked again.
+    Without history this is Picard's iteration, ParaDiGMS with all nodes in its window (Shih et al.
+    2023, equation 8); with it ParaTAA (Tang et al. 2024): equations that reach ``order`` steps
+    back, and triangular Anderson acceleration, in which the weights of a node are fitted to the
+    residuals there and before it. Nodes that have settled are not asked again.
 
     Args:
         problem: a Problem.
@@ -99,9 +107,13 @@ def picard(problem, order=None, history=0):
 
 
 def integrated(x, denoised, sigmas, signals, order):
-    """Return x at all nodes by DDIM's steps from the node ``order`` before, D as given: in x/sigma they are sums."""
+    """Return x at all nodes by DDIM's steps from the node ``order`` before, D as given: in x/sigma
+    they are sums."""
     inverse = [signal / sigma for signal, sigma in zip(signals, sigmas, strict=True)]
-    steps = [(after - before) * d for (before, after), d in zip(pairwise(inverse), denoised[:-1], strict=True)]
+    steps = [
+        (after - before) * d
+        for (before, after), d in zip(pairwise(inverse), denoised[:-1], strict=True)
+    ]
     sums = torch.cat([torch.zeros_like(x[:1]), torch.stack(steps).cumsum(0)])
     found = []
     for j, sigma in enumerate(sigmas):
@@ -111,30 +123,50 @@ def integrated(x, denoised, sigmas, signals, order):
 
 
 def anderson(x, residual, past, scales):
-    """Return the accelerated change of x by triangular Anderson acceleration (Tang et al. 2024, section 3.2).
+    """Return the accelerated change of x by triangular Anderson acceleration (Tang et al. 2024,
+    section 3.2).
 
     Args:
         x, residual: (nodes, B, ...), nodes that have not settled.
         past: pairs of these in earlier rounds, newest first.
-        scales: of x at the nodes, to the size of the variance-preserving process, in which the authors' are.
+        scales: of x at the nodes, to the size of the variance-preserving process, in which the
+            authors' are.
     """
     chain = [(x, residual), *past]
-    moves = torch.stack([new[0] - old[0] for new, old in pairwise(chain)]).flatten(3)  # (history, nodes, B, numbers)
+    moves = torch.stack([new[0] - old[0] for new, old in pairwise(chain)]).flatten(
+        3
+    )  # (history, nodes, B, numbers)
     changes = torch.stack([new[1] - old[1] for new, old in pairwise(chain)]).flatten(3)
     flat, weights = residual.flatten(2), x.new_tensor(scales)[:, None] ** -2
     gram = torch.einsum("hnbk,gnbk->nbhg", changes, changes) * weights[..., None, None]
     along = torch.einsum("hnbk,nbk->nbh", changes, flat) * weights[..., None]
     gram, along = gram.cumsum(0).double(), along.cumsum(0).double()  # of a node and those before it
-    ridge = RIDGE * gram.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None] + torch.finfo(x.dtype).tiny
-    gamma = torch.linalg.solve(gram + ridge * torch.eye(len(changes), dtype=gram.dtype, device=gram.device), along)
-    gamma[0] = 0  # the first node takes the plain step: so one more node is right after each round, whatever happens
+    ridge = (
+        RIDGE * gram.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None] + torch.finfo(x.dtype).tiny
+    )
+    gamma = torch.linalg.solve(
+        gram + ridge * torch.eye(len(changes), dtype=gram.dtype, device=gram.device), along
+    )
+    gamma[0] = (
+        0  # the first node takes the plain step: so one more node is right after each round, whatever happens
+    )
     return (flat - torch.einsum("nbh,hnbk->nbk", gamma.to(x.dtype), moves + changes)).view_as(x)
 
 
 def by_isdo(problem, nodes=INTERVALS, acceleration=None):
-    """Solve the collocation equations between so many Chebyshev nodes; yields (calls, pictures) after each round."""
+    """Solve the collocation equations between so many Chebyshev nodes; yields (calls, pictures)
+    after each round."""
     path, low = PATHS[problem.path], smallest_sigma(problem.model)
-    run = Run(problem.model, problem.x, problem.extra_args, Settings(solver="trajectory"), path, None, low, {})
+    run = Run(
+        problem.model,
+        problem.x,
+        problem.extra_args,
+        Settings(solver="trajectory"),
+        path,
+        None,
+        low,
+        {},
+    )
     sweeps = Sweeps(run)
     equations = sweeps.equations(chebyshev(path, problem.sigma_max, problem.sigma_min, nodes))
     run.begin_answers(0)
@@ -145,7 +177,8 @@ def by_isdo(problem, nodes=INTERVALS, acceleration=None):
 
 @dataclass(frozen=True)
 class Method:
-    """A parallel sampler: ``rounds(problem)`` yields (calls a picture, pictures) after each round."""
+    """A parallel sampler: ``rounds(problem)`` yields (calls a picture, pictures) after each
+    round."""
 
     label: str
     rounds: Callable
@@ -173,8 +206,20 @@ def problems(seed=0, device="cpu"):
     return suite("analytic", seed) + suite("zoo", seed, count=COUNT, device=device)
 
 
-def run(progress=iter, *, makers=None, seed=0, limit=None, only="", reuse=(), save=None, cache=None, device="cpu"):
-    """Measure every parallel sampler on every problem, round by round, and sequential runs beside them.
+def run(
+    progress=iter,
+    *,
+    makers=None,
+    seed=0,
+    limit=None,
+    only="",
+    reuse=(),
+    save=None,
+    cache=None,
+    device="cpu",
+):
+    """Measure every parallel sampler on every problem, round by round, and sequential runs beside
+    them.
 
     Args:
         progress: wraps the list of problems, such as tqdm.
@@ -188,8 +233,10 @@ def run(progress=iter, *, makers=None, seed=0, limit=None, only="", reuse=(), sa
         device: where the networks run.
 
     Returns:
-        rows: the labels in KEY, "rounds": [(calls, error)] after each round, "seconds" of the CPU. Of the methods "ddim" and
-        "multistep", which are sequential, "rounds" has one entry for each number of calls. Errors are RMS, means over pictures.
+        rows: the labels in KEY, "rounds": [(calls, error)] after each round, "seconds" of the CPU.
+            Of the methods "ddim" and
+        "multistep", which are sequential, "rounds" has one entry for each number of calls. Errors
+        are RMS, means over pictures.
     """
     known, rows = {_key(row): row for row in reuse}, []
     wanted = {name for names in PROBLEMS.values() for name in names}
@@ -200,7 +247,15 @@ def run(progress=iter, *, makers=None, seed=0, limit=None, only="", reuse=(), sa
         if cache is not None:
             problem = replace(problem, solve=partial(_stored, problem.solve, Path(cache)))
         for name in (*METHODS, *SEQUENTIALS):
-            values = "trajectory", problem.name, problem.path, name, seed, len(problem.x), problem.fingerprint
+            values = (
+                "trajectory",
+                problem.name,
+                problem.path,
+                name,
+                seed,
+                len(problem.x),
+                problem.fingerprint,
+            )
             labels = dict(zip(KEY, values, strict=True))
             rows.append(known.get(_key(labels)) or labels | measure(problem, name))
         if save is not None:
@@ -212,11 +267,17 @@ def measure(problem, name):
     """Return the numbers of one row."""
     found, reference, begun = [], problem.reference(), time.process_time()
     with torch.no_grad():
-        for calls, pictures in METHODS[name].rounds(problem) if name in METHODS else SEQUENTIALS[name](problem):
+        for calls, pictures in (
+            METHODS[name].rounds(problem) if name in METHODS else SEQUENTIALS[name](problem)
+        ):
             found.append((calls, rms(pictures - reference).mean().item()))
             if name in METHODS and len(found) == MOST:
                 break
-    return {"rounds": found, "seconds": time.process_time() - begun, "uncertainty": problem.uncertainty().mean().item()}
+    return {
+        "rounds": found,
+        "seconds": time.process_time() - begun,
+        "uncertainty": problem.uncertainty().mean().item(),
+    }
 
 
 def sequentially(sampler, problem):
@@ -245,13 +306,18 @@ def error_at(row, calls):
     for (few, worse), (many, better) in pairwise(points):
         if few <= calls <= many:
             part = math.log(calls / few) / math.log(many / few)
-            return math.exp((1 - part) * math.log(max(worse, TINY)) + part * math.log(max(better, TINY)))
+            return math.exp(
+                (1 - part) * math.log(max(worse, TINY)) + part * math.log(max(better, TINY))
+            )
     return points[-1][1]
 
 
 def rounds_to(row, target):
-    """Return (rounds, calls a picture) until the error is at most ``target``; None: it never was."""
-    return next(((i, calls) for i, (calls, error) in enumerate(row["rounds"], 1) if error <= target), None)
+    """Return (rounds, calls a picture) until the error is at most ``target``; None: it never
+    was."""
+    return next(
+        ((i, calls) for i, (calls, error) in enumerate(row["rounds"], 1) if error <= target), None
+    )
 
 
 def table(rows):
@@ -263,16 +329,26 @@ def table(rows):
 
 
 def targets(cell):
-    """Return {sequential method: the error to reach} of a problem: that of STEPS steps, with a tenth to spare."""
-    return {name: SPARE * max(error_at(cell[name], STEPS), cell[name]["uncertainty"]) for name in SEQUENTIALS}
+    """Return {sequential method: the error to reach} of a problem: that of STEPS steps, with a
+    tenth to spare."""
+    return {
+        name: SPARE * max(error_at(cell[name], STEPS), cell[name]["uncertainty"])
+        for name in SEQUENTIALS
+    }
 
 
 def page(rows):
     """Return the page of the docs."""
     cells, heads = table(rows), [METHODS[name].label for name in METHODS]
     tables = [_reached(cells, heads, name) for name in SEQUENTIALS]
-    counts = [got[0] for cell in cells.values() if (got := rounds_to(cell["isdo"], targets(cell)["ddim"]))]
-    others = [got[0] for cell in cells.values() if (got := rounds_to(cell["parataa"], targets(cell)["ddim"]))]
+    counts = [
+        got[0] for cell in cells.values() if (got := rounds_to(cell["isdo"], targets(cell)["ddim"]))
+    ]
+    others = [
+        got[0]
+        for cell in cells.values()
+        if (got := rounds_to(cell["parataa"], targets(cell)["ddim"]))
+    ]
     within = sum(count <= AIM for count in counts)
     ends = [
         [f"{name} ({path})", *(f"{error:.2g}" for error in _ends(cell))]
@@ -284,7 +360,9 @@ def page(rows):
          f"{geometric_mean(len(cell[name]['rounds']) for cell in cells.values()):.1f}"]
         for name in METHODS
     ]  # fmt: skip
-    seeds, images = (" or ".join(map(str, sorted({row[key] for row in rows}))) for key in ("seed", "images"))
+    seeds, images = (
+        " or ".join(map(str, sorted({row[key] for row in rows}))) for key in ("seed", "images")
+    )
     return f"""# The whole trajectory at once: rounds and calls to an accuracy
 
 This page is written by the bench; run it again with
@@ -327,7 +405,10 @@ buy nothing.
 
 def _ends(cell):
     """Return the errors at the end of the parallel runs, and of the sequential ones."""
-    return [*(cell[name]["rounds"][-1][1] for name in METHODS), *(error_at(cell[name], STEPS) for name in SEQUENTIALS)]
+    return [
+        *(cell[name]["rounds"][-1][1] for name in METHODS),
+        *(error_at(cell[name], STEPS) for name in SEQUENTIALS),
+    ]
 
 
 def _span(counts):
@@ -359,15 +440,26 @@ def plot(rows, path):
         for method, row in cell.items():
             if method in METHODS:
                 errors = [max(error, TINY) for _, error in row["rounds"]]
-                axis.plot(range(1, len(errors) + 1), errors, label=METHODS[method].label, **PLAIN | METHODS[method].style)
+                axis.plot(
+                    range(1, len(errors) + 1),
+                    errors,
+                    label=METHODS[method].label,
+                    **PLAIN | METHODS[method].style,
+                )
         for sequential, dash in (("ddim", "--"), ("multistep", ":")):
-            axis.axhline(error_at(cell[sequential], STEPS), color="black", linewidth=0.8, linestyle=dash)
+            axis.axhline(
+                error_at(cell[sequential], STEPS), color="black", linewidth=0.8, linestyle=dash
+            )
         axis.set(yscale="log", xlabel="rounds")
         axis.set_title(f"{name} ({where})", fontsize=8)
         axis.grid(alpha=0.25)
     for axis in axes[len(cells) :]:
         axis.axis("off")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
-    figure.suptitle(f"RMS error against rounds; dashed DDIM, dotted ISDO, both in {STEPS} steps one after the other")
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False
+    )
+    figure.suptitle(
+        f"RMS error against rounds; dashed DDIM, dotted ISDO, both in {STEPS} steps one after the other"
+    )
     with replacing(path) as part:
         figure.savefig(part, dpi=110, format=Path(path).suffix[1:])

@@ -1,4 +1,5 @@
-"""Error against model calls: every sampler from the same noise, on the same grids, to a converged reference."""
+"""Error against model calls: every sampler from the same noise, on the same grids, to a converged
+reference."""
 
 import itertools
 import logging
@@ -36,7 +37,9 @@ def run_isdo(settings, model, x, sigmas, extra_args=None, callback=None, disable
 
 ISDO = Peer("ISDO", partial(run_isdo, Settings()), "this package, default settings")
 # each call exactly where the schedule says, as the peers make theirs
-SCHEDULED = Peer("ISDO, as scheduled", partial(run_isdo, Settings(placement=0)), "this package, placement 0")
+SCHEDULED = Peer(
+    "ISDO, as scheduled", partial(run_isdo, Settings(placement=0)), "this package, placement 0"
+)
 SAMPLERS = {"isdo": ISDO, "isdo_scheduled": SCHEDULED, **PEERS}
 
 
@@ -68,7 +71,8 @@ def run(
 
     Rarely needed:
         only: part of the name of the problems wanted.
-        reuse: rows of an earlier run; what they hold of the same problems (weights, seed, pictures) is not run again.
+        reuse: rows of an earlier run; what they hold of the same problems (weights, seed, pictures)
+            is not run again.
         cache: folder in which references are kept between runs.
         device: where the zoo's networks run.
         bend: give every sampler the levels that ISDO makes of each schedule.
@@ -76,7 +80,8 @@ def run(
         models: of the suites zoo and img2img, as for `problems.learned`; None: the zoo's.
 
     Returns:
-        One dict for each sampler, problem, grid and number of calls: the median, quartiles and maximum over pictures of
+        One dict for each sampler, problem, grid and number of calls: the median, quartiles and
+            maximum over pictures of
         the RMS error, and the uncertainty of the reference.
 
     Raises:
@@ -84,7 +89,9 @@ def run(
         ValueError: an unknown suite.
     """
     if samplers is None:
-        samplers = {"isdo": SCHEDULED, **PEERS} if bend else SAMPLERS  # what is bent already is not bent again
+        samplers = (
+            {"isdo": SCHEDULED, **PEERS} if bend else SAMPLERS
+        )  # what is bent already is not bent again
         samplers = samplers | (FURTHER if further else {})
     samplers = {name: _row(name, sampler) for name, sampler in samplers.items()}
     known = {_key(row): row for row in reuse}
@@ -105,7 +112,8 @@ def run(
 
 
 def bent_grids(problem):
-    """Return the schedules of a Problem as ISDO's default settings bend them, name -> (steps -> sigmas)."""
+    """Return the schedules of a Problem as ISDO's default settings bend them, name -> (steps ->
+    sigmas)."""
     share, low, path = Settings().placement, smallest_sigma(problem.model), PATHS[problem.path]
 
     def bend(make):
@@ -115,14 +123,26 @@ def bent_grids(problem):
 
 
 def measure(problem, sampler, grid, calls):
-    """Return the row of numbers of one sampler on ``grid(steps) -> sigmas`` with at most ``calls`` model calls."""
+    """Return the row of numbers of one sampler on ``grid(steps) -> sigmas`` with at most ``calls``
+    model calls."""
     model = CallCounter(problem.model)  # keeps the model's other faces: ISDO asks it for its path
     with torch.no_grad():
-        x = sampler.run(model, problem.x, grid(sampler.steps(calls)), problem.extra_args, disable=True)
+        x = sampler.run(
+            model, problem.x, grid(sampler.steps(calls)), problem.extra_args, disable=True
+        )
     if model.calls > calls:
-        raise RuntimeError(f"{sampler.label} made {model.calls} model calls where {calls} were allowed")
-    error = rms(x - problem.reference()).nan_to_num(nan=LARGEST, posinf=LARGEST).clamp(max=LARGEST).cpu()
-    lower, median, upper = error.quantile(torch.tensor([0.25, 0.5, 0.75], dtype=error.dtype, device="cpu")).tolist()
+        raise RuntimeError(
+            f"{sampler.label} made {model.calls} model calls where {calls} were allowed"
+        )
+    error = (
+        rms(x - problem.reference())
+        .nan_to_num(nan=LARGEST, posinf=LARGEST)
+        .clamp(max=LARGEST)
+        .cpu()
+    )
+    lower, median, upper = error.quantile(
+        torch.tensor([0.25, 0.5, 0.75], dtype=error.dtype, device="cpu")
+    ).tolist()
     return {
         "label": sampler.label,
         "made": model.calls,
@@ -135,13 +155,16 @@ def measure(problem, sampler, grid, calls):
 
 
 def summary(rows, sampler="isdo", calls=HEADLINE):
-    """Compare one sampler with the best peer of each cell (problem, grid, calls, seed), by median errors.
+    """Compare one sampler with the best peer of each cell (problem, grid, calls, seed), by median
+    errors.
 
     Returns:
-        dict: ``geometric_mean`` of error / error of the best peer over the cells with ``calls``; ``worst`` cell;
-        ``above`` the cells over 1.0 and over 1.1, ``unsure`` those where the reference itself may be wrong by more than a
-        tenth of the smaller error; the geometric means ``by_problem``, ``by_grid``, ``by_calls`` (all
-        calls measured) and ``by_peer`` (against that peer alone); ``cells``: all of them, worst first.
+        dict: ``geometric_mean`` of error / error of the best peer over the cells with ``calls``;
+            ``worst`` cell;
+        ``above`` the cells over 1.0 and over 1.1, ``unsure`` those where the reference itself may
+        be wrong by more than a tenth of the smaller error; the geometric means ``by_problem``,
+        ``by_grid``, ``by_calls`` (all calls measured) and ``by_peer`` (against that peer alone);
+        ``cells``: all of them, worst first.
 
     Raises:
         ValueError: rows without the sampler, or without peers.
@@ -149,18 +172,24 @@ def summary(rows, sampler="isdo", calls=HEADLINE):
     every = cells(rows, sampler)
     judged = [cell for cell in every if cell["calls"] in calls]
     if not judged:
-        raise ValueError(f"nothing to compare: the rows need {sampler!r} and a peer at one of the calls {calls}")
+        raise ValueError(
+            f"nothing to compare: the rows need {sampler!r} and a peer at one of the calls {calls}"
+        )
     return {
         "sampler": sampler,
         "geometric_mean": geometric_mean(cell["ratio"] for cell in judged),
         "worst": judged[0],
-        "above": {limit: [cell for cell in judged if cell["ratio"] > limit] for limit in (1.0, 1.1)},
+        "above": {
+            limit: [cell for cell in judged if cell["ratio"] > limit] for limit in (1.0, 1.1)
+        },
         "unsure": [c for c in judged if c["uncertainty"] > 0.1 * min(c["error"], c["best_error"])],
         "by_problem": _means(judged, lambda cell: f"{cell['problem']} ({cell['path']})"),
         "by_grid": _means(judged, lambda cell: cell["grid"]),
         "by_calls": _means(every, lambda cell: cell["calls"]),
         "by_peer": {
-            peer: geometric_mean(cell["against"][peer] for cell in judged if peer in cell["against"])
+            peer: geometric_mean(
+                cell["against"][peer] for cell in judged if peer in cell["against"]
+            )
             for peer in sorted({peer for cell in judged for peer in cell["against"]})
         },
         "cells": judged,
@@ -168,13 +197,18 @@ def summary(rows, sampler="isdo", calls=HEADLINE):
 
 
 def cells(rows, sampler="isdo"):
-    """Return for each cell the ratio of ``sampler`` to the best peer and ``against`` each peer, worst first."""
+    """Return for each cell the ratio of ``sampler`` to the best peer and ``against`` each peer,
+    worst first."""
     table = defaultdict(dict)
     for row in rows:
         table[tuple(row[name] for name in CELL)][row["sampler"]] = row
     found = []
     for key, entries in table.items():
-        peers = {name: row for name, row in entries.items() if name in PEERS | FURTHER and name != sampler}
+        peers = {
+            name: row
+            for name, row in entries.items()
+            if name in PEERS | FURTHER and name != sampler
+        }
         if sampler not in entries or not peers:
             continue
         own = entries[sampler]
@@ -182,7 +216,12 @@ def cells(rows, sampler="isdo"):
         best = max(against, key=against.get)
         found.append(
             dict(zip(CELL, key, strict=True))
-            | {"ratio": against[best], "best": best, "error": own["median"], "best_error": peers[best]["median"]}
+            | {
+                "ratio": against[best],
+                "best": best,
+                "error": own["median"],
+                "best_error": peers[best]["median"],
+            }
             | {"uncertainty": own["uncertainty"], "against": against}
         )
     return sorted(found, key=lambda cell: -cell["ratio"])
@@ -232,13 +271,22 @@ def limited(problem, count):
     """Return the Problem with at most ``count`` pictures; None: all."""
     if count is None:
         return problem
-    args = {key: v[:count] if isinstance(v, torch.Tensor) else v for key, v in problem.extra_args.items()}
+    args = {
+        key: v[:count] if isinstance(v, torch.Tensor) else v
+        for key, v in problem.extra_args.items()
+    }
     return replace(problem, x=problem.x[:count], extra_args=args)
 
 
 def _stored(solve, folder, problem):
     """Solve once for each problem that the folder has not seen."""
-    words = (problem.name, problem.path, len(problem.x), tuple(problem.x.shape), problem.fingerprint)
+    words = (
+        problem.name,
+        problem.path,
+        len(problem.x),
+        tuple(problem.x.shape),
+        problem.fingerprint,
+    )
     file = folder / ("".join(c if c.isalnum() or c in ".-+" else "_" for c in repr(words)) + ".pt")
     if file.exists():
         solution = torch.load(file, weights_only=True)

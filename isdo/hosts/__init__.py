@@ -1,4 +1,5 @@
-"""The WebUIs ISDO plugs into: what it needs of one, told by capability and never by a version number."""
+"""The WebUIs ISDO plugs into: what it needs of one, told by capability and never by a version
+number."""
 
 from importlib import import_module
 from operator import attrgetter
@@ -6,9 +7,18 @@ from operator import attrgetter
 NEEDS = {
     "modules.scripts": ("Script", "AlwaysVisible", "scripts_data"),
     "modules.script_callbacks": ("on_app_started", "on_before_ui", "on_ui_settings"),
-    "modules.sd_samplers": ("all_samplers", "all_samplers_map", "create_sampler", "sample_to_image", "set_samplers"),
+    "modules.sd_samplers": (
+        "all_samplers",
+        "all_samplers_map",
+        "create_sampler",
+        "sample_to_image",
+        "set_samplers",
+    ),
     "modules.sd_samplers_common": ("SamplerData", "setup_img2img_steps"),
-    "modules.sd_samplers_kdiffusion": ("KDiffusionSampler.get_sigmas", "KDiffusionSampler.sample_img2img"),
+    "modules.sd_samplers_kdiffusion": (
+        "KDiffusionSampler.get_sigmas",
+        "KDiffusionSampler.sample_img2img",
+    ),
     "modules.shared": ("opts", "OptionInfo", "options_section", "state", "total_tqdm"),
     "modules.devices": ("autocast", "without_autocast"),
     "modules.errors": ("report",),

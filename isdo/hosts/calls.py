@@ -22,11 +22,17 @@ except ImportError:  # AUTOMATIC1111 before 1.9 and Forge Classic
     sd_schedulers = None
 
 log = logging.getLogger(__name__)
-SAME = ("Use same sampler", "Use same scheduler", None, "")  # what stands in hires' lists for the first pass's choice
+SAME = (
+    "Use same sampler",
+    "Use same scheduler",
+    None,
+    "",
+)  # what stands in hires' lists for the first pass's choice
 
 
 class Counter:
-    """A denoiser of nothing that counts its calls; what else a sampler asks is the host's model's."""
+    """A denoiser of nothing that counts its calls; what else a sampler asks is the host's
+    model's."""
 
     def __init__(self, inner_model):
         self.inner_model, self.calls = inner_model, 0
@@ -37,7 +43,8 @@ class Counter:
 
 
 class Levels:
-    """A model of which a schedule asks no more than its noise levels: a thousand of them, as every host's has."""
+    """A model of which a schedule asks no more than its noise levels: a thousand of them, as every
+    host's has."""
 
     def __init__(self):
         self.sigmas = torch.linspace(0.0292, 14.6, 1000, device="cpu")
@@ -48,11 +55,16 @@ class Levels:
         return interpolate(sigma.clamp(self.sigma_min, self.sigma_max), self.sigmas, self.index)
 
     def t_to_sigma(self, t):
-        return interpolate(torch.as_tensor(t, dtype=torch.float32, device="cpu").clamp(0, 999), self.index, self.sigmas)
+        return interpolate(
+            torch.as_tensor(t, dtype=torch.float32, device="cpu").clamp(0, 999),
+            self.index,
+            self.sigmas,
+        )
 
 
 def schedule_sampler(host_s):
-    """Return (function, names of its parameters) of a host's sampler that runs on noise levels; None for another."""
+    """Return (function, names of its parameters) of a host's sampler that runs on noise levels;
+    None for another."""
     func = getattr(host_s, "func", None)
     taken = inspect.signature(func).parameters if callable(func) else {}
     fits = isinstance(host_s, sd_samplers_kdiffusion.KDiffusionSampler) and "sigmas" in taken
@@ -60,10 +72,11 @@ def schedule_sampler(host_s):
 
 
 def counted_calls(host_s, steps, end=0.0):
-    """Return how many model calls a host's sampler makes in so many steps down to ``end``: counted on four numbers.
+    """Return how many model calls a host's sampler makes in so many steps down to ``end``: counted
+    on four numbers.
 
-    Hosts mark samplers as "second order" that make two calls a step; HeunPP2 makes three, Restart as many as it likes, and
-    neither is marked.
+    Hosts mark samplers as "second order" that make two calls a step; HeunPP2 makes three, Restart
+    as many as it likes, and neither is marked.
     """
     func, taken = schedule_sampler(host_s)
     trusted = host_s.config.total_steps(steps)
@@ -78,7 +91,15 @@ def counted_calls(host_s, steps, end=0.0):
         given["solver_type"] = host_s.config.options["solver_type"]
     try:
         with plain_noise():
-            func(counter, x, sigmas=sigmas, extra_args={}, callback=lambda state: None, disable=True, **given)
+            func(
+                counter,
+                x,
+                sigmas=sigmas,
+                extra_args={},
+                callback=lambda state: None,
+                disable=True,
+                **given,
+            )
     except Exception:  # it wants more of a model than there is here: then the host's word has to do
         log.debug("the calls of %s cannot be counted", host_s.config.name, exc_info=True)
         return trusted
@@ -102,7 +123,8 @@ def plain_noise():
 
 
 def loaded_model():
-    """Return the host's checkpoint if there is one: asked by the usual way, the host would load one."""
+    """Return the host's checkpoint if there is one: asked by the usual way, the host would load
+    one."""
     try:
         return import_module("modules.sd_models").model_data.sd_model
     except (ImportError, AttributeError):
@@ -123,14 +145,19 @@ def calls_of(model, name, steps, values=None):
         values = values or SAMPLER.defaults
         return most_calls(solver_settings(values), steps)
     try:
-        return counted_calls(sd_samplers.create_sampler(name, model), steps) if model is not None else config.total_steps(steps)
+        return (
+            counted_calls(sd_samplers.create_sampler(name, model), steps)
+            if model is not None
+            else config.total_steps(steps)
+        )
     except Exception:  # Forge has a stand-in until the first picture is asked for
         log.debug("%s cannot be made yet", name, exc_info=True)
         return config.total_steps(steps)
 
 
 def steps_of(scheduler, steps):
-    """Return how many steps a schedule really has that is asked for ``steps``: some have one more, or one less.
+    """Return how many steps a schedule really has that is asked for ``steps``: some have one more,
+    or one less.
 
     Args:
         scheduler: its name or label.
@@ -152,7 +179,8 @@ def steps_of(scheduler, steps):
 
 
 def read_texts(form, texts):
-    """Return {key: value} of controls that hold these texts {key: text}; other keys are others' controls."""
+    """Return {key: value} of controls that hold these texts {key: text}; other keys are others'
+    controls."""
     return {key: form.by_key[key].read(text) for key, text in texts.items() if key in form.by_key}
 
 
@@ -164,7 +192,8 @@ def one_pass(model, sampler, scheduler, steps, start=None, values=None):
         sampler, scheduler: their names.
         steps: of the whole schedule.
         start: img2img: the index from the end at which it begins, ``setup_img2img_steps(p)[1]``.
-        values: ISDO's; where strength is a noise level, a pass has as many steps whatever the schedule has.
+        values: ISDO's; where strength is a noise level, a pass has as many steps whatever the
+            schedule has.
     """
     values = values or SAMPLER.defaults
     if start is None:
@@ -186,7 +215,10 @@ def passes(p, model):
         return [first]
     name, given = p.hr_sampler_name or p.sampler_name, p.hr_second_pass_steps or p.steps
     way = sd_samplers_common.setup_img2img_steps(p, given)
-    second = (name, *one_pass(model, name, getattr(p, "hr_scheduler", None) or scheduler, *way, values=values))
+    second = (
+        name,
+        *one_pass(model, name, getattr(p, "hr_scheduler", None) or scheduler, *way, values=values),
+    )
     return [first, second] if getattr(p, "firstpass_image", None) is None else [second]
 
 
@@ -202,27 +234,34 @@ class Asked:
     """What a page asks for, in the host's own terms for a picture.
 
     Args:
-        page: {"steps", "sampler", "scheduler", "strength", ...} as texts, of one tab; "hires" where hires fix is on, "values"
-            of the controls where those count.
+        page: {"steps", "sampler", "scheduler", "strength", ...} as texts, of one tab; "hires" where
+            hires fix is on, "values" of the controls where those count.
     """
 
     def __init__(self, page):
         self.sampler_name, self.scheduler = page["sampler"], page.get("scheduler") or "Automatic"
-        self.steps, self.denoising_strength = int(float(page["steps"])), float(page.get("strength") or 0.0)
+        self.steps, self.denoising_strength = (
+            int(float(page["steps"])),
+            float(page.get("strength") or 0.0),
+        )
         if page.get("tab") == "img2img":
             self.init_images = ()
         self.enable_hr = bool(page.get("hires"))
         self.hr_second_pass_steps = int(float(page.get("hr_steps") or 0))
         hires = (page.get(key) for key in ("hr_sampler", "hr_scheduler"))
         self.hr_sampler_name, self.hr_scheduler = (None if name in SAME else name for name in hires)
-        self.isdo_args = [read_texts(SAMPLER, page["values"])] if page.get("values") is not None else []
+        self.isdo_args = (
+            [read_texts(SAMPLER, page["values"])] if page.get("values") is not None else []
+        )
 
 
 def told(page):
-    """Return what the accordions of a tab say beside their titles: {"sampler": text, "refine": text}.
+    """Return what the accordions of a tab say beside their titles: {"sampler": text, "refine":
+    text}.
 
     Args:
-        page: JSON of what stands there: see `Asked`; "refine", "script": {key: text} where these are on.
+        page: JSON of what stands there: see `Asked`; "refine", "script": {key: text} where these
+            are on.
 
     Raises:
         Refused: what is no such page.
@@ -230,19 +269,26 @@ def told(page):
     with refusing():
         page = json.loads(page)
         if not isinstance(page, dict) or not {"sampler", "steps"} <= set(page):
-            raise ValueError('page is no such page: give at least {"sampler": "ISDO", "steps": "20"}')
+            raise ValueError(
+                'page is no such page: give at least {"sampler": "ISDO", "steps": "20"}'
+            )
         asked = Asked(page)
         found = passes(asked, loaded_model())
         drawn = sum(calls for _, _, calls in found)
         if page.get("script") is not None:
             calls = refinement_calls(page["script"], asked.steps)
-            return {"sampler": f"not drawn: the script makes {counted(calls)}", "refine": "the script is chosen"}
+            return {
+                "sampler": f"not drawn: the script makes {counted(calls)}",
+                "refine": "the script is chosen",
+            }
         more = refinement_calls(page["refine"], drawn) if page.get("refine") is not None else 0
     ours = [each for each in found if each[0] in (NAME, *ALIASES)]
     says = in_words(ours, sampler_values(asked)) if ours else "another sampler is chosen"
     return {
         "sampler": says + (f", and {more} of ISDO refine" if more else ""),
-        "refine": f"on: {counted(more)}, after {drawn} that draw it" if page.get("refine") is not None else "off",
+        "refine": f"on: {counted(more)}, after {drawn} that draw it"
+        if page.get("refine") is not None
+        else "off",
     }
 
 

@@ -3,16 +3,20 @@
 from contextlib import contextmanager
 from operator import attrgetter
 
-TABLES = ("forge_objects.unet.model.predictor", "forge_objects.unet.model.model_sampling")  # Forge and Neo; reForge, Classic
+TABLES = (
+    "forge_objects.unet.model.predictor",
+    "forge_objects.unet.model.model_sampling",
+)  # Forge and Neo; reForge, Classic
 
 
 @contextmanager
 def steady_mask(denoiser, x):
     """Keep the noise of an inpainting's kept area for one model call, as AUTOMATIC1111 does.
 
-    Forge noises that area anew at each call, from the global generator. The model sees it, and D of the painted area moves
-    by 12 to 64 % of |x - D| without x having moved: a multistep sampler would take that for a slope, and the picture would
-    depend on its neighbours in the batch. x has the right noise there already: it is what the kept area's own ODE says.
+    Forge noises that area anew at each call, from the global generator. The model sees it, and D of
+    the painted area moves by 12 to 64 % of |x - D| without x having moved: a multistep sampler
+    would take that for a slope, and the picture would depend on its neighbours in the batch. x has
+    the right noise there already: it is what the kept area's own ODE says.
 
     Args:
         denoiser: the host's; on hosts without a predictor, or without a mask, nothing happens.
@@ -34,7 +38,8 @@ def steady_mask(denoiser, x):
 
 
 def noise_table(sd_model):
-    """Return what holds the noise levels that a checkpoint is called with, or None on hosts that have no such thing."""
+    """Return what holds the noise levels that a checkpoint is called with, or None on hosts that
+    have no such thing."""
     for name in TABLES:
         try:
             table = attrgetter(name)(sd_model)
@@ -49,7 +54,8 @@ def noise_table(sd_model):
 def noise_levels(sd_model, sigmas):
     """Have a checkpoint called with the noise levels that its picture was drawn with.
 
-    For zero terminal SNR the hosts change them while a picture is sampled, and change them back before it is finished.
+    For zero terminal SNR the hosts change them while a picture is sampled, and change them back
+    before it is finished.
 
     Args:
         sd_model: the host's.
@@ -68,7 +74,8 @@ def noise_levels(sd_model, sigmas):
 
 
 def has_own_flow_grid():
-    """Say whether the host knows a grid for the loaded flow model by itself (Forge Neo: Flux.2 Klein)."""
+    """Say whether the host knows a grid for the loaded flow model by itself (Forge Neo: Flux.2
+    Klein)."""
     try:
         from backend.args import dynamic_args
     except ImportError:

@@ -25,7 +25,8 @@ class Inverting:
 
     Attributes:
         values: {key: value} of the script.
-        alone: whether this is the only picture that is made, which "interrupt after current" would have finished.
+        alone: whether this is the only picture that is made, which "interrupt after current" would
+            have finished.
     """
 
     values: dict
@@ -33,9 +34,11 @@ class Inverting:
 
 
 class Counted:
-    """The host's denoiser with its step counter told where in the drawing the inversion is: it goes backwards.
+    """The host's denoiser with its step counter told where in the drawing the inversion is: it goes
+    backwards.
 
-    That counter drives prompt editing and early CFG: what a prompt says at first belongs to where the noise is strong.
+    That counter drives prompt editing and early CFG: what a prompt says at first belongs to where
+    the noise is strong.
     """
 
     def __init__(self, denoiser, task, levels):
@@ -58,7 +61,8 @@ class Counted:
 class InvertSampler(sd_samplers_kdiffusion.KDiffusionSampler):
     """The host's own k-diffusion sampler with the inversion as its function.
 
-    So interruption, progress, previews, model loading and guidance are the host's, as in any other pass.
+    So interruption, progress, previews, model loading and guidance are the host's, as in any other
+    pass.
 
     Args:
         sd_model: the host's checkpoint.
@@ -82,7 +86,12 @@ class InvertSampler(sd_samplers_kdiffusion.KDiffusionSampler):
         run.extra_generation_params, run.denoising_strength = {}, 1.0
         run.cfg_scale = self.task.values["cfg"]
         run.mask = run.nmask = None  # the whole picture has noise of its own
-        total = calls_of(self.settings, self.levels, detect_path(self.model_wrap_cfg), smallest_sigma(self.model_wrap))
+        total = calls_of(
+            self.settings,
+            self.levels,
+            detect_path(self.model_wrap_cfg),
+            smallest_sigma(self.model_wrap),
+        )
         self.sample_img2img(
             run, x, torch.zeros_like(x), conditioning, unconditional_conditioning, steps=max(total, 1),
             image_conditioning=image_conditioning,
@@ -96,7 +105,13 @@ class InvertSampler(sd_samplers_kdiffusion.KDiffusionSampler):
         try:
             with devices.without_autocast(), refusing():
                 self.found = invert(
-                    counted, picture.float(), self.levels, extra_args, callback, disable, settings=self.settings
+                    counted,
+                    picture.float(),
+                    self.levels,
+                    extra_args,
+                    callback,
+                    disable,
+                    settings=self.settings,
                 )
         except NotFinite as error:
             raise NotFinite(error.where, full_precision()) from None
@@ -105,7 +120,8 @@ class InvertSampler(sd_samplers_kdiffusion.KDiffusionSampler):
 
 
 def levels_of_drawing(sampler, p):
-    """Return the noise levels (falling, floats) that a host's sampler will draw a picture of img2img with."""
+    """Return the noise levels (falling, floats) that a host's sampler will draw a picture of
+    img2img with."""
     steps, last = sd_samplers_common.setup_img2img_steps(p)
     noted = dict(p.extra_generation_params)
     if isinstance(sampler, IsdoSampler):
@@ -118,27 +134,41 @@ def levels_of_drawing(sampler, p):
 
 
 def levels_upwards(sampler, levels, steps):
-    """Return the levels of the inversion: those of the drawing, or with ``steps`` of its own as many in their pace."""
+    """Return the levels of the inversion: those of the drawing, or with ``steps`` of its own as
+    many in their pace."""
     if not steps or steps == len(levels) - 1:
         return levels
     table = noise_levels(sampler.model_wrap)
-    low, high = (smallest_sigma(sampler.model_wrap), 0.0) if table is None else (float(table[0]), float(table[-1]))
+    low, high = (
+        (smallest_sigma(sampler.model_wrap), 0.0)
+        if table is None
+        else (float(table[0]), float(table[-1]))
+    )
     return rest(levels, levels[0], steps, low, max(high, levels[0])).tolist()
 
 
 def solver_of(p, drawn_by_isdo):
-    """Return the Settings of the inversion: those that the picture asks of ISDO, at the drawing's own levels."""
+    """Return the Settings of the inversion: those that the picture asks of ISDO, at the drawing's
+    own levels."""
     with refusing():
-        settings = replace(request.solver_settings(values_of(p)), tolerance=0.0, curvature_penalty=0.0)
+        settings = replace(
+            request.solver_settings(values_of(p)), tolerance=0.0, curvature_penalty=0.0
+        )
     return settings if drawn_by_isdo else replace(settings, placement=0.0)
 
 
 def conditions(p, values, steps):
-    """Return (conditioning, unconditional conditioning) of the original prompts; the host's own way of reading them."""
+    """Return (conditioning, unconditional conditioning) of the original prompts; the host's own way
+    of reading them."""
     run = copy.copy(p)
-    run.prompts, run.negative_prompts = ([values[key]] * len(p.prompts) for key in ("prompt", "negative_prompt"))
+    run.prompts, run.negative_prompts = (
+        [values[key]] * len(p.prompts) for key in ("prompt", "negative_prompt")
+    )
     run.sampler_name, run.steps, run.cfg_scale = NAME, steps, values["cfg"]
-    run.cached_c, run.cached_uc = [None, None], [None, None]  # what the host remembers belongs to the new prompt
+    run.cached_c, run.cached_uc = (
+        [None, None],
+        [None, None],
+    )  # what the host remembers belongs to the new prompt
     loaded = getattr(p, "extra_network_data", None)
     if hasattr(run, "parse_extra_network_prompts"):
         run.parse_extra_network_prompts()  # takes <lora:..> out of the text: the picture's own are loaded, and stay
@@ -185,12 +215,26 @@ class own_noise:  # noqa: N801  a context manager, named as a function is
         self.sampler, draw = sampler, sampler.sample_img2img
         self.kept = vars(sampler).get("sample_img2img")
 
-        def from_own_noise(p, x, noise, conditioning, unconditional_conditioning, steps=None, image_conditioning=None):
+        def from_own_noise(
+            p,
+            x,
+            noise,
+            conditioning,
+            unconditional_conditioning,
+            steps=None,
+            image_conditioning=None,
+        ):
             given = self.noise(sampler, x, noise, image_conditioning)
             if given is None:
                 return x
             return draw(
-                p, x, given, conditioning, unconditional_conditioning, steps=steps, image_conditioning=image_conditioning
+                p,
+                x,
+                given,
+                conditioning,
+                unconditional_conditioning,
+                steps=steps,
+                image_conditioning=image_conditioning,
             )
 
         sampler.sample_img2img = from_own_noise
@@ -202,14 +246,19 @@ class own_noise:  # noqa: N801  a context manager, named as a function is
             self.sampler.sample_img2img = self.kept
 
     def noise(self, sampler, x, noise, image_conditioning):
-        """Return the noise that takes the pictures x to where they are drawn from; None if the host was told to stop."""
+        """Return the noise that takes the pictures x to where they are drawn from; None if the host
+        was told to stop."""
         p, state, values = self.p, shared.state, self.task.values
         with refusing():
             if schedule_sampler(sampler)[0] is None:
-                raise ValueError(f"{p.sampler_name} does not run on a schedule of noise levels: choose another sampler")
+                raise ValueError(
+                    f"{p.sampler_name} does not run on a schedule of noise levels: choose another sampler"
+                )
         drawn = levels_of_drawing(sampler, p)
         levels = levels_upwards(sampler, drawn, values["steps"])
-        solver = InvertSampler(p.sd_model, self.task, levels, solver_of(p, isinstance(sampler, IsdoSampler)))
+        solver = InvertSampler(
+            p.sd_model, self.task, levels, solver_of(p, isinstance(sampler, IsdoSampler))
+        )
         conditioning, unconditional = conditions(p, values, max(len(levels) - 1, 1))
         found = solver.invert(p, x, conditioning, unconditional, image_conditioning)
         if state.interrupted or state.skipped or found is None:

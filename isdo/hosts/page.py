@@ -1,4 +1,5 @@
-"""The page: the accordions and the script, their pasting, their pages in the Settings, the axes of the X/Y/Z plot."""
+"""The page: the accordions and the script, their pasting, their pages in the Settings, the axes of
+the X/Y/Z plot."""
 
 import functools
 import logging
@@ -21,7 +22,8 @@ CATEGORY = "isdo"
 
 
 def panel(script, form):
-    """Create the accordion of one tab; return (enabled, one control for each field) and set up their pasting.
+    """Create the accordion of one tab; return (enabled, one control for each field) and set up
+    their pasting.
 
     To open it is to look: it is a plain accordion, and the box in it says whether it counts.
     """
@@ -31,12 +33,18 @@ def panel(script, form):
         notice = gr.Markdown("", elem_id=script.elem_id("notice"))
         with gr.Row():
             chooser = ui.preset(values, script.elem_id) if form is SAMPLER else None
-            enabled = ui.unsaved(gr.Checkbox(False, label=USE[form], elem_id=script.elem_id("enable")))
+            enabled = ui.unsaved(
+                gr.Checkbox(False, label=USE[form], elem_id=script.elem_id("enable"))
+            )
             button, hidden = buttons(script)
         made = ui.controls(form.fields, values, script.elem_id)
     if chooser is not None:
         solver = {field.key for field in FIELDS}
-        named = [(field, control) for field, control in zip(form.fields, made, strict=True) if field.key in solver]
+        named = [
+            (field, control)
+            for field, control in zip(form.fields, made, strict=True)
+            if field.key in solver
+        ]
         ui.tie_preset(chooser, *map(list, zip(*named, strict=True)), enabled)
         for field, control in zip(form.fields, made, strict=True):
             if field.key not in solver:
@@ -57,14 +65,18 @@ def panel(script, form):
 
 
 def buttons(script):
-    """Create the button that puts the stored values back, and the one that the page's script presses for that."""
-    button = gr.Button("Defaults", elem_id=script.elem_id("defaults"), size="sm", scale=0, min_width=110)
+    """Create the button that puts the stored values back, and the one that the page's script
+    presses for that."""
+    button = gr.Button(
+        "Defaults", elem_id=script.elem_id("defaults"), size="sm", scale=0, min_width=110
+    )
     hidden = gr.Button("Follow", elem_id=script.elem_id("follow"))  # hidden by the page's script
     return ui.unsaved(button), ui.unsaved(hidden)
 
 
 def script_controls(script, form):
-    """Create the controls of the script in the dropdown, one for each field, and set up their pasting."""
+    """Create the controls of the script in the dropdown, one for each field, and set up their
+    pasting."""
     made = ui.controls(form.fields, stored_defaults(form), script.elem_id)
     ui.follow(*buttons(script), form.fields, made, functools.partial(stored_defaults, form))
 
@@ -76,17 +88,22 @@ def script_controls(script, form):
 
 
 def pasting(form, made, asked_in):
-    """Return (control, function of the infotext's parameters) for each field; None leaves a control as it is."""
+    """Return (control, function of the infotext's parameters) for each field; None leaves a control
+    as it is."""
 
     def paste_value(key, params):
         asked = asked_in(params)
         return None if asked is None else asked[key]
 
-    return [(control, functools.partial(paste_value, field.key)) for field, control in zip(form.fields, made, strict=True)]
+    return [
+        (control, functools.partial(paste_value, field.key))
+        for field, control in zip(form.fields, made, strict=True)
+    ]
 
 
 def tell_left_out(form, params):
-    """Return in one line what of a pasted infotext could not be taken, and say it where people look."""
+    """Return in one line what of a pasted infotext could not be taken, and say it where people
+    look."""
     form.read(params, left_out := [])
     if not left_out:
         return ""
@@ -108,7 +125,9 @@ def add_options():
                 continue
             kind, bounds = ui.widget(field)
             # the help as the control's own: not every host writes its comments beside every kind
-            info = shared.OptionInfo(field.default, field.label, kind, {**bounds, "info": field.help}, section=section)
+            info = shared.OptionInfo(
+                field.default, field.label, kind, {**bounds, "info": field.help}, section=section
+            )
             if categories is not None:
                 info.category_id = CATEGORY
             shared.opts.add_option(form.option(field), info)
@@ -116,13 +135,26 @@ def add_options():
 
 def add_axes():
     """Give every setting an axis in the X/Y/Z plot, once."""
-    for plot in (data.module for data in scripts.scripts_data if hasattr(data.module, "axis_options")):
+    for plot in (
+        data.module for data in scripts.scripts_data if hasattr(data.module, "axis_options")
+    ):
         axes = [axis for form in (SAMPLER, REFINE) for axis in axes_of(form, plot.AxisOption)]
         lists = [plot.axis_options]
         # without a page (--nowebui) the plot has made its own list before anybody is asked
-        for runner in (getattr(scripts, "scripts_txt2img", None), getattr(scripts, "scripts_img2img", None)):
-            made = [script for script in getattr(runner, "scripts", ()) if isinstance(script, plot.Script)]
-            lists += [script.current_axis_options for script in made if hasattr(script, "current_axis_options")]
+        for runner in (
+            getattr(scripts, "scripts_txt2img", None),
+            getattr(scripts, "scripts_img2img", None),
+        ):
+            made = [
+                script
+                for script in getattr(runner, "scripts", ())
+                if isinstance(script, plot.Script)
+            ]
+            lists += [
+                script.current_axis_options
+                for script in made
+                if hasattr(script, "current_axis_options")
+            ]
         for options_of in lists:
             known = {axis.label for axis in options_of}
             options_of += [axis for axis in axes if axis.label not in known]
@@ -150,7 +182,8 @@ def axes_of(form, axis_option):
 
 
 def axis_choices(field):
-    """Return the texts that an axis offers; the X/Y/Z plot would make True of any text, "False" included."""
+    """Return the texts that an axis offers; the X/Y/Z plot would make True of any text, "False"
+    included."""
     return ("True", "False") if field.kind is bool else field.choices
 
 

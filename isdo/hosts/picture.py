@@ -10,7 +10,8 @@ from .request import ALIASES, NAME, SAMPLER
 
 
 class Refused(HTTPException):
-    """A request that asks ISDO for something it does not have; the API answers 422, the page shows the message."""
+    """A request that asks ISDO for something it does not have; the API answers 422, the page shows
+    the message."""
 
     def __init__(self, message):
         super().__init__(status_code=422, detail=str(message))
@@ -28,7 +29,8 @@ def refusing():
         raise Refused(error) from error
 
 
-# What a host offers against NaN: its own arguments (Forge; reForge and Classic), then AUTOMATIC1111's flag.
+# What a host offers against NaN: its own arguments (Forge; reForge and Classic), then
+# AUTOMATIC1111's flag.
 PRECISION_FLAGS = (
     ("backend.args", "args", "all_in_fp32", "--all-in-fp32"), ("ldm_patched.modules.args_parser", "args", "all_in_fp32",
     "--all-in-fp32"), ("modules.shared", "cmd_opts", "no_half", "--no-half"),
@@ -49,13 +51,19 @@ def full_precision():
 
 def stored_defaults(form=SAMPLER):
     """Return {key: value} of a form's page in the Settings."""
-    return {field.key: getattr(shared.opts, form.option(field), field.default) for field in form.fields}
+    return {
+        field.key: getattr(shared.opts, form.option(field), field.default) for field in form.fields
+    }
 
 
 def fresh_noise(p, x, offset):
-    """Return the host's source of noise for the pictures x of p: their own seeds, moved on by ``offset``."""
+    """Return the host's source of noise for the pictures x of p: their own seeds, moved on by
+    ``offset``."""
     seeds = [(int(seed) + offset) % 2**63 for seed in p.seeds[: len(x)]]
-    variation = {"subseeds": getattr(p, "subseeds", None) or [], "subseed_strength": getattr(p, "subseed_strength", 0.0)}
+    variation = {
+        "subseeds": getattr(p, "subseeds", None) or [],
+        "subseed_strength": getattr(p, "subseed_strength", 0.0),
+    }
     return rng.ImageRNG(x.shape[1:], seeds, **variation)
 
 
@@ -75,7 +83,8 @@ def script_values(form, p, args):
 
 
 def runs_in(p):
-    """Say whether ISDO makes any pass of a picture; from here on p calls it by its name, as infotext and page do."""
+    """Say whether ISDO makes any pass of a picture; from here on p calls it by its name, as
+    infotext and page do."""
     for attribute in ("sampler_name", "hr_sampler_name"):
         if getattr(p, attribute, None) in ALIASES:
             setattr(p, attribute, NAME)
@@ -94,14 +103,17 @@ def values_of(p):
 
 
 def before_picture(p, args):
-    """Take in the script's arguments and write the infotext, which the host keeps before the first step as well.
+    """Take in the script's arguments and write the infotext, which the host keeps before the first
+    step as well.
 
-    What is wrong with the arguments is said when the sampler starts: the host would swallow it here.
+    What is wrong with the arguments is said when the sampler starts: the host would swallow it
+    here.
     """
     p.isdo_args = args
     SAMPLER.clear(p.extra_generation_params)
     if getattr(p, "scheduler", None) in (None, "Automatic"):
-        # what "Automatic" was for the X/Y/Z cell before: the host leaves it there, and Euler's cell would say Karras
+        # what "Automatic" was for the X/Y/Z cell before: the host leaves it there, and Euler's cell
+        # would say Karras
         p.extra_generation_params.pop("Schedule type", None)
     if runs_in(p):
         try:

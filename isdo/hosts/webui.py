@@ -15,7 +15,8 @@ __all__ = [
 
 
 def install():
-    """Put ISDO into the host's lists and ask to be called for the Settings, the X/Y/Z plot and the API."""
+    """Put ISDO into the host's lists and ask to be called for the Settings, the X/Y/Z plot and the
+    API."""
     register()
     script_callbacks.on_ui_settings(add_options)
     script_callbacks.on_before_ui(add_axes)
@@ -23,6 +24,7 @@ def install():
 
 
 def begin(demo, app):
-    """Do what has to wait for the server; the axes again, as without a page nobody asked for them before."""
+    """Do what has to wait for the server; the axes again, as without a page nobody asked for them
+    before."""
     add_api(demo, app)
     add_axes()

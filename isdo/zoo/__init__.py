@@ -1,4 +1,5 @@
-"""Small class-conditional diffusion models of emoji, one for each prediction type: embedded, or from files trained here."""
+"""Small class-conditional diffusion models of emoji, one for each prediction type: embedded, or
+from files trained here."""
 
 import json
 import os
@@ -43,7 +44,9 @@ def _open(name):
     try:
         opened = safe_open(file, "pt")
     except SafetensorError as error:
-        raise ValueError(f"{file} is no safetensors file ({error}): give one that python -m isdo train wrote") from None
+        raise ValueError(
+            f"{file} is no safetensors file ({error}): give one that python -m isdo train wrote"
+        ) from None
     with opened:
         metadata = opened.metadata() or {}
         if missing := sorted({"prediction", "config"} - metadata.keys()):
@@ -52,18 +55,22 @@ def _open(name):
                 f"{'|'.join(NAMES)} wrote"
             )
         if metadata["prediction"] not in NAMES:
-            raise ValueError(f"{file} says that it predicts {metadata['prediction']!r}: it must be one of {', '.join(NAMES)}")
+            raise ValueError(
+                f"{file} says that it predicts {metadata['prediction']!r}: it must be one of {', '.join(NAMES)}"
+            )
         yield opened, metadata
 
 
 def load_trunk(name):
-    """Return (state dict float32, metadata) of a model: one of NAMES, or a file that `isdo train` wrote."""
+    """Return (state dict float32, metadata) of a model: one of NAMES, or a file that `isdo train`
+    wrote."""
     with _open(name) as (file, metadata):
         return {key: file.get_tensor(key).float() for key in file.keys()}, metadata
 
 
 def info(name):
-    """Return what a model's file says: prediction, config, losses (per band of t), classes, licence.
+    """Return what a model's file says: prediction, config, losses (per band of t), classes,
+    licence.
 
     Raises:
         ValueError: when there is no such model.
@@ -80,9 +87,14 @@ def info(name):
 
 
 def denoiser(net):
-    """Return ``net`` (zoo.net.Net) as a Denoiser; its table is its schedule's, or 1/1000 .. 1 for flow."""
+    """Return ``net`` (zoo.net.Net) as a Denoiser; its table is its schedule's, or 1/1000 .. 1 for
+    flow."""
     indexed = net.alphas_cumprod is not None
-    sigmas = net.log_sigmas.exp() if indexed else torch.arange(1, 1001, dtype=torch.float64, device="cpu") / 1000
+    sigmas = (
+        net.log_sigmas.exp()
+        if indexed
+        else torch.arange(1, 1001, dtype=torch.float64, device="cpu") / 1000
+    )
     return Denoiser(net, net.prediction, sigmas, indexed, null_label=NULL, multiple=MULTIPLE)
 
 
@@ -90,12 +102,15 @@ def load(name, zero_terminal_snr=False):
     """Return a model as ``model(x, sigma, labels=None, guidance=1.0) -> denoised``, a Denoiser.
 
     Args:
-        name: one of NAMES, or the path of a file that ``isdo train`` wrote, which says its prediction. ``eps`` and ``v``
-            travel on the ``ve`` path (x = x0 + sigma n), ``flow`` on the flow path.
-        zero_terminal_snr: for ``v`` only, the schedule whose last sigma is 4518.8 (Lin et al. 2023).
+        name: one of NAMES, or the path of a file that ``isdo train`` wrote, which says its
+            prediction. ``eps`` and ``v`` travel on the ``ve`` path (x = x0 + sigma n), ``flow`` on
+            the flow path.
+        zero_terminal_snr: for ``v`` only, the schedule whose last sigma is 4518.8 (Lin et al.
+            2023).
 
     Raises:
-        ValueError: when there is no such model, a file that holds none, or one that cannot start at zero terminal SNR.
+        ValueError: when there is no such model, a file that holds none, or one that cannot start at
+            zero terminal SNR.
     """
     state, metadata = load_trunk(name)
     prediction = metadata["prediction"]

@@ -1,4 +1,5 @@
-"""The zoo's pictures: the colour emoji of Noto Color Emoji (SIL Open Font License 1.1) with their Unicode groups."""
+"""The zoo's pictures: the colour emoji of Noto Color Emoji (SIL Open Font License 1.1) with their
+Unicode groups."""
 
 import io
 import re
@@ -21,15 +22,21 @@ _TONES = range(0x1F3FB, 0x1F400)
 
 @dataclass(frozen=True)
 class Emoji:
-    """Pictures (N, variants, 3, 32, 32) uint8 on white, labels (N,), concepts (N,): skin tones share a concept."""
+    """Pictures (N, variants, 3, 32, 32) uint8 on white, labels (N,), concepts (N,): skin tones
+    share a concept."""
 
     pictures: torch.Tensor
     labels: torch.Tensor
     concepts: torch.Tensor
 
     def split(self, held_out=0.05, seed=0):
-        """Return (train, validation); whole concepts are held out, so that no other skin tone gives them away."""
-        order = torch.randperm(int(self.concepts.max()) + 1, generator=torch.Generator("cpu").manual_seed(seed), device="cpu")
+        """Return (train, validation); whole concepts are held out, so that no other skin tone gives
+        them away."""
+        order = torch.randperm(
+            int(self.concepts.max()) + 1,
+            generator=torch.Generator("cpu").manual_seed(seed),
+            device="cpu",
+        )
         out = torch.isin(self.concepts, order[: int(held_out * len(order))])
         return tuple(Emoji(self.pictures[m], self.labels[m], self.concepts[m]) for m in (~out, out))
 
@@ -44,7 +51,8 @@ def to_unit(pictures):
 
 
 def sequences(path=GROUPS):
-    """Yield (text, label, concept key) for each fully-qualified emoji of Unicode's emoji-test.txt."""
+    """Yield (text, label, concept key) for each fully-qualified emoji of Unicode's
+    emoji-test.txt."""
     label = None
     for line in Path(path).read_text(encoding="utf-8").splitlines():
         if line.startswith("# group: "):
@@ -56,7 +64,8 @@ def sequences(path=GROUPS):
 
 
 def strikes(texts, font=FONT):
-    """Yield, for each text that the font draws as one glyph, its bitmap as an RGBA picture; None for the others."""
+    """Yield, for each text that the font draws as one glyph, its bitmap as an RGBA picture; None
+    for the others."""
     import uharfbuzz
     from fontTools.ttLib import TTFont
     from PIL import Image
@@ -77,10 +86,12 @@ def strikes(texts, font=FONT):
 
 
 def load_emoji(variants=1, seed=0, font=FONT, groups=GROUPS):
-    """Read the emoji; beyond the first, variants are moved by up to a pixel and scaled by up to 6 %.
+    """Read the emoji; beyond the first, variants are moved by up to a pixel and scaled by up to 6
+    %.
 
     Raises:
-        FileNotFoundError: when the font or the groups are not on this machine, with the packages that bring them.
+        FileNotFoundError: when the font or the groups are not on this machine, with the packages
+            that bring them.
     """
     for path in (font, groups):
         if not Path(path).exists():
@@ -93,7 +104,9 @@ def load_emoji(variants=1, seed=0, font=FONT, groups=GROUPS):
     random = np.random.default_rng(seed)
     pictures, labels, concepts, keys = [], [], [], {}
     texts = list(sequences(groups))
-    for (_, label, key), strike in zip(texts, strikes((text for text, _, _ in texts), font), strict=True):
+    for (_, label, key), strike in zip(
+        texts, strikes((text for text, _, _ in texts), font), strict=True
+    ):
         if strike is None:
             continue
         canvas = Image.new("RGB", (192, 192), "white")
@@ -101,7 +114,9 @@ def load_emoji(variants=1, seed=0, font=FONT, groups=GROUPS):
         row = []
         for variant in range(variants):
             side = 144 * (1 if variant == 0 else random.uniform(0.97, 1.06))
-            x, y = (192 - side) / 2 + (0 if variant == 0 else random.uniform(-4.5, 4.5, 2)) * np.ones(2)
+            x, y = (192 - side) / 2 + (
+                0 if variant == 0 else random.uniform(-4.5, 4.5, 2)
+            ) * np.ones(2)
             box = (x, y, x + side, y + side)
             row.append(np.asarray(canvas.resize((SIZE, SIZE), Image.Resampling.BICUBIC, box=box)))
         pictures.append(np.stack(row))

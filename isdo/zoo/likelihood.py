@@ -13,7 +13,8 @@ COUNT, STRATA, SEED = 8, 20, 0
 
 
 def held_out(count=COUNT):
-    """Return ``count`` emoji (N, 3, 32, 32) that no model was trained on, spread over the held-out ones.
+    """Return ``count`` emoji (N, 3, 32, 32) that no model was trained on, spread over the held-out
+    ones.
 
     Raises:
         FileNotFoundError, ImportError: the font, or what reads it, is not on this machine.
@@ -23,7 +24,8 @@ def held_out(count=COUNT):
 
 
 def drawn(count=COUNT, steps=12):
-    """Return ``count`` pictures (N, 3, 32, 32) that the model eps draws of no class, in 256 levels."""
+    """Return ``count`` pictures (N, 3, 32, 32) that the model eps draws of no class, in 256
+    levels."""
     model = load("eps")
     x = model.sigma_max * gallery.noise(range(SEED, SEED + count), (3, data.SIZE, data.SIZE))
     pictures = sample_isdo(model, x, karras(steps, model.sigma_min, model.sigma_max), disable=True)
@@ -31,20 +33,28 @@ def drawn(count=COUNT, steps=12):
 
 
 def pictures():
-    """Return (pictures, what they are): held-out emoji where the font is there, else what the zoo draws itself."""
+    """Return (pictures, what they are): held-out emoji where the font is there, else what the zoo
+    draws itself."""
     try:
         return held_out(), "held-out emoji"
     except (FileNotFoundError, ImportError):
-        return drawn(), "pictures drawn by the model eps (no emoji font here: see python -m isdo train --help)"
+        return (
+            drawn(),
+            "pictures drawn by the model eps (no emoji font here: see python -m isdo train --help)",
+        )
 
 
 def row(name, x0):
-    """Return the means over pictures of L_T, sum L_(t-1), L_0 (nats) and bits per dimension, and the latter's error."""
+    """Return the means over pictures of L_T, sum L_(t-1), L_0 (nats) and bits per dimension, and
+    the latter's error."""
     model, t = load(name), torch.arange(999.0, -1, -1, dtype=torch.float64, device="cpu")
-    # one chain for all: that of eps and v. Even steps in flow's own sigma would be coarse ones near the picture
+    # one chain for all: that of eps and v. Even steps in flow's own sigma would be coarse ones near
+    # the picture
     sigmas = model.path.from_noise_to_signal(PROCESSES["vp discrete"].sigma(t))
     bound = elbo(model, x0, sigmas, seeds=SEED, groups=strata(model.path, sigmas, STRATA))
-    terms = [term.mean().item() for term in (bound.prior, bound.steps.sum(0), bound.data, bound.bits)]
+    terms = [
+        term.mean().item() for term in (bound.prior, bound.steps.sum(0), bound.data, bound.bits)
+    ]
     return *terms, bound.bits.std().item() / len(x0) ** 0.5
 
 
@@ -58,5 +68,7 @@ def table(x0, what):
     ]
     for name in NAMES:
         prior, steps, last, bits, error = row(name, x0)
-        lines.append(f"  {name:6} {prior:9.3f} {steps:10.1f} {last:9.1f}   {bits:.3f} +- {error:.3f}")
+        lines.append(
+            f"  {name:6} {prior:9.3f} {steps:10.1f} {last:9.1f}   {bits:.3f} +- {error:.3f}"
+        )
     return "\n".join(lines)

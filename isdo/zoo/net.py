@@ -1,4 +1,5 @@
-"""A small class-conditional UNet whose output is eps, v or the flow velocity, as the checkpoint says."""
+"""A small class-conditional UNet whose output is eps, v or the flow velocity, as the checkpoint
+says."""
 
 import math
 
@@ -9,7 +10,17 @@ from torch.nn import functional as F
 from ..denoiser import PREDICTIONS
 from ..process import scaled_linear_betas
 
-CLASSES = ("faces", "people", "animals", "food", "travel", "activities", "objects", "symbols", "flags")
+CLASSES = (
+    "faces",
+    "people",
+    "animals",
+    "food",
+    "travel",
+    "activities",
+    "objects",
+    "symbols",
+    "flags",
+)
 NULL = len(CLASSES)
 
 
@@ -19,9 +30,11 @@ def scaled_linear():
 
 
 def zero_terminal_snr(alphas_cumprod):
-    """Return the schedule shifted so that nothing of the picture is left at its end (Lin et al. 2023, algorithm 1).
+    """Return the schedule shifted so that nothing of the picture is left at its end (Lin et al.
+    2023, algorithm 1).
 
-    The last level is not 0 but the WebUIs' 4.8973e-08, whose sigma is 4518.8: eps-like quantities stay finite.
+    The last level is not 0 but the WebUIs' 4.8973e-08, whose sigma is 4518.8: eps-like quantities
+    stay finite.
     """
     root = alphas_cumprod.sqrt()
     root = (root - root[-1]) * root[0] / (root[0] - root[-1])
@@ -63,52 +76,74 @@ class Attention(nn.Module):
 
     def forward(self, x):
         batch, channels, height, width = x.shape
-        qkv = self.qkv(self.norm(x)).reshape(batch, 3, self.heads, channels // self.heads, height * width)
+        qkv = self.qkv(self.norm(x)).reshape(
+            batch, 3, self.heads, channels // self.heads, height * width
+        )
         q, k, v = qkv.transpose(-1, -2).unbind(1)
         mixed = F.scaled_dot_product_attention(q, k, v).transpose(-1, -2)
         return x + self.out(mixed.reshape(batch, channels, height, width))
 
 
 class Trunk(nn.Module):
-    """The learned part: a UNet on a picture of unit variance, told the noise level and the class."""
+    """The learned part: a UNet on a picture of unit variance, told the noise level and the
+    class."""
 
     def __init__(self, channels=(64, 96, 128), embedding=128, heads=4):
         super().__init__()
         c1, c2, c3 = channels
-        # at most one turn over a factor e^2 of noise: a denoiser that is smooth in sigma is one that can be integrated
-        self.register_buffer("frequencies", 2.0 ** torch.linspace(-4, 0, 16, device="cpu") * math.pi, persistent=False)
-        self.embed = nn.Sequential(nn.Linear(32, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
+        # at most one turn over a factor e^2 of noise: a denoiser that is smooth in sigma is one
+        # that can be integrated
+        self.register_buffer(
+            "frequencies",
+            2.0 ** torch.linspace(-4, 0, 16, device="cpu") * math.pi,
+            persistent=False,
+        )
+        self.embed = nn.Sequential(
+            nn.Linear(32, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
+        )
         self.label = nn.Embedding(NULL + 1, embedding)
-        self.inlet = nn.Conv2d(12, c1, 3, padding=1)  # 2x2 pixels are one cell: a quarter of the work, little lost
-        self.down1, self.down2, self.down3 = (Block(a, b, embedding) for a, b in ((c1, c1), (c1, c2), (c2, c3)))
+        self.inlet = nn.Conv2d(
+            12, c1, 3, padding=1
+        )  # 2x2 pixels are one cell: a quarter of the work, little lost
+        self.down1, self.down2, self.down3 = (
+            Block(a, b, embedding) for a, b in ((c1, c1), (c1, c2), (c2, c3))
+        )
         self.middle, self.middle_attention = Block(c3, c3, embedding), Attention(c3, heads)
-        self.up3, self.up2, self.up1 = (Block(a, b, embedding) for a, b in ((2 * c3, c3), (c3 + c2, c2), (c2 + c1, c1)))
+        self.up3, self.up2, self.up1 = (
+            Block(a, b, embedding) for a, b in ((2 * c3, c3), (c3 + c2, c2), (c2 + c1, c1))
+        )
         self.up2_attention = Attention(c2, heads)
         self.outlet_norm, self.outlet = group_norm(c1), nn.Conv2d(c1, 12, 3, padding=1)
         nn.init.zeros_(self.outlet.weight)
         nn.init.zeros_(self.outlet.bias)
 
     def forward(self, x, level, labels):
-        """x (B, 3, H, W), H and W multiples of 8; level (B,) the log noise-to-signal ratio; labels (B,) long."""
+        """x (B, 3, H, W), H and W multiples of 8; level (B,) the log noise-to-signal ratio; labels
+        (B,) long."""
         angle = level[:, None] * self.frequencies
-        embedding = F.silu(self.embed(torch.cat([angle.sin(), angle.cos()], 1)) + self.label(labels))
+        embedding = F.silu(
+            self.embed(torch.cat([angle.sin(), angle.cos()], 1)) + self.label(labels)
+        )
         h1 = self.down1(self.inlet(F.pixel_unshuffle(x, 2)), embedding)
         h2 = self.down2(F.avg_pool2d(h1, 2), embedding)
         h3 = self.down3(F.avg_pool2d(h2, 2), embedding)
         h = self.middle_attention(self.middle(h3, embedding))
         h = self.up3(torch.cat([h, h3], 1), embedding)
-        h = self.up2_attention(self.up2(torch.cat([F.interpolate(h, scale_factor=2.0), h2], 1), embedding))
+        h = self.up2_attention(
+            self.up2(torch.cat([F.interpolate(h, scale_factor=2.0), h2], 1), embedding)
+        )
         h = self.up1(torch.cat([F.interpolate(h, scale_factor=2.0), h1], 1), embedding)
         return F.pixel_shuffle(self.outlet(F.silu(self.outlet_norm(h))), 2)
 
 
 class Net(nn.Module):
-    """A network in the call shape of its prediction type: ``net(c_in x, t, labels) -> eps | v | velocity``.
+    """A network in the call shape of its prediction type: ``net(c_in x, t, labels) -> eps | v |
+    velocity``.
 
-    Inside, the trunk corrects the Wiener filter of white data with variance sigma_data^2 (EDM, equation 7), so that the
-    three prediction types are three outlets of one architecture and can be fine-tuned from each other.
-    ``t`` is the index into the 1,000 levels for eps and v (fractions are interpolated in log sigma, as k-diffusion
-    does), and sigma itself for flow.
+    Inside, the trunk corrects the Wiener filter of white data with variance sigma_data^2 (EDM,
+    equation 7), so that the three prediction types are three outlets of one architecture and can be
+    fine-tuned from each other. ``t`` is the index into the 1,000 levels for eps and v (fractions
+    are interpolated in log sigma, as k-diffusion does), and sigma itself for flow.
     """
 
     def __init__(self, prediction, alphas_cumprod=None, sigma_data=0.6):
@@ -119,7 +154,9 @@ class Net(nn.Module):
     def set_schedule(self, alphas_cumprod):
         """Give t its meaning: alphas_cumprod (1000,), or None where t is sigma itself."""
         self.alphas_cumprod = alphas_cumprod
-        self.log_sigmas = None if alphas_cumprod is None else ((1 - alphas_cumprod) / alphas_cumprod).log() / 2
+        self.log_sigmas = (
+            None if alphas_cumprod is None else ((1 - alphas_cumprod) / alphas_cumprod).log() / 2
+        )
 
     def sigma(self, t):
         """Return sigma (float32) of t."""
@@ -137,7 +174,10 @@ class Net(nn.Module):
         signal, variance = path.signal(sigma), self.sigma_data**2
         x = x / self.prediction.c_in(sigma)
         total = signal**2 * variance + sigma**2
-        # past a ratio of 400 the picture is gone and the level stops moving: pure noise (a = 0) is an ordinary input
+        # past a ratio of 400 the picture is gone and the level stops moving: pure noise (a = 0) is
+        # an ordinary input
         level = (sigma / (signal + sigma / 400)).log().flatten()
         skip = (signal * variance / total - self.prediction.c_skip(sigma)) / c_out
-        return skip * x + self.sigma_data * sigma * total**-0.5 / c_out * self.trunk(x * total**-0.5, level, labels)
+        return skip * x + self.sigma_data * sigma * total**-0.5 / c_out * self.trunk(
+            x * total**-0.5, level, labels
+        )

@@ -1,4 +1,5 @@
-"""Training of the zoo's models: resumable, on one device or on several CPU processes that share the gradient."""
+"""Training of the zoo's models: resumable, on one device or on several CPU processes that share the
+gradient."""
 
 import json
 import logging
@@ -26,9 +27,10 @@ log = logging.getLogger(__name__)
 class Config:
     """What reproduces a model: ``python -m isdo train --model <model>``.
 
-    The learning rate rises over ``warmup`` steps, stays, and falls to zero over the last third; from each of the ``restarts``
-    on it does so once more, which goes on where a shorter run had ended. From the step ``bfloat16`` on the network's matrix
-    products are taken in that format, in two thirds of the time where the processor knows it.
+    The learning rate rises over ``warmup`` steps, stays, and falls to zero over the last third;
+    from each of the ``restarts`` on it does so once more, which goes on where a shorter run had
+    ended. From the step ``bfloat16`` on the network's matrix products are taken in that format, in
+    two thirds of the time where the processor knows it.
     """
 
     model: str
@@ -62,18 +64,22 @@ def make_net(model):
 
 
 def draw_times(net, count, generator, tables):
-    """Draw t (count,): uniform levels for eps and v (v: half of them on the zero-terminal-SNR schedule); for flow the
-    sigmoid of a normal, as Stable Diffusion 3 does, with a tenth uniform so that both ends are known."""
+    """Draw t (count,): uniform levels for eps and v (v: half of them on the zero-terminal-SNR
+    schedule); for flow the sigmoid of a normal, as Stable Diffusion 3 does, with a tenth uniform so
+    that both ends are known."""
     if net.alphas_cumprod is None:
         t = torch.randn(count, generator=generator, device="cpu").sigmoid()
         uniform = torch.rand(count, generator=generator, device="cpu")
-        return torch.where(torch.rand(count, generator=generator, device="cpu") < 0.1, uniform, t).clamp(1e-3, 1)
+        return torch.where(
+            torch.rand(count, generator=generator, device="cpu") < 0.1, uniform, t
+        ).clamp(1e-3, 1)
     net.set_schedule(tables[int(torch.randint(len(tables), (), generator=generator, device="cpu"))])
     return torch.rand(count, generator=generator, device="cpu") * (len(net.alphas_cumprod) - 1)
 
 
 def loss_per_picture(net, pictures, t, noise, labels):
-    """Return the squared error of the network's output (B,), which is lambda(sigma) |denoised - x0|^2."""
+    """Return the squared error of the network's output (B,), which is lambda(sigma) |denoised -
+    x0|^2."""
     prediction = net.prediction
     sigma = net.sigma(t)[:, None, None, None]
     x = prediction.path.signal(sigma) * pictures + sigma * noise
@@ -83,7 +89,8 @@ def loss_per_picture(net, pictures, t, noise, labels):
 
 @torch.no_grad()
 def validation(net, pictures, labels, tables, bands=10, repeats=4):
-    """Return the mean squared error of the output in ``bands`` equal slices of t, on fixed noise."""
+    """Return the mean squared error of the output in ``bands`` equal slices of t, on fixed
+    noise."""
     generator = torch.Generator("cpu").manual_seed(1)
     net.eval()
     losses = []
@@ -103,7 +110,9 @@ def validation(net, pictures, labels, tables, bands=10, repeats=4):
 
 def rate_at(config, step):
     """Return the learning rate at a step."""
-    start, end = next(stage for stage in pairwise([0, *config.restarts, config.steps]) if step < stage[1])
+    start, end = next(
+        stage for stage in pairwise([0, *config.restarts, config.steps]) if step < stage[1]
+    )
     rise, fall = (step - start) / config.warmup, (end - step) / ((end - start) / 3)
     return config.rate * max(0.0, min(1.0, rise, fall))
 
@@ -126,7 +135,8 @@ def steps_behind(path, config):
     """Return how many steps the model in the file ``path`` was trained for, from its metadata.
 
     Raises:
-        ValueError: a file that is no model of the zoo, or whose configuration's rate had not come down by then.
+        ValueError: a file that is no model of the zoo, or whose configuration's rate had not come
+            down by then.
     """
     with safe_open(path, "pt") as file:
         metadata = file.metadata() or {}
@@ -144,8 +154,8 @@ def steps_behind(path, config):
 class Trainer:
     """One process of the training; process ``rank`` of ``world`` takes its share of every batch.
 
-    Without a checkpoint it begins at the beginning, or ``after`` the model in that file, whose averaged weights it takes and
-    whose steps it counts.
+    Without a checkpoint it begins at the beginning, or ``after`` the model in that file, whose
+    averaged weights it takes and whose steps it counts.
     """
 
     def __init__(self, config, emoji, checkpoint, rank=0, world=1, device="cpu", after=None):
@@ -158,7 +168,9 @@ class Trainer:
         self.step = 0
         self.history = []
         if after and not self.checkpoint.exists():
-            self.net.trunk.load_state_dict({name: value.float() for name, value in load_file(after).items()})
+            self.net.trunk.load_state_dict(
+                {name: value.float() for name, value in load_file(after).items()}
+            )
             self.step = steps_behind(after, config)
         elif config.start:
             from . import load_trunk
@@ -169,7 +181,9 @@ class Trainer:
             net.to(self.device, memory_format=torch.channels_last)
         table = self.net.alphas_cumprod
         self.tables = [table] if config.model != "v" else [table, zero_terminal_snr(table)]
-        self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=config.rate, betas=(0.9, 0.99), weight_decay=0.01)
+        self.optimizer = torch.optim.AdamW(
+            self.net.parameters(), lr=config.rate, betas=(0.9, 0.99), weight_decay=0.01
+        )
         if self.checkpoint.exists():
             state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
             self.step, self.history = state["step"], state["history"]
@@ -185,9 +199,12 @@ class Trainer:
             torch.save({"step": self.step, "history": self.history} | state, part)
 
     def batch(self):
-        """Return this process's (pictures, t, noise, labels) of the current step, seeded by it: resuming is exact."""
+        """Return this process's (pictures, t, noise, labels) of the current step, seeded by it:
+        resuming is exact."""
         config, share = self.config, self.config.batch // self.world
-        generator = torch.Generator("cpu").manual_seed((config.seed << 40) + (self.step << 8) + self.rank)
+        generator = torch.Generator("cpu").manual_seed(
+            (config.seed << 40) + (self.step << 8) + self.rank
+        )
         index = torch.multinomial(self.odds, share, replacement=True, generator=generator)
         variant = torch.randint(config.variants, (share,), generator=generator, device="cpu")
         dropped = torch.rand(share, generator=generator, device="cpu") < config.label_dropout
@@ -232,7 +249,8 @@ class Trainer:
         return validation(self.average, pictures, self.held_out.labels.to(self.device), self.tables)
 
     def run(self, out, progress, every=500, seconds=math.inf):
-        """Train to the end (or for ``seconds``, or until interrupted), saving every ``every`` steps and at the end.
+        """Train to the end (or for ``seconds``, or until interrupted), saving every ``every`` steps
+        and at the end.
 
         Raises:
             KeyboardInterrupt: after saving, when the first process was interrupted.
@@ -264,7 +282,8 @@ class Trainer:
 
 
 class Interrupt:
-    """Ctrl-C, noted while the block runs and raised at its end: every process of a training hears it, the first decides."""
+    """Ctrl-C, noted while the block runs and raised at its end: every process of a training hears
+    it, the first decides."""
 
     def __init__(self):
         self.seen = False
@@ -286,27 +305,53 @@ class Interrupt:
 def _work(rank, world, config, emoji, checkpoint, out, port, seconds, after):
     from tqdm import tqdm
 
-    logging.basicConfig(level=logging.INFO if rank == 0 else logging.WARNING, format="%(asctime)s %(message)s")
+    logging.basicConfig(
+        level=logging.INFO if rank == 0 else logging.WARNING, format="%(asctime)s %(message)s"
+    )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if world > 1:
         torch.set_num_threads(1)
-        dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+        dist.init_process_group(
+            "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world
+        )
     trainer = Trainer(config, emoji, checkpoint, rank, world, device, after)
-    with tqdm(total=config.steps, initial=trainer.step, disable=rank > 0, mininterval=10) as progress:
+    with tqdm(
+        total=config.steps, initial=trainer.step, disable=rank > 0, mininterval=10
+    ) as progress:
         trainer.run(out, progress, seconds=seconds)
 
 
-def train(config, out, checkpoint, processes=None, seconds=math.inf, font=data.FONT, groups=data.GROUPS, after=None):
-    """Train a model and write it to ``out``; ``checkpoint`` holds the state to resume from, ``after`` a model to go on from.
+def train(
+    config,
+    out,
+    checkpoint,
+    processes=None,
+    seconds=math.inf,
+    font=data.FONT,
+    groups=data.GROUPS,
+    after=None,
+):
+    """Train a model and write it to ``out``; ``checkpoint`` holds the state to resume from,
+    ``after`` a model to go on from.
 
-    On a CPU one process a core (each with a share of the batch) is a good deal faster than one process with all cores.
+    On a CPU one process a core (each with a share of the batch) is a good deal faster than one
+    process with all cores.
     """
     import torch.multiprocessing as mp
 
     emoji = data.load_emoji(config.variants, config.seed, font, groups)
     world = processes or (1 if torch.cuda.is_available() else max(1, min(os.cpu_count() or 1, 8)))
     Path(checkpoint).parent.mkdir(parents=True, exist_ok=True)
-    arguments = (world, config, emoji, checkpoint, out, 20_000 + os.getpid() % 20_000, seconds, after)
+    arguments = (
+        world,
+        config,
+        emoji,
+        checkpoint,
+        out,
+        20_000 + os.getpid() % 20_000,
+        seconds,
+        after,
+    )
     if world == 1:
         _work(0, *arguments)
     else:

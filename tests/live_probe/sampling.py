@@ -1,7 +1,8 @@
-"""In a WebUI's interpreter, no server and no weights: its loader loads our script, its classes sample round a known denoiser.
+"""In a WebUI's interpreter, no server and no weights: its loader loads our script, its classes
+sample round a known denoiser.
 
-Only what cannot be without weights is replaced: the network, and the moving of weights to the device. Writes DATA/found.json.
-usage: python sampling.py WEBUI_DIR CHECKOUT DATA
+Only what cannot be without weights is replaced: the network, and the moving of weights to the
+device. Writes DATA/found.json. usage: python sampling.py WEBUI_DIR CHECKOUT DATA
 """
 
 import contextlib
@@ -27,16 +28,24 @@ def initialise():
 
 
 def fake_model(torch, kind):
-    """Return an sd_model whose network is the denoiser of N(MEAN, SPREAD^2), with the host's own predictor where it has one.
+    """Return an sd_model whose network is the denoiser of N(MEAN, SPREAD^2), with the host's own
+    predictor where it has one.
 
-    ``calls`` lists what the network was asked: sigma, and one number for each prompt (and for each of SDXL's vectors).
+    ``calls`` lists what the network was asked: sigma, and one number for each prompt (and for each
+    of SDXL's vectors).
     """
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     calls = []
 
     def apply_model(x, t, **conditions):
-        given = {name: value for name, value in conditions.items() if name in ("c_crossattn", "y") and value is not None}
-        calls.append([float(t[0]), {name: value.flatten(1)[:, 0].tolist() for name, value in given.items()}])
+        given = {
+            name: value
+            for name, value in conditions.items()
+            if name in ("c_crossattn", "y") and value is not None
+        }
+        calls.append(
+            [float(t[0]), {name: value.flatten(1)[:, 0].tolist() for name, value in given.items()}]
+        )
         sigma = t.to(x).view(-1, *[1] * (x.ndim - 1))
         signal = 1 - sigma if kind == "flow" else 1
         return MEAN + SPREAD**2 * signal / (SPREAD**2 * signal**2 + sigma**2) * (x - signal * MEAN)
@@ -64,13 +73,24 @@ def flow_predictor(k_prediction):
     try:
         return k_prediction.PredictionDiscreteFlow(shift=3.0)
     except TypeError:  # Forge Neo
-        return k_prediction.PredictionDiscreteFlow(SimpleNamespace(sampling_settings={"shift": 3.0}))
+        return k_prediction.PredictionDiscreteFlow(
+            SimpleNamespace(sampling_settings={"shift": 3.0})
+        )
 
 
 def main():
     initialise()
     import torch
-    from modules import prompt_parser, rng, script_loading, scripts, sd_models, sd_samplers, sd_samplers_kdiffusion, shared
+    from modules import (
+        prompt_parser,
+        rng,
+        script_loading,
+        scripts,
+        sd_models,
+        sd_samplers,
+        sd_samplers_kdiffusion,
+        shared,
+    )
 
     shared.opts.data["live_previews_enable"] = False
     sys.path.insert(0, ROOT)
@@ -81,12 +101,21 @@ def main():
 
     def prompt(kind, value):
         text = torch.full((77, 8), float(value))
-        return {"crossattn": text, "vector": torch.full((16,), value + 0.5)} if kind == "sdxl" else text
+        return (
+            {"crossattn": text, "vector": torch.full((16,), value + 0.5)}
+            if kind == "sdxl"
+            else text
+        )
 
     def refined(p, samples, conds):
         """Let the accordion's own hooks refine the samples, as the host calls them."""
         p.c, p.uc = conds
-        p.subseeds, p.subseed_strength, p.n_iter, p.comment = p.seeds, 0.0, 1, lambda text: p.comments.append(text)
+        p.subseeds, p.subseed_strength, p.n_iter, p.comment = (
+            p.seeds,
+            0.0,
+            1,
+            lambda text: p.comments.append(text),
+        )
         p.image_conditioning, p.comments = samples.new_zeros(1, 5, 1, 1), []
         accordion, p.script_args = loaded.RefineAccordion(), (0, True)
         accordion.args_from, accordion.args_to = 1, 2
@@ -116,12 +145,17 @@ def main():
         noise = p.rng.next()
         with torch.inference_mode(), contextlib.redirect_stdout(sys.stderr):
             conds = prompt_parser.MulticondLearnedConditioning((batch,), composed), negative
-            drawn = out = sampler.sample(p, noise, *conds, image_conditioning=noise.new_zeros(1, 5, 1, 1))
+            drawn = out = sampler.sample(
+                p, noise, *conds, image_conditioning=noise.new_zeros(1, 5, 1, 1)
+            )
             if refine:
                 out = refined(p, drawn, conds)
         start = sampler.get_sigmas(p, steps)[0]
         signal = 1 - start if kind == "flow" else 1
-        exact = MEAN + (noise * start - signal * MEAN) * SPREAD / (SPREAD**2 * signal**2 + start**2) ** 0.5
+        exact = (
+            MEAN
+            + (noise * start - signal * MEAN) * SPREAD / (SPREAD**2 * signal**2 + start**2) ** 0.5
+        )
         return {
             "error": float((out - exact).square().mean().sqrt()), "calls": model.calls, "dtype": str(out.dtype),
             "first": out[0].double().sum().item(), "params": p.extra_generation_params,
@@ -138,11 +172,17 @@ def main():
         found["own grid"] = run("ISDO", 8, scheduler="Automatic", kind="flow")
     for kind, scheduler in kinds.items():
         ask = {"scheduler": scheduler, "kind": kind}
-        found[kind] = {"isdo": run("ISDO", 8, **ask), "alone": run("ISDO", 8, 1, **ask), "euler": run("Euler", 8, **ask)}
+        found[kind] = {
+            "isdo": run("ISDO", 8, **ask),
+            "alone": run("ISDO", 8, 1, **ask),
+            "euler": run("Euler", 8, **ask),
+        }
         found[kind]["euler fine"] = run("Euler", 200, **ask)
         found[kind]["refined"] = run("Euler", 12, refine=True, **ask)
         found[kind]["refined alone"] = run("Euler", 12, 1, refine=True, **ask)
-    with open(os.path.join(DATA, "found.json"), "w") as file:  # some hosts keep stdout for themselves
+    with open(
+        os.path.join(DATA, "found.json"), "w"
+    ) as file:  # some hosts keep stdout for themselves
         json.dump(found, file)
 
 

@@ -1,4 +1,5 @@
-"""A detailer for the live tests: draws each finished picture again, with the scripts and the arguments of the first."""
+"""A detailer for the live tests: draws each finished picture again, with the scripts and the
+arguments of the first."""
 
 from copy import copy
 

@@ -1,7 +1,9 @@
-"""An extension for the live tests only: /live-probe/calls lists the calls of the WebUI's denoiser and forgets them then.
+"""An extension for the live tests only: /live-probe/calls lists the calls of the WebUI's denoiser
+and forgets them then.
 
-/live-probe/ask takes {"window": [start, end]}, a control of the model between two parts of the steps, and {"stop_at": step};
-{} takes them back. /live-probe/stop is the button that ends the generation after the current picture.
+/live-probe/ask takes {"window": [start, end]}, a control of the model between two parts of the
+steps, and {"stop_at": step}; {} takes them back. /live-probe/stop is the button that ends the
+generation after the current picture.
 """
 
 import hashlib
@@ -55,13 +57,16 @@ def on_call(params):
 
 
 class Control(torch.nn.Module):
-    """What Forge takes for a network that controls: its answer is added to the middle of the model."""
+    """What Forge takes for a network that controls: its answer is added to the middle of the
+    model."""
 
     dtype = torch.float32
 
     def forward(self, **given):
         CONTROLLED.append(len(CALLS) - 1)
-        return [torch.linspace(-20, 20, 64).view(1, 64, 1, 1)]  # the tiny models have 64 channels there
+        return [
+            torch.linspace(-20, 20, 64).view(1, 64, 1, 1)
+        ]  # the tiny models have 64 channels there
 
 
 class LiveProbe(scripts.Script):
@@ -74,7 +79,9 @@ class LiveProbe(scripts.Script):
     def process_before_every_sampling(self, p, *args, **kwargs):
         if "window" in ASKED and ControlNet is not None:
             unet = p.sd_model.forge_objects.unet.clone()
-            control = ControlNet(Control(), device=torch.device("cpu"), load_device=torch.device("cpu"))
+            control = ControlNet(
+                Control(), device=torch.device("cpu"), load_device=torch.device("cpu")
+            )
             hint = torch.zeros(1, 3, p.height, p.width)
             unet.add_patched_controlnet(control.set_cond_hint(hint, 1.0, tuple(ASKED["window"])))
             p.sd_model.forge_objects.unet = unet
