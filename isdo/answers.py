@@ -1,7 +1,12 @@
 """What a model answers: whether it is a picture like the one it was asked about, and whether it
 holds numbers."""
 
+from typing import Any
+
 import torch
+from torch import Tensor
+
+from .protocols import Model
 
 BLOCK = 64  # answers to a piece of memory
 
@@ -14,14 +19,14 @@ class NotFinite(RuntimeError):
         remedy: what gives full precision, where somebody knows.
     """
 
-    def __init__(self, where, remedy="full precision"):
+    def __init__(self, where: str, remedy: str = "full precision") -> None:
         super().__init__(
             f"the model returned NaN or infinity at {where}: try {remedy}, another checkpoint or a lower guidance scale"
         )
         self.where = where
 
 
-def check_kind(denoised, x, where=""):
+def check_kind(denoised: Any, x: Tensor, where: str = "") -> Tensor:
     """Return what a model answered to x.
 
     Raises:
@@ -54,14 +59,17 @@ class Answers:
         unit: what these are.
     """
 
-    def __init__(self, device, steps, unit="step"):
+    def __init__(self, device: torch.device, steps: int, unit: str = "step") -> None:
         self.device, self.steps, self.unit = device, steps, unit
-        self.kind = {"dtype": torch.bool, "device": device}
+        self.kind: dict[str, Any] = {"dtype": torch.bool, "device": device}
         if device.type == "cuda":
             self.kind |= {"device": "cpu", "pin_memory": True}
-        self.sigmas, self.good, self.events, self.seen = [], [], [], 0
+        self.sigmas: list[float | Tensor] = []
+        self.good: list[Tensor] = []
+        self.events: list[Any] = []
+        self.seen = 0
 
-    def take(self, denoised, x, sigma):
+    def take(self, denoised: Any, x: Tensor, sigma: float | Tensor) -> Tensor:
         """Return the answer to x at ``sigma``, a number or a tensor with one, and note whether it
         holds numbers.
 
@@ -79,7 +87,7 @@ class Answers:
             self.events[-1].record(torch.cuda.current_stream(self.device))
         return denoised
 
-    def look(self):
+    def look(self) -> None:
         """Raise if an answer that has come by now holds NaN or infinity: called before the model is
         asked again.
 
@@ -94,7 +102,7 @@ class Answers:
                 self._complain(self.seen)
             self.seen += 1
 
-    def settle(self):
+    def settle(self) -> None:
         """Look at all answers once the run is over, and wait for the device if need be.
 
         Raises:
@@ -106,21 +114,21 @@ class Answers:
         if not all(good):
             self._complain(good.index(False))
 
-    def _complain(self, i):
+    def _complain(self, i: int) -> None:
         raise NotFinite(f"{self.unit} {i + 1} of {self.steps}, sigma {float(self.sigmas[i]):g}")
 
 
 class Checked:
     """A model whose answers are looked at; everything else is the wrapped model's."""
 
-    def __init__(self, model, device, steps):
+    def __init__(self, model: Model, device: torch.device, steps: int) -> None:
         self.model, self.answers = model, Answers(device, steps)
 
-    def __call__(self, x, sigma, **extra):
+    def __call__(self, x: Tensor, sigma: Tensor, **extra: Any) -> Tensor:
         self.answers.look()
         return self.answers.take(self.model(x, sigma, **extra), x, sigma.flatten()[0])
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         if name == "model":  # not set yet: a copy or an unpickled object asks before __init__ ran
             raise AttributeError(name)
         return getattr(self.model, name)

@@ -4,8 +4,10 @@ noise-to-signal ratio."""
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from .device import wide
+from .path import Path
 
 # All beyond counts as this, the pure-noise end of the flow path (r = infinity) and zero terminal
 # SNR (4518) too: D hardly turns there and a step through it costs little, however many logarithms
@@ -14,7 +16,7 @@ RATIO_LIMIT = 100.0
 FLOOR = 1e-3  # of the largest value: where D seemed to stand still in the probe, steps still grow no more than tenfold
 
 
-def noise_to_signal(path, sigma):
+def noise_to_signal(path: Path, sigma: Tensor) -> Tensor:
     """Return r = s/a of a sigma (tensor), at most RATIO_LIMIT."""
     return sigma / torch.maximum(path.signal(sigma) + 0 * sigma, sigma / RATIO_LIMIT)
 
@@ -37,10 +39,10 @@ class Curvature:
         ValueError: tables that are not so.
     """
 
-    ratios: tuple
-    values: tuple
+    ratios: tuple[float, ...]
+    values: tuple[float, ...]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         r, k = (wide(v) for v in (self.ratios, self.values))
         if (
             len(r) < 2
@@ -57,14 +59,14 @@ class Curvature:
                 f"curvature must be positive and finite, not {self.values}: did the model say the same?"
             )
 
-    def at(self, log_ratio):
+    def at(self, log_ratio: Tensor) -> Tensor:
         """Return the curvature at log r (float64 tensor)."""
         r, k = (wide(v).log().flip(0) for v in (self.ratios, self.values))
         inside = interpolate(log_ratio.clamp(r[0], r[-1]), r, k)
         return (inside + (log_ratio - r[0]).clamp(max=0) - (log_ratio - r[-1]).clamp(min=0)).exp()
 
 
-def interpolate(at, knots, values):
+def interpolate(at: Tensor, knots: Tensor, values: Tensor) -> Tensor:
     """Return the piecewise linear function through (knots, values), knots rising, at points within
     their range."""
     low = (torch.searchsorted(knots, at, right=True) - 1).clamp(0, len(knots) - 2)

@@ -5,29 +5,33 @@ All are computed in float64 and rounded once.
 
 import math
 import operator
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, SupportsIndex
 
 import torch
+from torch import Tensor
 
 from .curvature import Curvature, interpolate, noise_to_signal
 from .device import wide
-from .path import VE, detect_path
+from .path import VE, Path, detect_path
+from .protocols import Sigmas
 
 
-def _count(steps, least=1):
+def _count(given: SupportsIndex, least: int = 1) -> int:
     try:
-        steps = operator.index(steps)
+        steps = operator.index(given)
     except TypeError:
-        raise ValueError(f"steps must be a whole number, not {steps!r}") from None
+        raise ValueError(f"steps must be a whole number, not {given!r}") from None
     if steps < least:
         raise ValueError(f"steps must be at least {least}, not {steps}")
     return steps
 
 
-def _ramp(first, last, count):
+def _ramp(first: float | Tensor, last: float | Tensor, count: int) -> Tensor:
     return torch.linspace(first, last, count, dtype=torch.float64, device="cpu")
 
 
-def _range(sigma_min, sigma_max):
+def _range(sigma_min: float, sigma_max: float) -> tuple[float, float]:
     low, high = float(sigma_min), float(sigma_max)
     if not 0 < low < high < float("inf"):
         raise ValueError(
@@ -36,7 +40,7 @@ def _range(sigma_min, sigma_max):
     return low, high
 
 
-def _table(sigmas):
+def _table(sigmas: Sigmas | None) -> Tensor:
     if sigmas is None:
         raise ValueError(
             "the model has a range of noise levels and no table of them: take karras, exponential or curvature"
@@ -53,7 +57,7 @@ def _table(sigmas):
     return table
 
 
-def _to_zero(sigmas):
+def _to_zero(sigmas: Tensor) -> Tensor:
     """Round to float32 and append the 0; grids so fine that two levels become one are refused."""
     sigmas = torch.cat([sigmas.float(), torch.zeros(1, device="cpu")])
     if not (sigmas.diff() < 0).all():
@@ -63,7 +67,7 @@ def _to_zero(sigmas):
     return sigmas
 
 
-def karras(steps, sigma_min, sigma_max, rho=7.0):
+def karras(steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> Tensor:
     """Return sigmas evenly spaced in sigma^(1/rho) (Karras et al. 2022, equation 5).
 
     Args:
@@ -80,13 +84,13 @@ def karras(steps, sigma_min, sigma_max, rho=7.0):
     return _to_zero(_ramp(high ** (1 / rho), low ** (1 / rho), _count(steps)) ** rho)
 
 
-def exponential(steps, sigma_min, sigma_max):
+def exponential(steps: int, sigma_min: float, sigma_max: float) -> Tensor:
     """Return sigmas evenly spaced in log sigma; arguments and errors as for ``karras``."""
     low, high = _range(sigma_min, sigma_max)
     return _to_zero(_ramp(math.log(high), math.log(low), _count(steps)).exp())
 
 
-def simple(steps, sigmas):
+def simple(steps: int, sigmas: Sigmas | None) -> Tensor:
     """Return every (L / steps)-th level of the model's own table, from its end (ComfyUI's
     "simple").
 
@@ -105,21 +109,21 @@ def simple(steps, sigmas):
     return _to_zero(table.flip(0)[torch.arange(steps, device="cpu") * len(table) // steps])
 
 
-def _at(table, index):
+def _at(table: Tensor, index: Tensor) -> Tensor:
     """Interpolate the table at fractional indices in log sigma, as k-diffusion's t_to_sigma
     does."""
     low = index.long().clamp(max=len(table) - 2)
     return torch.lerp(table.log()[low], table.log()[low + 1], index - low).exp()
 
 
-def uniform(steps, sigmas):
+def uniform(steps: int, sigmas: Sigmas | None) -> Tensor:
     """Return levels evenly spaced in the table's index, both ends included (k-diffusion's
     ``get_sigmas``)."""
     table = _table(sigmas)
     return _to_zero(_at(table, _ramp(len(table) - 1, 0, _count(steps))))
 
 
-def sgm_uniform(steps, sigmas):
+def sgm_uniform(steps: int, sigmas: Sigmas | None) -> Tensor:
     """Return levels evenly spaced in the table's index, the lowest left out (the WebUIs' "SGM
     uniform").
 
@@ -130,7 +134,7 @@ def sgm_uniform(steps, sigmas):
     return _to_zero(_at(table, _ramp(len(table) - 1, 0, steps + 1)[:-1]))
 
 
-def flow(steps, shift=1.0):
+def flow(steps: int, shift: float = 1.0) -> Tensor:
     """Return sigmas of the flow path from 1 to 0, ``shift s / (1 + (shift - 1) s)`` of an even ramp
     s.
 
@@ -148,7 +152,7 @@ def flow(steps, shift=1.0):
     return _to_zero(shift * ramp / (1 + (shift - 1) * ramp))
 
 
-def rest(sigmas, start, steps, low=0.0, high=0.0):
+def rest(sigmas: Sigmas, start: float, steps: int, low: float = 0.0, high: float = 0.0) -> Tensor:
     """Return steps + 1 sigmas that go from ``start`` down to the end of a schedule in that
     schedule's own pace.
 
@@ -178,7 +182,7 @@ def rest(sigmas, start, steps, low=0.0, high=0.0):
     falling, count = torch.cat([positive, end]), len(positive)
     index = torch.arange(len(falling), dtype=torch.float64, device="cpu")
     first = float(interpolate(wide(start).clamp(max=positive[0]), falling.flip(0), index.flip(0)))
-    last = count - 1
+    last = count - 1.0
     if len(end):
         last = max(last, count - (count - first) / steps)
         if floor < start / LEAST_ROOM:  # else there is no room above it for a second level
@@ -206,7 +210,14 @@ LEAST_ROOM = 1.01  # a way from less than so many times the model's smallest lev
 AHEAD = 0.5  # `left` of ISDO's own last step, which foresees part of what D has still to turn
 
 
-def curvature_sigmas(steps, sigma_min, sigma_max, curvature=TYPICAL, path=VE, left=1.0):
+def curvature_sigmas(
+    steps: int,
+    sigma_min: float,
+    sigma_max: float,
+    curvature: Curvature = TYPICAL,
+    path: Path = VE,
+    left: float = 1.0,
+) -> Tensor:
     """Return sigmas between which the spectral curvature to the power 1/3 has equal shares.
 
     A step of order p over h in log r, r = s/a, errs by c k h^(p+1), k being the curvature; the sum
@@ -232,10 +243,12 @@ def curvature_sigmas(steps, sigma_min, sigma_max, curvature=TYPICAL, path=VE, le
     return _to_zero(_curved(steps, *ends, curvature, path, left)[:steps])
 
 
-def _curved(steps, low, high, curvature, path, left):
+def _curved(
+    steps: int, low: float, high: float, curvature: Curvature, path: Path, left: float
+) -> Tensor:
     """Return the ``steps`` positive levels of `curvature_sigmas`, float64."""
-    low, high = wide(low), wide(high)
-    log_ratio = _ramp(noise_to_signal(path, high).log(), noise_to_signal(path, low).log(), 4001)
+    top, bottom = wide(high), wide(low)
+    log_ratio = _ramp(noise_to_signal(path, top).log(), noise_to_signal(path, bottom).log(), 4001)
     kappa, h = curvature.at(log_ratio), log_ratio[0] - log_ratio[1]
     density = kappa ** (1 / (ORDER + 1))
     done, turned = (
@@ -249,10 +262,12 @@ def _curved(steps, low, high, curvature, path, left):
     ) ** 2
     last = done[max(1, int(error.argmin()))]
     inner = interpolate(_ramp(0, last, max(2, steps))[1:steps], done, log_ratio).exp()
-    return torch.cat([high[None], path.from_noise_to_signal(inner)])
+    return torch.cat([top[None], path.from_noise_to_signal(inner)])
 
 
-def bent(sigmas, share, sigma_min=0.0, path=VE):
+def bent(
+    sigmas: Sequence[float], share: float, sigma_min: float = 0.0, path: Path = VE
+) -> list[float]:
     """Return a schedule whose levels went a ``share`` of the way to where curvature has them, in
     log r, r = s/a.
 
@@ -289,7 +304,15 @@ def bent(sigmas, share, sigma_min=0.0, path=VE):
     return [levels[0], *moved.tolist(), end]
 
 
-def _flow_of(steps, model):
+class _Range(Protocol):
+    """A model that says what noise levels it knows."""
+
+    sigma_min: float
+    sigma_max: float
+    sigmas: Any
+
+
+def _flow_of(steps: int, model: _Range) -> Tensor:
     if model.sigma_max != 1:
         raise ValueError(
             f"the schedule 'flow' is for models that start at sigma 1, not {model.sigma_max:g}: try karras"
@@ -298,7 +321,7 @@ def _flow_of(steps, model):
 
 
 # What every schedule needs is on the model (isdo.denoiser.Denoiser): its range, or its table.
-SCHEDULES = {
+SCHEDULES: dict[str, Callable[[int, Any], Tensor]] = {
     "karras": lambda steps, model: karras(steps, model.sigma_min, model.sigma_max),
     "exponential": lambda steps, model: exponential(steps, model.sigma_min, model.sigma_max),
     "simple": lambda steps, model: simple(steps, model.sigmas),
@@ -311,7 +334,7 @@ SCHEDULES = {
 }
 
 
-def schedule(name, steps, model):
+def schedule(name: str, steps: int, model: _Range) -> Tensor:
     """Return the sigmas of the schedule ``name`` for a model that has sigma_min, sigma_max and
     sigmas.
 

@@ -86,7 +86,9 @@ class Field:
         if self.choices or self.is_text:
             return self.check(text)
         try:
-            value = {"True": True, "False": False}[text] if self.kind is bool else float(text)
+            value: Value = (
+                {"True": True, "False": False}[text] if self.kind is bool else float(text)
+            )
         except (KeyError, ValueError):
             value = text
         whole = isinstance(value, float) and value.is_integer()
@@ -119,7 +121,8 @@ def _field(key: str, hint: Any, declared: "dataclasses.Field[Any]") -> Field:
     """Return the Field of an attribute that ``setting`` declares, annotated with ``hint``."""
     choices = get_args(hint) if get_origin(hint) is Literal else ()
     kind = str if choices else hint
-    return Field(key, declared.default, kind, choices=choices, **declared.metadata)
+    default: Any = declared.default
+    return Field(key, default, kind, choices=choices, **declared.metadata)
 
 
 @dataclass(frozen=True)

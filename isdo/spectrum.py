@@ -3,14 +3,17 @@ grouped."""
 
 import functools
 import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from .device import full_precision, has_complex_fft, precision
+from .protocols import Device
 
 
-def _fourier_modes(height, width):
+def _fourier_modes(height: int, width: int) -> Iterable[Tensor]:
     """Return |frequency| (cycles per pixel) and multiplicity of each real number of the real FFT,
     (K,) each."""
     ky, kx = (
@@ -25,11 +28,11 @@ def _fourier_modes(height, width):
     return (v[..., None].expand(-1, -1, 2).flatten() for v in (radius, multiplicity))
 
 
-def _fourier_forward(x):
+def _fourier_forward(x: Tensor) -> Tensor:
     return torch.view_as_real(torch.fft.rfft2(x, norm="ortho")).flatten(-3)
 
 
-def _fourier_inverse(modes, height, width):
+def _fourier_inverse(modes: Tensor, height: int, width: int) -> Tensor:
     spectrum = torch.view_as_complex(modes.unflatten(-1, (height, width // 2 + 1, 2)))
     alone = spectrum.shape[:-2].numel() == 1
     if alone:  # a library that rounds one transform otherwise than many would let a picture hang on its neighbours
@@ -38,14 +41,14 @@ def _fourier_inverse(modes, height, width):
     return inverse[:1] if alone else inverse
 
 
-def _cosine_modes(height, width):
+def _cosine_modes(height: int, width: int) -> Iterable[Tensor]:
     ky, kx = (torch.arange(n, dtype=torch.float64, device="cpu") / (2 * n) for n in (height, width))
     radius = torch.hypot(ky[:, None], kx[None]).flatten()
     return radius, torch.ones_like(radius)
 
 
 @functools.lru_cache(maxsize=16)
-def _cosine_matrix(size, dtype, device):
+def _cosine_matrix(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return the orthonormal DCT-II matrix (size, size), rows the basis functions."""
     n = torch.arange(size, dtype=torch.float64, device="cpu")
     matrix = (2 / size) ** 0.5 * torch.cos(math.pi / size * (n[None] + 0.5) * n[:, None])
@@ -53,7 +56,7 @@ def _cosine_matrix(size, dtype, device):
     return matrix.to(dtype).to(device)
 
 
-def _sandwich(left, x, right):
+def _sandwich(left: Tensor, x: Tensor, right: Tensor) -> Tensor:
     """Return left @ x @ right over the last two axes, with bits that do not depend on the batch."""
     with full_precision(x.device):
         if x.device.type != "cpu":
@@ -62,12 +65,12 @@ def _sandwich(left, x, right):
         return torch.stack([left @ (image @ right) for image in x.flatten(0, -3)]).view_as(x)
 
 
-def _cosine_forward(x):
+def _cosine_forward(x: Tensor) -> Tensor:
     rows, columns = (_cosine_matrix(n, x.dtype, x.device) for n in x.shape[-2:])
     return _sandwich(rows, x, columns.T).flatten(-2)
 
 
-def _cosine_inverse(modes, height, width):
+def _cosine_inverse(modes: Tensor, height: int, width: int) -> Tensor:
     rows, columns = (_cosine_matrix(n, modes.dtype, modes.device) for n in (height, width))
     return _sandwich(rows.T, modes.unflatten(-1, (height, width)), columns)
 
@@ -83,9 +86,9 @@ class Basis:
 
     name: str
     parts: int
-    modes: object
-    forward: object
-    inverse: object
+    modes: Callable[[int, int], Iterable[Tensor]]
+    forward: Callable[[Tensor], Tensor]
+    inverse: Callable[[Tensor, int, int], Tensor]
 
 
 BASES = {
@@ -98,7 +101,9 @@ BASES = {
 
 
 @functools.lru_cache(maxsize=32)
-def _radial_bands(basis, height, width, device, halves):
+def _radial_bands(
+    basis: str, height: int, width: int, device: torch.device, halves: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the radial band of every number (K,) and of every mode (K / parts,), the modes'
     multiplicity and the bands' size.
 
@@ -135,7 +140,9 @@ class Spectrum:
     nearly.
     """
 
-    def __init__(self, height, width, device, basis="auto", halves=False):
+    def __init__(
+        self, height: int, width: int, device: Device, basis: str = "auto", halves: bool = False
+    ) -> None:
         device = torch.device(device)
         if basis == "auto":
             basis = "fourier" if has_complex_fft(device) else "cosine"
@@ -153,43 +160,43 @@ class Spectrum:
             1, self.count - 1
         )
 
-    def lowest(self, modes):
+    def lowest(self, modes: int) -> Tensor:
         """Return (bands,) ones for the bands in which the ``modes`` lowest modes lie, zeros for the
         others."""
         below = self.size.cumsum(0) - self.size
         return (below < modes).to(self.precision)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         """Map x (B, ..., H, W) to modes (B, channels, K), channels being all axes between."""
         return self.basis.forward(x.reshape(len(x), -1, self.height, self.width))
 
-    def inverse(self, modes, shape):
+    def inverse(self, modes: Tensor, shape: Sequence[int]) -> Tensor:
         """Map modes (B, channels, K) back to a picture of ``shape``."""
         return self.basis.inverse(modes, self.height, self.width).reshape(shape)
 
-    def per_mode(self, p, q):
+    def per_mode(self, p: Tensor, q: Tensor) -> Tensor:
         """Return the products of p and q (B, channels, K) for each mode, its parts pooled: (B,
         channels, K / parts)."""
         product = p * q
         return product if self.basis.parts == 1 else product[..., ::2] + product[..., 1::2]
 
-    def per_band(self, values):
+    def per_band(self, values: Tensor) -> Tensor:
         """Return values (..., K / parts) summed over each band, with the multiplicity: (...,
         bands)."""
         values = values.to(self.precision) * self.multiplicity
         return values.new_zeros(*values.shape[:-1], self.count).index_add_(-1, self.band, values)
 
-    def inner(self, p, q):
+    def inner(self, p: Tensor, q: Tensor) -> Tensor:
         """Return the inner product of p and q, per image and band (B, bands): pooled over channels,
         never over the batch."""
         return self.per_band(self.per_mode(p, q).sum(1))
 
-    def spread(self, per_band, like):
+    def spread(self, per_band: Tensor, like: Tensor) -> Tensor:
         """Return per_band (..., B, bands) at every number, (..., B, 1, K), in the dtype of
         ``like``."""
         index = self.index.expand(*per_band.shape[:-1], -1)
         return per_band.to(like.dtype).gather(-1, index).unsqueeze(-2)
 
-    def to_parts(self, per_mode):
+    def to_parts(self, per_mode: Tensor) -> Tensor:
         """Return per_mode (..., K / parts) for every part of each mode, (..., K)."""
         return torch.stack([per_mode] * self.basis.parts, -1).flatten(-2)
