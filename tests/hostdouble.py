@@ -1,7 +1,8 @@
 """A small double of AUTOMATIC1111 and of Forge: the names, signatures and habits that the plugin
 depends on.
 
-`test_host_double.py` compares it with a real WebUI whenever WEBUI_DIR names one.
+`test_host_double.py` compares it with snapshots of six real ones, and with that which WEBUI_DIR
+names.
 """
 
 import functools
