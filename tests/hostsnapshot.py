@@ -154,7 +154,7 @@ DOUBLED = {
     "denoiser": ("__init__", "forward"),
     "option": ("__init__",), "option pages": ("register_category",), "settings": ("add_option",),
     "script": (
-        "elem_id", "process", "process_batch", "before_hr", "process_before_every_sampling", "post_sample",
+        "elem_id", "run", "process", "process_batch", "before_hr", "process_before_every_sampling", "post_sample",
         "postprocess_image", "postprocess",
     ),
     "noise": ("__init__", "next"), "state": ("nextjob",), "bar": ("update", "updateTotal"),

@@ -256,6 +256,51 @@ def test_functions_take_what_the_double_takes(what, host):
     assert all(each.default is None or each.kind in loose for each in more)  # has a default
 
 
+def doubles():
+    """Return {holder: the objects of the double that stand for it}."""
+    host = Host(more_samplers=True, forge=True)
+    sampler, scripted = host.create("Euler"), Script()
+    drawn = {tab: hostdouble.asked(tab) for tab in ("txt2img", "img2img")}
+    with host.running():
+        host.load()
+        for tab, p in drawn.items():
+            host.process_images(host.ask(p, img2img=tab == "img2img"))
+        scripted = host.runner()[0]
+    return {
+        "processing": [*drawn.values()],
+        "sampler": [sampler],
+        "denoiser": [sampler.model_wrap_cfg],
+        "state": [host.state],
+        "bar": [host.total_tqdm],
+        "sampler data": [sampler.config],
+        "scheduler": [Scheduler("karras", "Karras", None)],
+        "script": [scripted],
+        "noise": [hostdouble.ImageRNG((4, 8, 8), [1])],
+        "conditioning": [hostdouble.Conds([[(8, "cat")]])],
+        "prompt": hostdouble.Conds([[(8, "cat")]]).batch[0],
+        "option": [OptionInfo()],
+        "option pages": [hostdouble.Categories()],
+        "settings": [host.opts],
+        "option values": [host.opts],
+        "axis": [AxisOption("a", int, None)],
+        "predictor": [Predictor("const")],
+    } | {
+        name: [module] for name, module in host.modules.items() if name.startswith("modules.")
+    }  # fmt: skip
+
+
+def test_the_double_has_what_isdo_uses():
+    """What it lacks no test without a host would see."""
+    known, lacking = doubles(), set()
+    for use in uses():
+        if use.guarded or use.holder not in known or not use.name:
+            continue
+        name = use.name.split(".")[0]
+        if not any(hasattr(each, name) for each in known[use.holder]):
+            lacking.add(f"{use.where}: {use.holder} {use.name}")
+    assert lacking == set()
+
+
 @hosts
 def test_samplers_and_schedules_have_the_double_s_fields(host):
     assert DOES[host]["fields of SamplerData"] == list(hostdouble.SamplerDataTuple._fields)
