@@ -55,7 +55,7 @@ live: .venv/installed-live
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	$(BIN)/ruff format --check --exclude "*.md" .
 	$(BIN)/python -m mypy
 
 # what people get who install the package: built, put into an environment that has never seen this
