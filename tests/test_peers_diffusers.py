@@ -11,10 +11,9 @@ import math
 
 import pytest
 import torch
-from conftest import PixelMixture
 
 from isdo.bench.peers import PEERS, STOCHASTIC, deis, multistep, res
-from isdo.path import FLOW, VE
+from isdo.path import FLOW
 from isdo.process import PROCESSES
 from isdo.reference import ddim, ddpm, edm, ode
 
@@ -126,9 +125,9 @@ PAIRS = [
 
 
 @pytest.mark.parametrize("name, levels", PAIRS)
-def test_a_baseline_is_the_scheduler_of_diffusers(name, levels):
+def test_a_baseline_is_the_scheduler_of_diffusers(name, levels, pixel_mixture):
     run, scheduler, scaled, rounding = EQUAL[name]
-    sigmas, model = SCHEDULES[levels], PixelMixture(VE)
+    sigmas, model = SCHEDULES[levels], pixel_mixture("ve")
     x = noise(sigmas[0])
     found = ours(run, model, x, sigmas)
     wanted = theirs(scheduler(), model, x, sigmas, scaled)
@@ -136,10 +135,10 @@ def test_a_baseline_is_the_scheduler_of_diffusers(name, levels):
 
 
 @pytest.mark.parametrize("name", ["dpmpp_2m", "res_2m"])
-def test_dpm_solver_ends_above_zero_as_long_as_its_last_step_is_of_order_two(name):
+def test_dpm_solver_ends_above_zero_as_long_as_its_last_step_is_of_order_two(name, pixel_mixture):
     """One more level, whose step is not looked at, keeps diffusers' from being the last."""
     run, scheduler, scaled, rounding = EQUAL[name]
-    sigmas, model = SCHEDULES["to a level above"], PixelMixture(VE)
+    sigmas, model = SCHEDULES["to a level above"], pixel_mixture("ve")
     x, seen = noise(sigmas[0]), []
 
     def watched(x, sigma):
@@ -154,11 +153,11 @@ def test_dpm_solver_ends_above_zero_as_long_as_its_last_step_is_of_order_two(nam
 
 @pytest.mark.parametrize("levels", ["to zero", "to a level above", "long"])
 @pytest.mark.parametrize("order, name", [(3, "deis"), (4, "deis of four nodes")])
-def test_deis_in_sigma_is_linear_multistep(order, name, levels):
+def test_deis_in_sigma_is_linear_multistep(order, name, levels, pixel_mixture):
     """tAB-DEIS of the path ve integrates Lagrange's polynomials in sigma, as k-diffusion's LMS does
     by quadrature; diffusers' DEIS interpolates in log sigma and is another method."""
     run = PEERS["deis"].run if name == "deis" else multistep(4, deis, to_zero=True)
-    sigmas, model = SCHEDULES[levels], PixelMixture(VE)
+    sigmas, model = SCHEDULES[levels], pixel_mixture("ve")
     x = noise(sigmas[0])
     scheduler = diffusers.LMSDiscreteScheduler(**DATA)
     wanted = theirs(scheduler, model, x, sigmas, order=lambda _: order)
@@ -166,10 +165,10 @@ def test_deis_in_sigma_is_linear_multistep(order, name, levels):
 
 
 @pytest.mark.parametrize("levels", ["to zero", "to a level above", "long", "one step"])
-def test_ipndm_is_the_scheduler_of_diffusers(levels):
+def test_ipndm_is_the_scheduler_of_diffusers(levels, pixel_mixture):
     """Its times are those of a sine; alpha and sigma of the levels are put in, and its blend of
     Adams and Bashforth is seen on the eps that the model means."""
-    sigmas, model = SCHEDULES[levels], PixelMixture(VE)
+    sigmas, model = SCHEDULES[levels], pixel_mixture("ve")
     x, scheduler = noise(sigmas[0]), diffusers.IPNDMScheduler()
     scheduler.set_timesteps(len(sigmas) - 1)
     grid = torch.tensor(sigmas, dtype=torch.float64)
@@ -196,9 +195,9 @@ HEUN = {
 
 @pytest.mark.parametrize("levels", ["to zero", "to a level above", "one step"])
 @pytest.mark.parametrize("name", HEUN)
-def test_heun_is_the_scheduler_of_diffusers(name, levels):
+def test_heun_is_the_scheduler_of_diffusers(name, levels, pixel_mixture):
     """Its sigmas are there twice but for the ends; the step to 0 is Euler's."""
-    sigmas, model = SCHEDULES[levels], PixelMixture(VE)
+    sigmas, model = SCHEDULES[levels], pixel_mixture("ve")
     x = noise(sigmas[0])
     twice = [sigmas[0], *(s for s in sigmas[1:] if s > 0 for _ in (0, 1))]
     twice += [0.0] if sigmas[-1] == 0 else []
@@ -208,9 +207,9 @@ def test_heun_is_the_scheduler_of_diffusers(name, levels):
 
 
 @pytest.mark.parametrize("levels", ["to zero", "to a level above", "long"])
-def test_edm_schedulers_are_euler_and_dpmpp_2m(levels):
+def test_edm_schedulers_are_euler_and_dpmpp_2m(levels, pixel_mixture):
     """On the EDM preconditioning: the network's output is what D leaves of x beside c_skip x."""
-    sigmas, model = SCHEDULES[levels], PixelMixture(VE)
+    sigmas, model = SCHEDULES[levels], pixel_mixture("ve")
     x, data = noise(sigmas[0]), 0.5
 
     def output(x, denoised, sigma):
@@ -230,8 +229,8 @@ def test_edm_schedulers_are_euler_and_dpmpp_2m(levels):
         torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
 
 
-def test_flow_matching_is_euler_and_heun_on_the_path_flow():
-    model, x = PixelMixture(FLOW), noise(1.0)
+def test_flow_matching_is_euler_and_heun_on_the_path_flow(pixel_mixture):
+    model, x = pixel_mixture("flow"), noise(1.0)
     model.path = FLOW
     for run, scheduler, sigmas in (
         (PEERS["euler"].run, diffusers.FlowMatchEulerDiscreteScheduler(), FLOW_LEVELS),
@@ -257,13 +256,13 @@ def drawn(like):
 
 
 @pytest.mark.parametrize("levels", ["to zero", "long", "two steps"])
-def test_samplers_with_noise_are_those_of_diffusers(levels):
+def test_samplers_with_noise_are_those_of_diffusers(levels, pixel_mixture):
     """Euler a and DPM++ 2M SDE, with the same draws of torch's own generator.
 
     DPM++ 3M SDE is left out: diffusers' has the opposite sign before one of its two 1/2, so that
     its third term does not vanish with the step.
     """
-    sigmas, model = SCHEDULES[levels], PixelMixture(VE)
+    sigmas, model = SCHEDULES[levels], pixel_mixture("ve")
     x = noise(sigmas[0])
     sde = {"algorithm_type": "sde-dpmsolver++", "lower_order_final": False, "solver_order": 2}
     rows = {
@@ -295,9 +294,9 @@ def discrete(kind, count=9):
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
-def test_ddim_is_the_scheduler_of_diffusers(eta):
+def test_ddim_is_the_scheduler_of_diffusers(eta, pixel_mixture):
     scheduler, sigmas = discrete(diffusers.DDIMScheduler)
-    model, process = PixelMixture(VE), PROCESSES["ddpm"]
+    model, process = pixel_mixture("ve"), PROCESSES["ddpm"]
     x = preserving(noise(sigmas[0]), sigmas[0])
     torch.manual_seed(5)
     sample = x
@@ -312,9 +311,9 @@ def test_ddim_is_the_scheduler_of_diffusers(eta):
     torch.testing.assert_close(found, sample, rtol=1e-9, atol=1e-9)
 
 
-def test_ddpm_is_the_scheduler_of_diffusers():
+def test_ddpm_is_the_scheduler_of_diffusers(pixel_mixture):
     scheduler, sigmas = discrete(diffusers.DDPMScheduler, 12)
-    model, process = PixelMixture(VE), PROCESSES["ddpm"]
+    model, process = pixel_mixture("ve"), PROCESSES["ddpm"]
     x = preserving(noise(sigmas[0]), sigmas[0])
     torch.manual_seed(5)
     sample = x
@@ -328,9 +327,9 @@ def test_ddpm_is_the_scheduler_of_diffusers():
     torch.testing.assert_close(found, sample, rtol=1e-9, atol=1e-9)
 
 
-def test_the_baselines_are_far_enough_apart_for_that_to_mean_something():
+def test_the_baselines_are_far_enough_apart_for_that_to_mean_something(pixel_mixture):
     """Any two of them differ by a thousand tolerances on the problem that they are compared on."""
-    sigmas, model = SCHEDULES["to zero"], PixelMixture(VE)
+    sigmas, model = SCHEDULES["to zero"], pixel_mixture("ve")
     x = noise(sigmas[0])
     found = {name: ours(PEERS[name].run, model, x, sigmas) for name in PEERS}
     names = sorted(found)
