@@ -164,7 +164,7 @@ TABLEAU = Part("srk", "isdo/tableau.py", _tests("tableau"), (
     Row("b - low for b, low", "low - b for b, low", "the sign of the estimate"),
     Row("if (found := self.order_of(weights)) != order:",
         "if (found := self.order_of(weights)) < order:", "an order said too low"),
-    Row("return _nodes(tree) * prod(", "return prod(", "order conditions"),
+    Row("return 1 + sum(_nodes(branch)", "return sum(_nodes(branch)", "order conditions"),
     Row("if any(sum(row) != c", "if all(sum(row) != c", "rows sum to c"),
 ))  # fmt: skip
 
@@ -416,9 +416,9 @@ class First:
 def _child(copy, tests, log, answer):
     """Run tests of a copy in a process of its own and say (what failed first, whether all could be
     loaded)."""
+    os.setsid()
     import pytest
 
-    os.setsid()
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(out, 1), os.dup2(out, 2)
     os.chdir(copy)
@@ -443,13 +443,13 @@ def run(copy, tests, timeout):
     theirs.close()
     try:
         found = ours.recv() if ours.poll(timeout) else ("timeout", True)
+        child.join(5)
     except EOFError:  # the interpreter itself went down
         found = ("crash", True)
-    if child.is_alive():
-        child.join(5)
-    if child.is_alive():
-        os.killpg(child.pid, signal.SIGKILL)
-    child.join()
+    finally:  # Ctrl-C too: the child is in a session of its own, with what it started
+        if child.is_alive():
+            os.killpg(child.pid, signal.SIGKILL)
+        child.join()
     return found
 
 
@@ -463,6 +463,26 @@ def copied(folder):
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
+
+
+def warm():
+    """Load what tests load, once for all children; nothing of the package itself."""
+    import importlib
+
+    import torch
+
+    for name in (
+        "mpmath",
+        "pytest",
+        "PIL.Image",
+        "safetensors.torch",
+        "scipy.integrate",
+        "tqdm.auto",
+    ):
+        importlib.import_module(name)
+    torch.set_num_threads(1)
+    torch.testing.assert_close(torch.zeros(1), torch.zeros(1))  # its first call loads a good deal
+    assert "isdo" not in sys.modules
 
 
 class Bench:
@@ -516,12 +536,7 @@ def main(given=None):
     sys.dont_write_bytecode = True
     os.environ |= {"PYTHONDONTWRITEBYTECODE": "1"}
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    import mpmath  # noqa: F401 - loaded before the forks, which then need not
-    import pytest  # noqa: F401
-    import scipy.integrate  # noqa: F401
-    import torch
-
-    torch.set_num_threads(1)
+    warm()
     verdicts = []
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder).resolve()
