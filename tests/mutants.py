@@ -164,7 +164,6 @@ TABLEAU = Part("srk", "isdo/tableau.py", _tests("tableau"), (
     Row("b - low for b, low", "low - b for b, low", "the sign of the estimate"),
     Row("if (found := self.order_of(weights)) != order:",
         "if (found := self.order_of(weights)) < order:", "an order said too low"),
-    Row("return 1 + sum(_nodes(branch)", "return sum(_nodes(branch)", "order conditions"),
     Row("if any(sum(row) != c", "if all(sum(row) != c", "rows sum to c"),
 ))  # fmt: skip
 
@@ -202,7 +201,7 @@ REFINEMENT = Part("refinement", "isdo/refinement.py", _tests("refinement"), (
     Row("min(ratios[k : k + 2]) / 2", "ratios[k] / 2", "a way up again from the floor"),
     Row("settings.noise / (k + 1) ** settings.noise_decay",
         "settings.noise / (k + 2) ** settings.noise_decay", "how noise is annealed"),
-    Row("active & (relative >= settings.tolerance)", "relative >= settings.tolerance",
+    Row("torch.where(per_image(active, clean), clean - picture, 0.0)", "clean - picture",
         "what has converged stays"),
     Row("columns) < count).nonzero()", "columns) <= count).nonzero()", "how many modes are locked"),
     Row("* max(height, width) / n", "* min(height, width) / n", "half waves a longer side"),
@@ -313,6 +312,7 @@ IDENTITY = Part("identity", "isdo/identity.py", _tests("identity"), (
     Row("a is b and v == w for", "a is b for", "weights loaded into the same network"),
     Row('and getattr(model, "inner_model", None) is inner', "", "a wrapper made anew at each access"),
     Row("yield thing.__func__, None", "pass", "functions by their code"),
+    Row("yield thing.__code__, None", "yield thing, None", "functions that are made anew"),
     Row("None if tensor.is_inference() else tensor._version", "tensor._version",
         "tensors made for inference"),
     Row("id(thing) in met", "False", "wrappers that hold each other"),
