@@ -18,9 +18,6 @@ from isdo.sampling import sample_isdo
 from isdo.settings import FIELDS, HOST_FIELDS, REFINE_FIELDS, RefineSettings, Settings
 
 ROOT = Path(__file__).parents[1]
-needs_weights = pytest.mark.skipif(
-    not (zoo.FOLDER / "eps.safetensors").exists(), reason="eps is not trained yet"
-)
 MOVING = {"generators": "all", "strength": 1.0}
 FREE = {"lock": 0, "detail": 1.0, "floor": 0.0}  # nothing is held, every iteration ends clean
 
@@ -184,7 +181,6 @@ def test_the_model_is_held_to_the_picture_outside_the_mask(normal):
     assert torch.equal(run(wild, x, mask=mask, **settings).x, run(calm, x, mask=mask, **settings).x)
 
 
-@needs_weights
 def test_fifty_iterations_keep_palette_and_detail():
     model = zoo.load("eps")
     sigmas = schedules.schedule("karras", 12, model)
