@@ -134,7 +134,7 @@ QUADRATURE = Part("quadrature", "isdo/quadrature.py", _tests("quadrature"), (
     Row("squares / ((r + r1) *", "squares / ((r + r) *", "where a point of a step lies"),
 ))  # fmt: skip
 
-FIT = Part("fit", "isdo/fit.py", _tests("sampling", "srk", "convergence"), (
+FIT = Part("fit", "isdo/fit.py", _tests("fit", "srk", "sampling", "convergence"), (
     Row("BAND_COHERENT = 0.9", "BAND_COHERENT = 0.6", "half-believed fits"),
     Row("MODE_COHERENT = 0.95", "MODE_COHERENT = 0.5", "a number for each mode"),
     Row("trusted = torch.cat([trusted[:, 1:2], trusted[:, 1:]], 1)", "pass",
