@@ -20,6 +20,7 @@ from isdo.trajectory import (
     PICARD,
     WIDEST,
     Acceleration,
+    Answers,
     Equations,
     Trajectory,
     chebyshev,
@@ -710,3 +711,17 @@ def test_answers_are_those_of_a_gaussian_in_part_then_what_was_seen_and_no_more(
         trajectory.secants[1] = [(shift, seen * shift)]
         found = trajectory.answers(1).gain
         torch.testing.assert_close(found, torch.full_like(found, told), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("times, told", [(2.0, 2.0), (10.0, 3.0), (-10.0, -3.0)])
+def test_an_earlier_change_is_stretched_threefold_at_most(times, told, normal):
+    """What D answered to a change of x is foretold of a multiple of it; far beyond it nobody knows."""
+    spectrum = Spectrum(4, 4, "cpu")
+    x, answer = (spectrum.forward(normal(1, 2, 4, 4)) for _ in "ab")
+    found = Answers(torch.zeros(()), [(x, answer)], spectrum)(times * x)
+    # a thousandth is held back, so that two changes that are alike stay apart
+    torch.testing.assert_close(found, told * answer, rtol=2e-3, atol=0)
+    gain = 0.25
+    found = Answers(torch.full((), gain, dtype=x.dtype), [(x, answer)], spectrum)(times * x)
+    wanted = gain * times * x + told * (answer - gain * x)
+    torch.testing.assert_close(found, wanted, rtol=2e-3, atol=2e-3)
