@@ -14,7 +14,7 @@ import torch
 
 from . import __version__, files, gallery, infotext, latents, models, picture, zoo
 from .bench import suites
-from .bench.peers import FURTHER, PEERS
+from .bench.baselines import BASELINES, FURTHER
 from .inversion import calls_of
 from .inversion import invert as run_invert
 from .probe import measure_curvature
@@ -49,7 +49,7 @@ def samplers():
     disable)``."""
     return (
         {"isdo": sample_isdo}
-        | {name: peer.run for name, peer in (PEERS | FURTHER).items()}
+        | {name: baseline.run for name, baseline in (BASELINES | FURTHER).items()}
         | REFERENCE
     )
 
@@ -523,7 +523,7 @@ def probe(args):
 
 
 def demo(args):
-    """Draw the same pictures with ISDO and its peers."""
+    """Draw the same pictures with ISDO and other samplers."""
     from tqdm import tqdm
 
     from .bench.demo import demo
@@ -822,10 +822,10 @@ def make_parser():
     add("--json", metavar="FILE", help="write the table and the levels there")
     add("--device", **device)
 
-    add = command(demo, "the same pictures with ISDO and its peers, and a work-precision plot")
+    add = command(demo, "the same pictures with ISDO and other samplers, and a work-precision plot")
     add("--out", default="out", help="folder for the pictures (%(default)s)")
 
-    add = command(suites.bench, "measure ISDO against its peers")
+    add = command(suites.bench, "measure ISDO against other samplers")
     add(
         "--suite",
         choices=list(suites.SUITES),

@@ -15,7 +15,7 @@ from PIL import Image
 
 from isdo import __main__ as cli
 from isdo import gallery, models, zoo
-from isdo.bench.peers import FURTHER, PEERS
+from isdo.bench.baselines import BASELINES, FURTHER
 from isdo.reference import SAMPLERS
 from isdo.settings import FIELDS, Settings
 from isdo.zoo.net import CLASSES
@@ -86,7 +86,7 @@ def test_a_preset_is_its_settings_and_a_flag_beside_it_wins(capsys, tmp_path):
 
 
 def test_every_sampler_can_be_named():
-    assert set(cli.samplers()) == {"isdo", *PEERS, *FURTHER, *SAMPLERS}
+    assert set(cli.samplers()) == {"isdo", *BASELINES, *FURTHER, *SAMPLERS}
 
 
 def test_every_setting_has_a_flag_that_reaches_it():

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from isdo import Settings, sample_isdo
-from isdo.bench.peers import k_diffusion
+from isdo.bench.baselines import k_diffusion
 from isdo.bench.problems import GAUSSIAN, problem, rms
 from isdo.path import PATHS
 

@@ -10,7 +10,7 @@ from commandline import run
 from PIL import Image
 
 from isdo import entry, gallery, infotext, models, zoo
-from isdo.bench import judge, problems, refinement, sets, sets_page
+from isdo.bench import improvement, judge, problems, sets, sets_page
 from isdo.bench.classifier import load as embedded
 from isdo.bench.report import read_json
 from isdo.path import FLOW, VE, smallest_sigma
@@ -612,7 +612,7 @@ SETS = [
 def test_the_suites_of_sets_take_both_from_the_command_line(
     capsys, mine, monkeypatch, suite, calls, says
 ):
-    monkeypatch.setattr(refinement, "MIXTURE_COUNT", 4)
+    monkeypatch.setattr(improvement, "MIXTURE_COUNT", 4)
     named = ("--model", "mine:Model", "--judge", "mine:Rich", "--extra", "strength=2")
     options = ("--limit", 4, "--json", "a.json", "--device", "cpu", *calls)
     status, printed, error = run(capsys, "bench", "--suite", suite, *named, *options)
@@ -643,17 +643,17 @@ def test_a_judge_that_answers_something_else_is_told_with_its_name(mine):
 
 @pytest.mark.parametrize("name", ["mine:Judge", "mine:Rich"])
 def test_refinement_is_measured_on_it(mine, monkeypatch, name):
-    monkeypatch.setattr(refinement, "MIXTURE_COUNT", 4)
+    monkeypatch.setattr(improvement, "MIXTURE_COUNT", 4)
     found, given = judge.load(name), models.load("mine:Model")
-    rows = refinement.run(given, 4, levels=(1.0,), judge=found)
+    rows = improvement.run(given, 4, levels=(1.0,), judge=found)
     measured = [row for row in rows if row["part"] == "sets"]
     rich = name == "mine:Rich"
-    assert {row["method"] for row in measured} == set(refinement.METHODS)
+    assert {row["method"] for row in measured} == set(improvement.METHODS)
     assert all(
         (row["detail"] is not None) == (row["loss"][0] is not None) == rich for row in measured
     )
     assert any(row["part"] == "recovery" for row in rows) == rich
-    page = refinement.page(rows, "--model mine:Model", found)
+    page = improvement.page(rows, "--model mine:Model", found)
     assert (
         ("## Recovery" in page) == rich
         and f"the judge {name}" in page

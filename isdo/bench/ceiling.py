@@ -9,7 +9,7 @@ from itertools import product
 import torch
 
 from ..device import wide
-from .peers import PEERS, Peer
+from .baselines import BASELINES, Baseline
 from .problems import by_runge_kutta, learned, rms
 from .report import markdown
 from .work_precision import SAMPLERS, SCHEDULED, cells, geometric_mean, measure
@@ -132,7 +132,7 @@ def fit(problem, sigmas, progress=iter):
 
 
 def run(seed=0, limit=None, only="", device="cpu", calls=CALLS, progress=iter, models=None):
-    """Measure ISDO, its peers and what a fit reaches, on the zoo's models or on others.
+    """Measure ISDO, the baselines and what a fit reaches, on the zoo's models or on others.
 
     Args:
         seed: of labels and noise.
@@ -166,8 +166,8 @@ def run(seed=0, limit=None, only="", device="cpu", calls=CALLS, progress=iter, m
             for grid, n in product(grids, calls):
                 make = problem.grids()[grid]
                 fits = {"fitted": fit(problem, make(n)), "elsewhere": fit(other, make(n))}
-                samplers = {"isdo_scheduled": SCHEDULED, **PEERS} | {
-                    key: as_peer(weights) for key, weights in fits.items()
+                samplers = {"isdo_scheduled": SCHEDULED, **BASELINES} | {
+                    key: as_baseline(weights) for key, weights in fits.items()
                 }
                 labels = {
                     "suite": "ceiling",
@@ -175,28 +175,28 @@ def run(seed=0, limit=None, only="", device="cpu", calls=CALLS, progress=iter, m
                     "path": problem.path,
                     "grid": grid,
                 }
-                for key, peer in samplers.items():
+                for key, baseline in samplers.items():
                     row = (
                         labels
                         | {"calls": n, "seed": seed, "sampler": key}
-                        | measure(problem, peer, make, n)
+                        | measure(problem, baseline, make, n)
                     )
                     rows.append(row | ({"weights": fits[key].tolist()} if key in fits else {}))
     return rows, text(rows)
 
 
-def as_peer(weights):
-    """Return the linear method of these weights as a Peer."""
+def as_baseline(weights):
+    """Return the linear method of these weights as a Baseline."""
 
     def sample(model, x, sigmas, extra_args=None, callback=None, disable=None):
         return linear(model, x, sigmas, weights, extra_args).states[-1]
 
-    return Peer("fitted", sample, "coefficients by Gauss-Newton")
+    return Baseline("fitted", sample, "coefficients by Gauss-Newton")
 
 
 def text(rows):
     """Return the page of the docs: by cell, the errors of ISDO and of the fits over that of the
-    best peer."""
+    best baseline."""
     ratios = {
         name: {_place(cell): cell for cell in cells(rows, name)}
         for name in ("isdo_scheduled", "fitted", "elsewhere")
@@ -214,15 +214,15 @@ def text(rows):
     means = [geometric_mean(cell["ratio"] for cell in ratios[name].values()) for name in ratios]
     body.append(["geometric mean", "", "", "", *(f"{mean:.2f}" for mean in means)])
     fits = "fitted to these pictures", "fitted to others"
-    head = ["problem", "grid", "calls", "error of the best peer", SCHEDULED.label, *fits]
+    head = ["problem", "grid", "calls", "error of the best baseline", SCHEDULED.label, *fits]
     return f"""# How far a linear multistep method gets at all
 
 Run it again with `python -m isdo bench --suite ceiling --json out/ceiling.json`. DPM++ 2M, iPNDM, DEIS, UniPC with its
 corrector and every other rule of fixed order take, in each step, a weighted mean of all that the model has said so far; they
 differ in the weights. Here the weights (28 numbers for 8 calls) are fitted by Gauss-Newton, from those of DPM++ 2M on, to one
 net, guidance and grid: to the very {COUNT} pictures that are judged, which no sampler can know, and to as many others, which
-one could store for a single model, grid, guidance and number of calls. Ratios of median RMS errors to that of the best peer of
-the cell, as far as the fit finds the way: it may end in a local minimum, and it minimises the mean of the logarithms, not the
+one could store for a single model, grid, guidance and number of calls. Ratios of median RMS errors to that of the best baseline
+of the cell, as far as the fit finds the way: it may end in a local minimum, and it minimises the mean of the logarithms, not the
 median.
 
 {markdown(head, body)}"""

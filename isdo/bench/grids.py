@@ -14,7 +14,7 @@ from ..path import PATHS
 from ..probe import measure_curvature
 from ..schedules import curvature_sigmas, karras
 from ..spectrum import Spectrum
-from .peers import PEERS
+from .baselines import BASELINES
 from .problems import by_runge_kutta, fine_levels, learned, rms
 from .report import markdown
 from .work_precision import SAMPLERS, geometric_mean, measure
@@ -37,7 +37,7 @@ def teacher(problem, intervals=FINE):
 
     levels = fine_levels(problem, intervals)
     sigmas = torch.cat([levels, levels.new_zeros(1)]).to(problem.x)
-    PEERS["heun"].run(problem.model, problem.x, sigmas, problem.extra_args, keep, disable=True)
+    BASELINES["heun"].run(problem.model, problem.x, sigmas, problem.extra_args, keep, disable=True)
     x, denoised = (torch.stack(parts) for parts in zip(*seen.values(), strict=True))
     return torch.tensor(list(seen), dtype=torch.float64, device="cpu"), x, denoised
 

@@ -62,7 +62,7 @@ def fireflow(model, x, sigmas, extra):
 
 
 def to_and_fro(method, extra_calls, model, x, grid, calls, extra):
-    """Return (noise, picture) of a peer that walks the levels as they come."""
+    """Return (noise, picture) of a baseline that walks the levels as they come."""
     sigmas = grid(calls - extra_calls).tolist()
     noise = method(model, x, sigmas[::-1], extra)
     return noise, method(model, noise, sigmas, extra)
@@ -247,8 +247,8 @@ def page(rows, flags=None):
         aim = f"Without guidance at {last} + {last} calls: median at most **{median:.1g}**, the worst picture {worst:.1g} "
         aim += f"(the aim was {AIM:g}). "
     against = [
-        f"{METHODS[peer].label} {ratio(cases, peer, 8):.2f}, {ratio(cases, peer, 20):.2f}"
-        for peer in ("ddim", "fireflow")
+        f"{METHODS[baseline].label} {ratio(cases, baseline, 8):.2f}, {ratio(cases, baseline, 20):.2f}"
+        for baseline in ("ddim", "fireflow")
     ]
     images, seeds = (
         " or ".join(map(str, sorted({row[key] for row in rows}))) for key in ("images", "seed")
@@ -266,7 +266,7 @@ in {DRAWN} calls (seed {seeds}). No method makes more than the calls of its colu
 that allows, FireFlow in one fewer than calls. Karras's schedule, on flow models even steps. The last column is the standard
 deviation of the noise that was found at 20 + 20 calls, 1 where it is like the noise that a model knows.
 
-{aim}ISDO's error over a peer's, geometric mean over all cases, at 8 + 8 and at 20 + 20 calls:
+{aim}ISDO's error over a baseline's, geometric mean over all cases, at 8 + 8 and at 20 + 20 calls:
 {"; ".join(against)}.
 
 {table}
@@ -274,12 +274,12 @@ deviation of the noise that was found at 20 + 20 calls, 1 where it is like the n
 ![error of the round trip against calls each way](invert.png)"""
 
 
-def ratio(cases, peer, calls):
-    """Return the geometric mean of ISDO's error over a peer's; NaN where there is none."""
+def ratio(cases, baseline, calls):
+    """Return the geometric mean of ISDO's error over a baseline's; NaN where there is none."""
     pairs = [
-        (m["isdo"][calls]["error"], m[peer][calls]["error"])
+        (m["isdo"][calls]["error"], m[baseline][calls]["error"])
         for m in cases.values()
-        if calls in m["isdo"] and calls in m[peer]
+        if calls in m["isdo"] and calls in m[baseline]
     ]
     return math.exp(sum(math.log(a / b) for a, b in pairs) / len(pairs)) if pairs else math.nan
 

@@ -152,7 +152,7 @@ def table(rows):
 
 
 def page(rows, model=None):
-    """Return the page of the docs: where ISDO stands against each peer and against the best of each
+    """Return the page of the docs: where ISDO stands against each baseline and against the best of each
     cell.
 
     Args:
@@ -163,8 +163,8 @@ def page(rows, model=None):
     name, worst, above = first["suite"], outcome["worst"], outcome["above"]
     made = sorted({row["calls"] for row in rows})
     calls, judged = " ".join(map(str, made)), ", ".join(str(n) for n in made if n in HEADLINE)
-    peers = ", ".join(
-        sorted({row["label"] for row in rows if row["sampler"] in outcome["by_peer"]})
+    baselines = ", ".join(
+        sorted({row["label"] for row in rows if row["sampler"] in outcome["by_baseline"]})
     )
     aim = f" (the aim was {AIMS[name]})" if name in AIMS and not model else ""
     about = f"the model asked for, `{model}`" if model else ABOUT.get(name, name)
@@ -174,7 +174,7 @@ def page(rows, model=None):
     levels = (
         f"Every sampler makes its calls at the levels that ISDO's defaults make of each schedule (placement {share:g})"
         if bent
-        else f"ISDO moves its calls {share:g} of the way from each schedule's levels to where pictures bend, peers do not"
+        else f"ISDO moves its calls {share:g} of the way from each schedule's levels to where pictures bend, baselines do not"
     )
     scheduled = ""
     if not bent and any(row["sampler"] == "isdo_scheduled" for row in rows):
@@ -192,25 +192,25 @@ def page(rows, model=None):
             [[str(key), format(ratio, ".2f")] for key, ratio in sorted(outcome[kind].items())],
         )
         for head, kind in (
-            ("against", "by_peer"),
-            ("problem, against the best peer", "by_problem"),
-            ("grid, against the best peer", "by_grid"),
-            ("calls, against the best peer", "by_calls"),
+            ("against", "by_baseline"),
+            ("problem, against the best baseline", "by_problem"),
+            ("grid, against the best baseline", "by_grid"),
+            ("calls, against the best baseline", "by_calls"),
         )
     ]
     return "\n\n".join(
         [
-            f"""# {name.capitalize()}: ISDO against its peers
+            f"""# {name.capitalize()}: ISDO against other samplers
 
 This page is written by the bench; run it again with
 
     python -m isdo bench --suite {name}{model and f" {model}" or ""} --calls {calls}{bent} --doc {doc}
 
 {first["images"]} pictures a problem, seed {first["seed"]}: {about}. Geometric means of (median error of ISDO) /
-(median error of the peer) over {judged} calls and all grids. Peers: {peers}. {levels}.
+(median error of the baseline) over {judged} calls and all grids. Baselines: {baselines}. {levels}.
 
-Against the best peer of each cell: **{outcome["geometric_mean"]:.3f}**{aim}; cells above 1.0: {len(above[1.0])}, above 1.1: \
-{len(above[1.1])}, of {len(outcome["cells"])}; the worst is {worst["ratio"]:.2f} ({worst["problem"]} ({worst["path"]}), \
+Against the best baseline of each cell: **{outcome["geometric_mean"]:.3f}**{aim}; cells above 1.0: {len(above[1.0])}, \
+above 1.1: {len(above[1.1])}, of {len(outcome["cells"])}; the worst is {worst["ratio"]:.2f} ({worst["problem"]} ({worst["path"]}), \
 {worst["grid"]}, {worst["calls"]} calls).{scheduled} {unsure} unsure of a tenth of the smallest error in its cell.""",
             *tables,
         ]
@@ -246,7 +246,7 @@ def _standing(judged):
         )
     body.sort(key=lambda line: line[0])
     mean = "mean at " + ", ".join(map(str, HEADLINE))
-    return markdown(["ISDO / best peer", *map(str, calls), mean, "worst of these"], body)
+    return markdown(["ISDO / best baseline", *map(str, calls), mean, "worst of these"], body)
 
 
 def _cell(values, form):

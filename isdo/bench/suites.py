@@ -145,14 +145,14 @@ def ceiling(args):
 
 
 def refine(args):
-    from . import refinement
+    from . import improvement
 
     bar, judge = partial(tqdm, desc="refining", leave=False), asked_judge(args)
     model = models.asked(args) if models.is_own(args.model or "eps") else args.model or "eps"
-    rows = refinement.run(
-        model, args.limit or refinement.COUNT, args.seed or 0, bar, judge=judge, device=args.device
+    rows = improvement.run(
+        model, args.limit or improvement.COUNT, args.seed or 0, bar, judge=judge, device=args.device
     )
-    return rows, refinement.page(rows, flags(args), judge)
+    return rows, improvement.page(rows, flags(args), judge)
 
 
 def adaptive(args):
@@ -241,7 +241,7 @@ def asked_samplers(args):
     if not args.samplers:
         return known if args.all else None
     names = dict.fromkeys(
-        [sets.BASELINE, *args.samplers]
+        [sets.OWN, *args.samplers]
     )  # with whose pictures the others' are compared
     if unknown := [name for name in names if name not in known and name != "converged"]:
         raise ValueError(

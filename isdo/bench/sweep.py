@@ -1,12 +1,12 @@
 """The sweep behind the default settings: one setting changed at a time, each against the best
-peer."""
+baseline."""
 
 import itertools
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 from ..settings import FIELDS, Settings
-from .peers import PEERS, Peer
+from .baselines import BASELINES, Baseline
 from .problems import ZOO_MODELS, own_problem, problem, zoo_problem
 from .report import markdown
 from .work_precision import HEADLINE, limited, measure, run_isdo, summary
@@ -30,7 +30,7 @@ FIXED = (
     "curvature_penalty",
     "window",
 )
-NEVER_BEST = ("euler", "heun")  # left out of the peers: they cost time and change no ratio
+NEVER_BEST = ("euler", "heun")  # left out of the baselines: they cost time and change no ratio
 ANALYTIC = ("stationary", "stationary, guidance 7.5", "anisotropic, guidance 5", "data set")
 GUIDANCE = ("no class", "guidance 3")
 GRID, SEED, LIMIT = "karras", 1, 6  # another seed than the one the benches show
@@ -70,7 +70,7 @@ def makers(seed=SEED, models=None):
 
 
 def run(progress=iter, calls=HEADLINE, *, seed=SEED, limit=LIMIT, only="", reuse=(), models=None):
-    """Measure all variants and all peers, every one from the same noise on Karras's grid.
+    """Measure all variants and all baselines, every one from the same noise on Karras's grid.
 
     Args:
         progress: wraps the list of problems, such as tqdm.
@@ -80,17 +80,17 @@ def run(progress=iter, calls=HEADLINE, *, seed=SEED, limit=LIMIT, only="", reuse
         seed: of problems and noise.
         limit: pictures of each problem at most.
         only: part of the name of the problems wanted.
-        reuse: rows of an earlier run; those of peers on the same problems are not run again, those
+        reuse: rows of an earlier run; those of baselines on the same problems are not run again, those
             of variants are.
         models: as for `makers`.
 
     Returns:
         Rows of `work_precision.run`'s kind, the variants as samplers.
     """
-    samplers = {name: peer for name, peer in PEERS.items() if name not in NEVER_BEST}
+    samplers = {name: baseline for name, baseline in BASELINES.items() if name not in NEVER_BEST}
     for name, settings in variants().items():
-        samplers[name] = Peer(name, partial(run_isdo, settings), "")
-    known = {_key(row): row for row in reuse if row["sampler"] in PEERS}
+        samplers[name] = Baseline(name, partial(run_isdo, settings), "")
+    known = {_key(row): row for row in reuse if row["sampler"] in BASELINES}
     rows = []
     for suite, make in progress(makers(seed) if models is None else makers(seed, models)):
         case = limited(make(), limit)
@@ -120,7 +120,7 @@ def _key(row):
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a variant stands: geometric means of its error relative to the best peer, and its worst
+    """Where a variant stands: geometric means of its error relative to the best baseline, and its worst
     cell."""
 
     analytic: float | None
@@ -187,10 +187,10 @@ This page is written by the bench; run it again with
 
 Each line changes one setting of the defaults: {defaults}.
 
-The numbers are geometric means of the median RMS error to the converged solution, divided by that of the best peer in
-the same cell (problem, number of calls): below 1 is better than every peer. The columns by calls weigh the analytic
+The numbers are geometric means of the median RMS error to the converged solution, divided by that of the best baseline in
+the same cell (problem, number of calls): below 1 is better than every baseline. The columns by calls weigh the analytic
 problems and the zoo alike. Seed {seeds}, Karras's grid, {images} pictures a problem;
-{len(PEERS) - len(NEVER_BEST)} peers (Euler and Heun, never the best, are left out).
+{len(BASELINES) - len(NEVER_BEST)} baselines (Euler and Heun, never the best, are left out).
 
 {listed}
 
