@@ -222,8 +222,8 @@ corrector and every other rule of fixed order take, in each step, a weighted mea
 differ in the weights. Here the weights (28 numbers for 8 calls) are fitted by Gauss-Newton, from those of DPM++ 2M on, to one
 net, guidance and grid: to the very {COUNT} pictures that are judged, which no sampler can know, and to as many others, which
 one could store for a single model, grid, guidance and number of calls. Ratios of median RMS errors to that of the best baseline
-of the cell, as far as the fit finds the way: it may end in a local minimum, and it minimises the mean of the logarithms, not the
-median.
+of the cell, as far as the fit finds the way: it may end in a local minimum, and it minimises the mean of the logarithms, not
+the median.
 
 {markdown(head, body)}"""
 

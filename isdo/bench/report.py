@@ -210,8 +210,9 @@ This page is written by the bench; run it again with
 (median error of the baseline) over {judged} calls and all grids. Baselines: {baselines}. {levels}.
 
 Against the best baseline of each cell: **{outcome["geometric_mean"]:.3f}**{aim}; cells above 1.0: {len(above[1.0])}, \
-above 1.1: {len(above[1.1])}, of {len(outcome["cells"])}; the worst is {worst["ratio"]:.2f} ({worst["problem"]} ({worst["path"]}), \
-{worst["grid"]}, {worst["calls"]} calls).{scheduled} {unsure} unsure of a tenth of the smallest error in its cell.""",
+above 1.1: {len(above[1.1])}, of {len(outcome["cells"])}; the worst is {worst["ratio"]:.2f} \
+({worst["problem"]} ({worst["path"]}), {worst["grid"]}, {worst["calls"]} calls).{scheduled} \
+{unsure} unsure of a tenth of the smallest error in its cell.""",
             *tables,
         ]
     )
