@@ -113,7 +113,13 @@ def accuracy(args):
 def speed(args):
     from . import speed
 
-    return speed.run() if args.model is None else speed.run_with(models.asked(args))
+    bar = partial(tqdm, desc="measuring", leave=False)
+    rows = (
+        speed.run(devices=(args.device,), progress=bar)
+        if args.model is None
+        else speed.run_with(models.asked(args))
+    )
+    return rows, speed.page(rows, flags(args))
 
 
 def sweep(args):
