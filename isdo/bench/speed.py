@@ -304,11 +304,11 @@ def batches_differ(sampler, dtype, device="cpu"):
     return [n for n in BATCHES if not (sound and torch.equal(run(0, n), single[:n]))]
 
 
-def run_with(given, repetitions=REPETITIONS):
+def run_with(given, repetitions=REPETITIONS, **options):
     """Measure as `run` does, for pictures of a model, a `models.Given`, and beside it a call of the
     model itself."""
     device = torch.device(given.device).type
-    rows = run(((1, *given.shape),), (device,), repetitions, dtypes=())
+    rows = run(((1, *given.shape),), (device,), repetitions, dtypes=(), **options)
     milliseconds = call_time(given, repetitions)
     return [row | {"model": given.title, "ms_model": milliseconds} for row in rows]
 
@@ -389,7 +389,7 @@ def verdicts(rows):
             ):
                 word = "kept" if row[limit.key] <= limit.most else "NOT kept"
                 lines.append(
-                    f"{row['device']}, {row['label']}, {size(row)}: {row[limit.key]:.3g} {limit.unit}, "
+                    f"{row['device']}, {row['label']}, {size(row)}: {row[limit.key]:.2f} {limit.unit}, "
                     f"at most {limit.most:g} asked for: {word}"
                 )
     for row in costs:
