@@ -113,41 +113,38 @@ def test_the_limits_are_those_that_were_asked_for():
 @pytest.fixture(scope="module")
 def rows():
     """A small run of the suite on the CPU, DPM++ 2M and ISDO."""
+    chosen, dtypes = ("isdo", "dpmpp_2m"), (torch.float16,)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(speed, "BATCH_SHAPE", (4, 8, 8))
-        chosen = ("isdo", "trajectory", "dpmpp_2m")
-        return speed.run((speed.MAIN, SHAPE), ("cpu",), 1, samplers=chosen, dtypes=(torch.float16,))
+        return speed.run((speed.MAIN, SHAPE), ("cpu",), 1, samplers=chosen, dtypes=dtypes)
 
 
 def test_there_is_a_row_for_each_shape_and_sampler(rows):
     costs = [row for row in rows if row["part"] == "cost"]
     assert [(tuple(row["shape"]), row["sampler"]) for row in costs] == [
-        (speed.MAIN, "isdo"), (speed.MAIN, "trajectory"), (speed.MAIN, "dpmpp_2m"),
-        (SHAPE, "isdo"), (SHAPE, "dpmpp_2m"),
-    ]  # fmt: skip
+        (shape, name) for shape in (speed.MAIN, SHAPE) for name in ("isdo", "dpmpp_2m")
+    ]
     for row in costs:
         assert 0 < row["ms_lowest"] <= row["ms"] and 0 < row["held"] < row["peak"]
         assert row["launches"] is row["copies"] is row["synchronisations"] is None
-        assert row["calls"] == 1 or row["sampler"] == "trajectory"
-    found = next(row for row in costs if row["sampler"] == "dpmpp_2m")
-    assert found["operations"] == speed.operations("dpmpp_2m", speed.MAIN)
-    assert [row for row in rows if row not in costs] == [
-        {
-            "bench": "speed", "part": "batches", "device": "cpu", "sampler": name, "label": label,
-            "dtype": "float16", "differ": [],
-        }
-        for name, label in (("isdo", "ISDO"), ("trajectory", "ISDO, trajectory"))
+        assert row["calls"] == 1
+    assert costs[1]["operations"] == speed.operations("dpmpp_2m", speed.MAIN)
+    equality = {"part": "batches", "device": "cpu", "dtype": "float16", "differ": []}
+    assert rows[4:] == [{"bench": "speed", "sampler": "isdo", "label": "ISDO", **equality}]
+
+
+def test_what_is_costly_is_measured_at_the_first_shape_only():
+    shapes, chosen = ((1, 4, 8, 8), (1, 4, 8, 16)), ("trajectory", "dpmpp_2m")
+    found = speed.run(shapes, ("cpu",), 1, samplers=chosen, dtypes=())
+    assert [(tuple(row["shape"]), row["sampler"]) for row in found] == [
+        (shapes[0], "trajectory"), (shapes[0], "dpmpp_2m"), (shapes[1], "dpmpp_2m"),
     ]  # fmt: skip
+    assert found[0]["calls"] != 1  # many levels to a call
 
 
 def test_the_page_says_whether_the_limits_are_kept(rows):
     text = speed.page(rows, "--model mine:Model")
     assert "python -m isdo bench --suite speed --model mine:Model --doc docs/speed.md" in text
-    lines = {
-        line.split(": ")[0]: line
-        for line in text.splitlines()
-        if line.startswith("* cpu, ISDO, 1x4x128x128")
-    }
     isdo = rows[0]
     told = re.findall(r"128x128: ([\d.]+) (.+?), at most (\d+) asked for: (.*)", text)
     assert [(unit, int(most)) for _, unit, most, _ in told] == [
@@ -156,9 +153,9 @@ def test_the_page_says_whether_the_limits_are_kept(rows):
     for (number, _, most, word), key in zip(
         told, ("operations", "ms", "held", "peak"), strict=True
     ):
-        assert float(number) == pytest.approx(isdo[key], rel=0.01)
+        assert float(number) == pytest.approx(isdo[key], abs=0.006)
         assert word == ("kept" if isdo[key] <= int(most) else "NOT kept")
-    assert len(lines) == 1 and "| cpu | 1x4x128x128 | ISDO | 1.0 | " in text
+    assert "| cpu | 1x4x128x128 | ISDO | 1.0 | " in text
     assert "ISDO, float16: batches equal single pictures bit for bit: kept" in text
 
 
@@ -170,9 +167,10 @@ def test_the_page_says_what_is_not_kept_on_a_gpu(rows):
             equality | {"device": "cuda:1", "differ": [4, 8]},
         ]
     )
-    assert "cuda:1, ISDO, 1x4x128x128: 0.9 ms a step, at most 1 asked for: kept" in found
+    assert "cuda:1, ISDO, 1x4x128x128: 0.90 ms a step, at most 1 asked for: kept" in found
     assert (
-        "cuda:1, ISDO, 1x4x128x128: 61 operations a step, at most 60 asked for: NOT kept" in found
+        "cuda:1, ISDO, 1x4x128x128: 61.00 operations a step, at most 60 asked for: NOT kept"
+        in found
     )
     assert any(
         "waits for the GPU 0.5 times a step" in line and "NOT kept" in line for line in found
@@ -235,15 +233,14 @@ def test_samplers_take_turns_and_a_slow_one_runs_twice(monkeypatch):
     assert torch.get_num_threads() == threads
 
 
-def test_a_model_of_ones_own_is_timed_beside(monkeypatch):
-    monkeypatch.setattr(speed, "SHAPES", ())
+def test_a_model_of_ones_own_is_timed_beside():
     model = CallCounter(speed.Soft())
     given = SimpleNamespace(
         model=model, shape=SHAPE[1:], device="cpu", title="mine",
         classes=lambda index: None, extra_args=lambda labels: {},
     )  # fmt: skip
-    found = speed.run_with(given, repetitions=2)
+    found = speed.run_with(given, repetitions=2, samplers=("srk3", "dpmpp_2m"))
     assert model.calls == 3
-    assert {row["sampler"] for row in found} == set(speed.SAMPLERS)
+    assert [row["sampler"] for row in found] == ["srk3", "dpmpp_2m"]
     assert all(row["model"] == "mine" and row["ms_model"] > 0 for row in found)
     assert "A call of mine for one picture takes" in speed.page(found)
