@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "isdo"
 EDGES = (
     "isdo/ui.py", "isdo/hosts/", "isdo/zoo/", "isdo/bench/", "isdo/lab", "isdo/gallery.py", "isdo/picture.py",
-    "isdo/latents.py", "isdo/models.py", "isdo/__main__.py", "isdo/__init__.py",
+    "isdo/latents.py", "isdo/models.py", "isdo/commands/", "isdo/__main__.py", "isdo/__init__.py",
 )  # fmt: skip
 HOST = ("isdo/hosts/", "scripts/", "tests/live_probe/")
 MAY_IMPORT = {  # top-level package: where

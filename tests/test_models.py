@@ -460,9 +460,9 @@ def test_grey_pictures_of_any_size_are_shown_and_refined(capsys, mine):
     ("probe --model sdxl", "'sdxl'"),
     ("probe --model mine:Deaf", "did the model say the same"),
     ("probe --steps 2", "at least 3"),
-    ("bench --suite analytic --model eps", "leave out --model"),
+    ("bench --suite analytic --model eps", "bench analytic: unrecognized arguments: --model eps"),
     ("bench --suite zoo --model mine:three", "it must return model"),
-    ("bench --suite zoo --judge mine:Judge", "judges no sets"),
+    ("bench --suite zoo --judge mine:Judge", "bench zoo: unrecognized arguments: --judge mine:Judge"),
     ("bench --suite zoo --extra a=1", "for a model of your own"),
     ("bench --suite zoo --label 1", "for a model of your own"),
     ("bench --suite grids --guidance 2", "--guidance is for"),
@@ -571,7 +571,8 @@ def test_the_other_suites_measure_on_it(capsys, mine, monkeypatch, suite, key):
     monkeypatch.setattr(grids.run, "__defaults__", (0, None, "", "cpu", (5,), None))
     monkeypatch.setattr(speed.run_with, "__defaults__", (1,))
     monkeypatch.setattr(speed, "THREADS", 1)
-    options = ("--json", "rows.json", "--limit", 2, "--device", "cpu")
+    limit = () if suite == "speed" else ("--limit", 2)
+    options = ("--json", "rows.json", "--device", "cpu", *limit)
     status, printed, error = run(
         capsys, "bench", "--suite", suite, "--model", "mine:Model", *options
     )
