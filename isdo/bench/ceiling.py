@@ -76,6 +76,12 @@ def fit(problem, sigmas, progress=iter):
     Gauss-Newton with Levenberg's damping from DPM++ 2M's weights on, every picture counted by the
     inverse square of its error: ends where a round gains less than STALLED, so it is never worse
     than DPM++ 2M on the pictures it is fitted to.
+
+    scipy.optimize.least_squares has no such objective. Its loss is of each residual, and here it is
+    the logarithm of a picture's mean square: with the pixels as residuals every round would be a
+    run of its own, with weights of its own and the damping forgotten; with the pictures' errors as
+    residuals the Jacobian has fewer rows (16) than there are weights (28), and what the pixels say
+    of the curvature is lost.
     """
     reference, count = problem.reference(), len(sigmas) - 1
     free = [(i, j) for i in range(1, count) for j in range(i)]
