@@ -50,7 +50,7 @@ live: .venv/installed-live
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	$(BIN)/ruff format --check --exclude "*.md" .
 
 # k-diffusion by itself: its metadata asks for a training stack that its samplers do not import
 .venv/installed-%: $(RECIPE)

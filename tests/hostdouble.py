@@ -1,7 +1,8 @@
 """A small double of AUTOMATIC1111 and of Forge: the names, signatures and habits that the plugin
 depends on.
 
-`test_host_double.py` compares it with a real WebUI whenever WEBUI_DIR names one.
+`test_host_double.py` compares it with snapshots of six real ones, and with that which WEBUI_DIR
+names.
 """
 
 import functools
@@ -309,6 +310,9 @@ class Options(SimpleNamespace):
 
 class Script:
     is_img2img, infotext_fields = False, ()
+
+    def run(self, p, *args):
+        pass
 
     def process(self, p, *args):
         pass
@@ -805,6 +809,7 @@ class Host:
                 p.all_prompts[mine],
                 p.all_subseeds[mine],
             )
+            p.negative_prompts = [p.negative_prompt] * len(p.prompts)
             p.rng = ImageRNG(p.shape, p.seeds)
             hook(
                 "process_batch",
@@ -1028,7 +1033,7 @@ def asked(kind="txt2img", **changes):
         **vars(picture(sampler_name="Euler", scheduler="Karras")), kind=kind, n_iter=1, batch_size=1, seed=1, sd_model=None,
         prompt="[cat:dog:.5]", cfg_scale=7.0, extra_network_data={}, hr_second_pass_steps=0,
         subseed_strength=0.0, comments={}, do_not_save_samples=False,
-        outpath_samples="out", override_settings={},
+        outpath_samples="out", override_settings={}, negative_prompt="bad", cached_c=[None, None], cached_uc=[None, None],
     )  # fmt: skip
     if kind == "img2img":
         p.init_images = (

@@ -190,6 +190,20 @@ def test_without_a_checkpoint_the_host_s_count_is_taken(host):
     )
 
 
+@pytest.mark.parametrize("library", ["k_diffusion", None])  # reForge binds its part alone
+def test_a_count_leaves_the_picture_s_noise_alone(host, library):
+    """The host's own torch there hands out the noise of p, one picture after the other."""
+    samplers = host.modules["modules.sd_samplers_kdiffusion"]
+    sampling = SimpleNamespace(torch=(kept := object()))
+    holder = SimpleNamespace(sampling=sampling)
+    vars(samplers).update({"k_diffusion": holder} if library else {"sampling": sampling})
+    before = torch.random.get_rng_state()
+    with sys.modules["isdo.hosts.calls"].plain_noise():
+        assert sampling.torch is torch
+        torch.rand(1)
+    assert sampling.torch is kept and torch.equal(before, torch.random.get_rng_state())
+
+
 @pytest.mark.parametrize(("solver", "a_step"), [("srk3", 3), ("srk4", 4), ("srk5", 6)])
 def test_solvers_of_several_calls_a_step_are_counted_and_keep_the_host_s_steps(
     host, solver, a_step

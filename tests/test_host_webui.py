@@ -829,11 +829,11 @@ class Plot:
         self.current_axis_options = []
 
 
-def test_without_a_page_the_axes_are_there_too(a1111):
+@pytest.mark.parametrize("name", ["Script", "XYZ"])  # Forge Classic's class is XYZ
+def test_without_a_page_the_axes_are_there_too(a1111, name):
     """--nowebui: the plot has made its list before the page would have been."""
-    plot = SimpleNamespace(
-        axis_options=[], AxisOption=sys.modules["hostdouble"].AxisOption, Script=Plot
-    )
+    axis_option = sys.modules["hostdouble"].AxisOption
+    plot = SimpleNamespace(axis_options=[], AxisOption=axis_option, **{name: Plot})
     a1111.scripts_data += [SimpleNamespace(module=plot)]
     made = [Plot(), Plot()]
     a1111.modules["modules.scripts"].scripts_txt2img = SimpleNamespace(scripts=[object(), made[0]])

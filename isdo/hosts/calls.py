@@ -109,7 +109,8 @@ def counted_calls(host_s, steps, end=0.0):
 @contextmanager
 def plain_noise():
     """Let k-diffusion's samplers draw from torch: the picture's own noise stays as it is."""
-    sampling = getattr(getattr(sd_samplers_kdiffusion, "k_diffusion", None), "sampling", None)
+    library = getattr(sd_samplers_kdiffusion, "k_diffusion", None)  # reForge has "sampling" alone
+    sampling = getattr(library or sd_samplers_kdiffusion, "sampling", None)
     if sampling is None:
         yield
         return

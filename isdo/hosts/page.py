@@ -140,6 +140,7 @@ def add_axes():
     ):
         axes = [axis for form in (SAMPLER, REFINE) for axis in axes_of(form, plot.AxisOption)]
         lists = [plot.axis_options]
+        kinds = tuple(kind for kind in vars(plot).values() if isinstance(kind, type))
         # without a page (--nowebui) the plot has made its own list before anybody is asked
         for runner in (
             getattr(scripts, "scripts_txt2img", None),
@@ -148,7 +149,7 @@ def add_axes():
             made = [
                 script
                 for script in getattr(runner, "scripts", ())
-                if isinstance(script, plot.Script)
+                if isinstance(script, kinds)  # its class has another name in Forge Classic
             ]
             lists += [
                 script.current_axis_options
