@@ -1,6 +1,7 @@
 """The command line: what it writes, what it says when the arguments are wrong, and that Ctrl-C
 leaves nothing."""
 
+import inspect
 import re
 import signal
 import subprocess
@@ -8,16 +9,18 @@ import sys
 import time
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
-from commandline import needs_weights, run
+from commandline import run
 from PIL import Image
 
 from isdo import __main__ as cli
 from isdo import gallery, models, zoo
 from isdo.bench.baselines import BASELINES, FURTHER
+from isdo.bench.report import read_json, write_json
 from isdo.commands import batches, bench, suites
 from isdo.commands.arguments import flag
 from isdo.commands.sample import samplers
@@ -37,7 +40,6 @@ def sample(capsys, out, *arguments):
     return Image.open(out)
 
 
-@needs_weights
 def test_sample_writes_a_grid_that_says_how_it_was_made(capsys, tmp_path):
     image = sample(capsys, tmp_path / "a.png", "--label", "animals", "--seed", 7, "--zoom", 2)
     words, pairs = image.text["parameters"].split("\n")
@@ -54,7 +56,6 @@ def test_sample_writes_a_grid_that_says_how_it_was_made(capsys, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
 
 
-@needs_weights
 @pytest.mark.parametrize("sampler", ["isdo", "dpmpp_2m", "heun", "ddpm", "edm"])
 def test_a_seed_is_the_same_picture_in_any_batch(monkeypatch, sampler):
     monkeypatch.setattr(batches, "BATCH", 2)
@@ -69,7 +70,6 @@ def test_a_seed_is_the_same_picture_in_any_batch(monkeypatch, sampler):
     assert not torch.allclose(many[0], many[1], atol=0.1)
 
 
-@needs_weights
 def test_a_preset_is_its_settings_and_a_flag_beside_it_wins(capsys, tmp_path):
     def drawn(*arguments):
         status, printed, error = run(
@@ -195,7 +195,6 @@ def test_the_command_line_can_be_called_without_arguments(monkeypatch, capsys):
     assert stop.value.code == 2 and "at least 1, not 0" in capsys.readouterr().err
 
 
-@needs_weights
 @pytest.mark.parametrize("arguments, says", [
     ("--schedule flow", "sigma 1, not 14.6"),
     ("--zero-terminal-snr", "zero_terminal_snr"),
@@ -233,7 +232,6 @@ def test_an_interrupted_write_leaves_the_old_file_whole(tmp_path):
     assert list(tmp_path.iterdir()) == [target]
 
 
-@needs_weights
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_ctrl_c_is_one_line_and_no_file(tmp_path):
     arguments = ["sample", "--steps", "150", "--count", "64", "--out", str(tmp_path / "a.png")]
@@ -275,3 +273,150 @@ def test_noise_belongs_to_its_seed():
     together = gallery.noise([3, 4], (3, 4, 4))
     assert torch.equal(together[1:], gallery.noise([4], (3, 4, 4)))
     assert not torch.equal(together[0], together[1])
+
+
+# What the command line hands to the rooms behind it. Those are replaced by their own signatures:
+# an argument that one does not take is an error here, too.
+
+ASKED = {"seed": 3, "limit": 2, "only": "mix"}
+ROWS = [{"bench": "a suite", "task": "t", "number": 1.5}]
+BENCHES = {
+    # suite: module, which of ASKED its ``run`` takes by which name, whether it makes its own text
+    "analytic": ("work_precision", {"suite_name": "analytic", **ASKED}, False),
+    "zoo": ("work_precision", {"suite_name": "zoo", **ASKED}, False),
+    "img2img": ("work_precision", {"suite_name": "img2img", **ASKED}, False),
+    "adaptive": ("adaptive", ASKED, False),
+    "trajectory": ("trajectory", ASKED, False),
+    "inversion": ("inversion", ASKED, False),
+    "penalty": ("penalty", ASKED, False),
+    "sweep": ("sweep", ASKED, False),
+    "grids": ("grids", ASKED, True),
+    "ceiling": ("ceiling", ASKED, True),
+    "speed": ("speed", {"devices": ("cpu",)}, False),
+    "refine": ("improvement", {"seed": 3, "count": 2, "model": "eps"}, False),
+    "sets": ("sets", {"seed": 3, "count": 2, "model": "eps", "suite": "sets"}, False),
+    "frechet": ("sets", {"seed": 3, "count": 2, "model": "eps", "suite": "frechet"}, False),
+}
+
+
+def test_every_suite_is_held_against_its_room():
+    assert set(BENCHES) == set(suites.SUITES)
+
+
+@pytest.mark.parametrize("suite", BENCHES)
+def test_a_suite_hands_on_what_was_asked_and_writes_what_it_gets(
+    capsys, tmp_path, monkeypatch, suite
+):
+    name, wanted, own_text = BENCHES[suite]
+    module, seen = import_module(f"isdo.bench.{name}"), {}
+    signature = inspect.signature(module.run)
+
+    def run_room(*arguments, **keywords):
+        seen["run"] = signature.bind(*arguments, **keywords).arguments
+        return (ROWS, "the page") if own_text else ROWS
+
+    def paged(rows, *_):
+        seen["paged"] = rows
+        return "the page"
+
+    def plotted(rows, file):
+        seen["plotted"] = rows
+        Path(file).write_bytes(b"a plot")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(module, "run", run_room)
+    for where in {"work_precision": ["report"], "sets": ["sets_page"]}.get(name, [name]):
+        room = import_module(f"isdo.bench.{where}")
+        monkeypatch.setattr(room, "page", paged, raising=False)
+        monkeypatch.setattr(room, "plot", plotted, raising=False)
+    monkeypatch.setattr(import_module("isdo.bench.report"), "table", lambda rows: "the table")
+    if name in ("adaptive", "trajectory", "inversion", "penalty", "sets"):
+        monkeypatch.setattr(module, "merged", lambda old, new: [*old, *new])
+    row = suites.SUITES[suite]
+    draws = row.plot is not None
+    arguments = ["bench", "--suite", suite, "--json", "a.json", "--doc", "a.md", "--device", "cpu"]
+    arguments += [word for key in ASKED if key in row.flags for word in (f"--{key}", ASKED[key])]
+    arguments += ["--plot", "a.png"] * draws
+    status, printed, error = run(capsys, *arguments)
+    assert status == 0, error
+    asked = {key: seen["run"][key] for key in wanted}
+    assert asked == wanted and seen["run"].get("device", "cpu") == "cpu"
+    assert read_json("a.json") == ROWS and "the page" in printed
+    assert "the page" in Path("a.md").read_text()
+    assert own_text or seen["paged"] == ROWS
+    assert (seen.get("plotted") == ROWS) is draws is Path("a.png").exists()
+
+
+@pytest.mark.parametrize("suite", ["adaptive", "trajectory", "inversion", "penalty", "sweep"])
+def test_a_suite_that_goes_on_is_handed_the_rows_of_its_own_file(
+    capsys, tmp_path, monkeypatch, suite
+):
+    module, seen = import_module(f"isdo.bench.{suite}"), {}
+
+    def run_room(*arguments, save=None, reuse=(), **keywords):
+        seen["reuse"] = list(reuse)
+        if save is not None:
+            save([{"bench": suite, "n": 2}])
+            seen["saved"] = read_json("a.json")
+        return [{"bench": suite, "n": 3}]
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(module, "run", run_room)
+    monkeypatch.setattr(module, "page", lambda rows, *_: "the page")
+    monkeypatch.setattr(module, "merged", lambda old, new: [*old, *new], raising=False)
+    old = [{"bench": suite, "n": 1}, {"bench": "another", "n": 0}]
+    write_json(old, "a.json")
+    assert run(capsys, "bench", "--suite", suite, "--json", "a.json")[0] == 0
+    assert seen["reuse"] == old[:1]
+    if suite != "sweep":  # which is over before it could be stopped, and keeps nothing on its way
+        assert seen["saved"] == [old[0], {"bench": suite, "n": 2}]
+        assert read_json("a.json") == [old[0], {"bench": suite, "n": 3}]
+
+
+def trained(monkeypatch, module):
+    """Replace a training by a look at what it is told."""
+    told, signature = {}, inspect.signature(module.train)
+
+    def train(*arguments, **keywords):
+        told.update(signature.bind(*arguments, **keywords).arguments)
+
+    monkeypatch.setattr(module, "train", train)
+    return told
+
+
+def test_training_of_the_zoo_is_told_what_was_asked(capsys, tmp_path, monkeypatch):
+    module = import_module("isdo.zoo.train")
+    told = trained(monkeypatch, module)
+    out = tmp_path / "made" / "mine.safetensors"
+    status, printed, error = run(capsys, "train", "--model", "v", "--out", out)
+    assert (status, printed.strip()) == (0, str(out)), error
+    assert told == {
+        "config": module.CONFIGS["v"], "out": out, "checkpoint": out.with_suffix(".pt"),
+        "processes": None, "seconds": float("inf"), "after": None,
+    }  # fmt: skip
+    assert out.parent.is_dir() and not list(out.parent.iterdir())
+    told.clear()
+    state = tmp_path / "states" / "a.pt"
+    more = ("--steps", 7, "--processes", 2, "--seconds", 60, "--checkpoint", state)
+    files = ("--after", "b.safetensors", "--font", "a.ttf", "--groups", "a.txt")
+    assert run(capsys, "train", "--model", "eps", "--out", out, *more, *files)[0] == 0
+    assert told == {
+        "config": replace(module.CONFIGS["eps"], steps=7), "out": out, "checkpoint": state,
+        "processes": 2, "seconds": 60, "after": "b.safetensors", "font": "a.ttf", "groups": "a.txt",
+    }  # fmt: skip
+
+
+def test_training_of_the_classifier_is_told_what_was_asked(capsys, tmp_path, monkeypatch):
+    module = import_module("isdo.bench.classifier")
+    told = trained(monkeypatch, module)
+    out = tmp_path / "mine.safetensors"
+    assert run(capsys, "train", "--model", "classifier", "--out", out)[0] == 0
+    assert (told["config"], told["out"]) == (module.Config(), out)
+    more = ("--steps", 7, "--font", "a.ttf")
+    assert run(capsys, "train", "--model", "classifier", "--out", out, *more)[0] == 0
+    assert told["config"] == module.Config(steps=7) and told["font"] == "a.ttf"
+
+
+def test_pictures_are_for_the_bound_alone(capsys):
+    status, printed, error = run(capsys, "info", "--pictures", "a.png")
+    assert (status, printed) == (2, "") and "--pictures is for --elbo" in error

@@ -3,7 +3,7 @@ line for what is neither."""
 
 import pytest
 import torch
-from commandline import needs_weights, run
+from commandline import run
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -11,8 +11,6 @@ from safetensors.torch import save_file
 import isdo
 from isdo import gallery, latents, schedules, zoo
 from isdo.zoo.net import CLASSES
-
-pytestmark = needs_weights
 
 
 @pytest.fixture

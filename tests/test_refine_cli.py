@@ -3,7 +3,7 @@ neither."""
 
 import pytest
 import torch
-from commandline import needs_weights, run
+from commandline import run
 from PIL import Image
 from pixels import text
 
@@ -44,7 +44,6 @@ def test_what_is_transparent_is_white():
     )
 
 
-@needs_weights
 def test_a_page_comes_out_as_a_page_with_an_animation(capsys, tmp_path, page):
     file, pictures = page
     out, steps = tmp_path / "out.png", tmp_path / "steps.gif"
@@ -63,7 +62,6 @@ def test_a_page_comes_out_as_a_page_with_an_animation(capsys, tmp_path, page):
     assert (changed.mean((2, 3)) - pictures.mean((2, 3))).abs().max() < 0.1
 
 
-@needs_weights
 def test_any_picture_of_a_size_the_net_takes(capsys, tmp_path):
     file, out = tmp_path / "in.png", tmp_path / "out.png"
     Image.new("RGBA", (40, 24), "orange").save(file)
@@ -120,7 +118,6 @@ def test_info_names_the_settings_of_the_refinement(capsys):
     assert all(flag(field.key) in printed and field.help in printed for field in REFINE_FIELDS)
 
 
-@needs_weights
 def test_a_refined_page_is_refined_again_picture_by_picture(capsys, tmp_path):
     """Nine pictures at zoom 4 make a sheet of 408 x 408, which the net would take for one
     picture."""
@@ -204,7 +201,6 @@ def test_a_refined_page_is_refined_again_picture_by_picture(capsys, tmp_path):
     )
 
 
-@needs_weights
 def test_a_second_refinement_is_that_of_the_pictures_alone(capsys, tmp_path, page):
     """What the first one writes changes nothing about the second but its history."""
     file, _ = page
@@ -222,7 +218,6 @@ def test_a_second_refinement_is_that_of_the_pictures_alone(capsys, tmp_path, pag
     )
 
 
-@needs_weights
 def test_a_picture_takes_the_place_of_itself(capsys, tmp_path, page):
     file, _ = page
     assert run(capsys, "refine", file, "--out", tmp_path / "out.png", *QUICK)[0] == 0
@@ -231,7 +226,6 @@ def test_a_picture_takes_the_place_of_itself(capsys, tmp_path, page):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.png", "page.png"]
 
 
-@needs_weights
 def test_a_refined_picture_stays_one_picture_and_keeps_its_class(capsys, tmp_path):
     file = tmp_path / "a.png"
     Image.new("RGB", (40, 24), "orange").save(file)

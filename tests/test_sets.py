@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from isdo import __main__ as cli
-from isdo import zoo
 from isdo.bench import classifier, sets, sets_page
 from isdo.bench.baselines import BASELINES, STOCHASTIC
 from isdo.bench.improvement import fine_energy
@@ -19,10 +18,6 @@ from isdo.models import Given, Own, usual_schedule
 from isdo.path import PATHS, VE
 from isdo.zoo.data import Emoji
 from isdo.zoo.net import CLASSES, scaled_linear
-
-needs_weights = pytest.mark.skipif(
-    not classifier.FILE.exists(), reason="the classifier is not trained yet"
-)
 
 
 def gaussian(size=5, seed=0):
@@ -682,8 +677,6 @@ def test_the_command_goes_on_from_its_file_and_keeps_other_tasks(
     assert doc.read_text(encoding="utf-8") in capsys.readouterr().out
 
 
-@needs_weights
-@pytest.mark.skipif(not (zoo.FOLDER / "eps.safetensors").exists(), reason="eps is not trained yet")
 def test_the_embedded_judge_and_model_fit_together():
     judge = classifier.load()
     assert len(judge.odds) == len(CLASSES) and float(judge.odds.sum()) == pytest.approx(1)

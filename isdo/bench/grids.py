@@ -17,7 +17,7 @@ from ..spectrum import Spectrum
 from .baselines import BASELINES
 from .problems import by_runge_kutta, fine_levels, learned, rms
 from .report import markdown
-from .work_precision import SAMPLERS, geometric_mean, measure
+from .work_precision import SAMPLERS, SMALLEST, geometric_mean, measure
 
 CALLS = (5, 6, 7, 8)
 JUDGED = ("isdo_scheduled", "dpmpp_2m")  # a grid is judged by calls where it has them
@@ -191,7 +191,10 @@ def run(seed=0, limit=None, only="", device="cpu", calls=CALLS, models=None):
 def text(rows):
     """Return the page of the docs: median errors by grid, and each grid's error over that of
     Karras's by problem."""
-    cells = {(r["problem"], r["grid"], r["calls"], r["sampler"]): r["median"] for r in rows}
+    cells = {
+        (r["problem"], r["grid"], r["calls"], r["sampler"]): max(r["median"], SMALLEST)
+        for r in rows
+    }
     errors, ratios = defaultdict(lambda: defaultdict(list)), defaultdict(lambda: defaultdict(list))
     for (problem, grid, calls, sampler), error in cells.items():
         errors[sampler, grid][calls].append(error)
