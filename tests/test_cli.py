@@ -289,6 +289,7 @@ BENCHES = {
     "trajectory": ("trajectory", ASKED, False),
     "inversion": ("inversion", ASKED, False),
     "penalty": ("penalty", ASKED, False),
+    "ablation": ("ablation", ASKED, False),
     "sweep": ("sweep", ASKED, False),
     "grids": ("grids", ASKED, True),
     "ceiling": ("ceiling", ASKED, True),
@@ -330,7 +331,7 @@ def test_a_suite_hands_on_what_was_asked_and_writes_what_it_gets(
         monkeypatch.setattr(room, "page", paged, raising=False)
         monkeypatch.setattr(room, "plot", plotted, raising=False)
     monkeypatch.setattr(import_module("isdo.bench.report"), "table", lambda rows: "the table")
-    if name in ("adaptive", "trajectory", "inversion", "penalty", "sets"):
+    if name in ("adaptive", "trajectory", "inversion", "penalty", "sets", "ablation"):
         monkeypatch.setattr(module, "merged", lambda old, new: [*old, *new])
     row = suites.SUITES[suite]
     draws = row.plot is not None
@@ -347,7 +348,9 @@ def test_a_suite_hands_on_what_was_asked_and_writes_what_it_gets(
     assert (seen.get("plotted") == ROWS) is draws is Path("a.png").exists()
 
 
-@pytest.mark.parametrize("suite", ["adaptive", "trajectory", "inversion", "penalty", "sweep"])
+@pytest.mark.parametrize(
+    "suite", ["adaptive", "trajectory", "inversion", "penalty", "ablation", "sweep"]
+)
 def test_a_suite_that_goes_on_is_handed_the_rows_of_its_own_file(
     capsys, tmp_path, monkeypatch, suite
 ):

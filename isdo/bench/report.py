@@ -55,6 +55,30 @@ def write_page(text, path):
     write_text(f"{text.rstrip()}\n" + (f"\n{mark}{rest}" if mark else ""), path)
 
 
+def check_marks(path, mark):
+    """Return ``path`` if it is a page with two lines ``mark``, between which `write_between` can
+    write.
+
+    Raises:
+        ValueError: it has not.
+    """
+    lines = Path(path).read_text(encoding="utf-8").splitlines() if Path(path).exists() else []
+    if (count := lines.count(mark)) != 2:
+        raise ValueError(
+            f"{path} has {count} lines {mark}: write two, and the table is put between them"
+        )
+    return path
+
+
+def write_between(text, path, mark):
+    """Put a text between the two lines ``mark`` of a page; the rest of it stays."""
+    lines = Path(check_marks(path, mark)).read_text(encoding="utf-8").splitlines()
+    first = lines.index(mark)
+    last = lines.index(mark, first + 1)
+    lines[first + 1 : last] = ["", *text.splitlines(), ""]
+    write_text("\n".join(lines) + "\n", path)
+
+
 def read_json(path):
     """Return the rows that `write_json` wrote."""
     return json.loads(Path(path).read_text(encoding="utf-8"))

@@ -49,9 +49,9 @@ def variants():
     return found
 
 
-def makers(seed=SEED, models=None):
+def makers(seed=SEED, models=None, guidance=GUIDANCE):
     """Return (suite, maker of a Problem) pairs: four analytic problems on both paths, the zoo with
-    its weights.
+    its weights and each ``guidance``.
 
     With ``models`` (names or files of the zoo, or `models.Given`) there are only theirs.
     """
@@ -60,7 +60,7 @@ def makers(seed=SEED, models=None):
     trained = [model for model in ZOO_MODELS if (zoo.FOLDER / f"{model}.safetensors").exists()]
     analytic = [partial(problem, name, path, seed) for name in ANALYTIC for path in ("ve", "flow")]
     named = trained if models is None else [model for model in models if isinstance(model, str)]
-    learned = [partial(zoo_problem, model, scale, seed) for model in named for scale in GUIDANCE]
+    learned = [partial(zoo_problem, model, scale, seed) for model in named for scale in guidance]
     own = [
         partial(own_problem, model, seed) for model in models or () if not isinstance(model, str)
     ]

@@ -35,6 +35,8 @@ FLAGS = {
     "seed": {"type": whole(0), "help": "of problems and noise (that of the suite's page)"},
     "limit": {"type": whole(1), "help": "pictures of each problem at most"},
     "only": {"default": "", "help": "part of the name of the problems wanted"},
+    "column": {"metavar": "NAME", "help": "what the table calls a model of your own (its name)"},
+    "into": {"metavar": "FILE", "help": "put the table into this page, between its two lines <!-- ablation -->"},
     "judge": {"metavar": "JUDGE", "help": "module:callable, which returns your own"},
 }  # fmt: skip
 

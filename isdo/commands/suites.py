@@ -95,6 +95,22 @@ def resumed(args, module, run, **bar):
 # ----------------------------------------------------------------------------------------------------------- the suites
 
 
+def ablation(args):
+    from ..bench import ablation
+
+    seed = ablation.SEED if args.seed is None else args.seed
+    run = partial(
+        ablation.run, seed=seed, limit=args.limit, only=args.only, models=named(args), column=args.column,
+    )  # fmt: skip
+    if args.into is not None:
+        report.check_marks(args.into, ablation.MARK)
+    rows = resumed(args, ablation, run, desc="leaving out", unit="problem")
+    if args.into is not None:
+        report.write_between(ablation.table(rows), args.into, ablation.MARK)
+    named_so = flags(args) and shlex.join(["--column", args.column] if args.column else [])
+    return rows, ablation.page(rows, named_so and f"{flags(args)} {named_so}" or flags(args))
+
+
 def accuracy(args):
     from ..bench import work_precision
 
@@ -295,5 +311,6 @@ SUITES = {
     "adaptive": Suite("solvers that find their own steps", adaptive, PROBLEMS, plot="adaptive"),
     "trajectory": Suite("the whole trajectory at once", trajectory, PROBLEMS, plot="trajectory"),
     "inversion": Suite("from a picture to its noise and back", inversion, PROBLEMS, ZOO, plot="inversion"),
+    "ablation": Suite("what each tuned number is worth", ablation, (*PROBLEMS, "column", "into"), ZOO),
     "penalty": Suite("the curvature penalty", penalty, (*PROBLEMS, "judge"), OWN, plot="penalty"),
 }  # fmt: skip
