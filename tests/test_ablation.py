@@ -82,7 +82,7 @@ def test_a_tuple_can_be_left_out_in_several_ways():
 @pytest.mark.parametrize("index, setting", [(0, {}), (1, {"order": 1}), (3, {"power": "zero"})])
 def test_the_errors_are_those_of_the_solver_without_it(cases, monkeypatch, index, setting):
     case, variant = cases[0], ablation.variants(NUMBERS)[index]
-    sigmas = case.grids()["karras"](6)
+    sigmas = case.schedules()["karras"](6)
     found = ablation.errors(case, variant, 6)
     monkeypatch.setitem(solver.SOLVERS, "multistep", SOLVER)
     x = sample_isdo(case.model, case.x, sigmas, disable=True, settings=Settings(**setting))

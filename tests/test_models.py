@@ -598,7 +598,8 @@ def test_a_judge_of_ones_own_judges_sets(mine):
     )
     page = sets_page.page(rows, found, "--model mine:Model --judge mine:Judge")
     assert (
-        "## mine:Model, karras grid, 8 pictures" in page and "those of the judge mine:Judge" in page
+        "## mine:Model, karras schedule, 8 pictures" in page
+        and "those of the judge mine:Judge" in page
     )
     assert f"| {rows[0]['frechet']:.3f} |" in page and "one half of the real pictures" in page
 

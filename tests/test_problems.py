@@ -7,7 +7,15 @@ import torch
 from isdo.bench import problems, report
 from isdo.bench.baselines import BASELINES, FURTHER
 from isdo.bench.problems import GAUSSIAN, SUITES, Problem, hartley, problem, rms
-from isdo.bench.work_precision import HEADLINE, SAMPLERS, bent_grids, limited, measure, run, summary
+from isdo.bench.work_precision import (
+    HEADLINE,
+    SAMPLERS,
+    bent_schedules,
+    limited,
+    measure,
+    run,
+    summary,
+)
 from isdo.path import PATHS
 
 pytestmark = pytest.mark.usefixtures("no_grad")
@@ -110,7 +118,7 @@ def test_seeds_make_other_problems_and_the_same_seed_the_same(path):
 @both_paths
 def test_grids_descend_from_the_start_to_zero(path):
     p = problem("stationary", path)
-    for make in p.grids().values():
+    for make in p.schedules().values():
         sigmas = make(10)
         assert (
             sigmas.dtype == p.x.dtype
@@ -147,9 +155,9 @@ def test_a_problem_that_begins_in_the_middle_ends_where_the_whole_one_ends(path)
     p = problems.begun(whole, 0.8)
     assert PATHS[path].noise_to_signal(p.sigma_max) == pytest.approx(0.8)
     assert rms(p.reference() - whole.reference()).max() < 1e-4 and p.name == "gaussian, from 0.8"
-    assert set(p.grids()) == set(whole.grids())
-    for name, make in p.grids().items():
-        sigmas, pace = make(7), whole.grids()[name](problems.PACE)
+    assert set(p.schedules()) == set(whole.schedules())
+    for name, make in p.schedules().items():
+        sigmas, pace = make(7), whole.schedules()[name](problems.PACE)
         assert (
             len(sigmas) == 8
             and sigmas[0].item() == pytest.approx(p.sigma_max, rel=1e-6)
@@ -190,7 +198,7 @@ def tiny(monkeypatch):
 def test_run_measures_the_error_that_one_sees(tiny):
     rows = run("tiny", {"euler": BASELINES["euler"]}, calls=(6,), progress=False, limit=4)
     p = problem(GAUSSIAN, "ve")
-    x = BASELINES["euler"].run(p.model, p.x[:4], p.grids()["karras"](6), disable=True)
+    x = BASELINES["euler"].run(p.model, p.x[:4], p.schedules()["karras"](6), disable=True)
     row = next(row for row in rows if row["grid"] == "karras")
     assert row["median"] == pytest.approx(rms(x - p.reference()[:4]).quantile(0.5).item(), rel=1e-6)
     assert (
@@ -227,10 +235,10 @@ def test_rows_and_references_are_reused(tiny, tmp_path):
 
 
 @both_paths
-def test_bent_grids_are_where_isdo_makes_its_calls(path):
+def test_bent_schedules_are_where_isdo_makes_its_calls(path):
     case = limited(problem("stationary", path), 2)
     for (name, plain), (bent_name, bend) in zip(
-        case.grids().items(), bent_grids(case).items(), strict=True
+        case.schedules().items(), bent_schedules(case).items(), strict=True
     ):
         assert bent_name == f"{name}, bent" and not torch.equal(plain(7), bend(7))
         by_default = SAMPLERS["isdo"].run(case.model, case.x, plain(7), disable=True)
@@ -265,7 +273,7 @@ def test_a_sampler_that_takes_more_calls_than_allowed_is_caught():
     p = problem(GAUSSIAN, "ve")
     greedy = BASELINES["heun"].__class__("greedy", BASELINES["heun"].run, "")
     with pytest.raises(RuntimeError, match="greedy made 9 model calls where 5"):
-        measure(p, greedy, p.grids()["karras"], 5)
+        measure(p, greedy, p.schedules()["karras"], 5)
 
 
 def test_a_sampler_that_blows_up_gets_a_large_number(tiny):

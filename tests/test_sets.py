@@ -507,7 +507,7 @@ def test_the_page_compares_with_the_best_everyday_sampler_by_resamples_of_both(m
     text = sets_page.table(ROWS, JUDGE)
     heads = [line for line in text.splitlines() if line.startswith("#")]
     assert heads == [
-        "## net, guidance 2, karras grid, 100 pictures", "### KID x 1000", "### Fréchet (accuracy)",
+        "## net, guidance 2, karras schedule, 100 pictures", "### KID x 1000", "### Fréchet (accuracy)",
         "### KID x 1000 over that of the best everyday sampler", "### All measures, 8 calls", "### All measures, 9 calls",
     ]  # fmt: skip
     measures = [
@@ -634,7 +634,7 @@ def test_the_table_names_every_sampler_and_the_floors(judge):
         "| ISDO |" in text and "| iPNDM-3 |" in text and "Heun, 4 calls" in text and "0.100" in text
     )
     assert [line for line in text.splitlines() if line.startswith("## ")] == [
-        "## Known, guidance 1, karras grid, 6 pictures"
+        "## Known, guidance 1, karras schedule, 6 pictures"
     ]
     assert text in sets_page.page(
         rows, judge

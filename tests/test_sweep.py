@@ -45,7 +45,7 @@ def test_the_defaults_stand_where_the_bench_sees_them(problems, rows):
     for case in problems:
         mine = [row for row in rows if row["path"] == case.path]
         best = min(row["median"] for row in mine if row["sampler"] in BASELINES)
-        ratio *= measure(case, ISDO, case.grids()[sweep.GRID], 6)["median"] / best
+        ratio *= measure(case, ISDO, case.schedules()[sweep.SCHEDULE], 6)["median"] / best
     found = sweep.standing(rows, "defaults")
     assert found.analytic == pytest.approx(ratio**0.5, rel=1e-9) == found.by_calls[6]
     assert found.zoo is None

@@ -21,7 +21,7 @@ from .work_precision import LARGEST, SMALLEST, geometric_mean, limited
 CALLS, LIMIT = (6, 10, 20), 4
 GUIDANCE = ("guidance 1", "guidance 3", "guidance 7")
 SEED = 11  # none on which a number was chosen
-GRID = "karras"
+SCHEDULE = "karras"
 SOLVER = "multistep"
 MARK = "<!-- ablation -->"  # the table stands between two of these
 SUITES = ("analytic", "zoo")  # the columns that there always are, then those of models of one's own
@@ -88,9 +88,9 @@ def solving_with(tuned):
 
 
 def errors(problem, variant, calls):
-    """Return the RMS error of each picture (B floats) after so many model calls on GRID."""
+    """Return the RMS error of each picture (B floats) after so many model calls on SCHEDULE."""
     with torch.no_grad(), solving_with(variant.tuned):
-        sigmas = problem.grids()[GRID](calls)
+        sigmas = problem.schedules()[SCHEDULE](calls)
         x = sample_isdo(problem.model, problem.x, sigmas, problem.extra_args, disable=True)
     found = rms(x - problem.reference())
     return found.nan_to_num(nan=LARGEST, posinf=LARGEST).clamp(max=LARGEST).tolist()
@@ -137,7 +137,7 @@ def run(
         if models is not None and case.name in {getattr(model, "title", None) for model in models}:
             suite = column or case.name
         for variant, n in itertools.product(chosen, calls):
-            values = (suite, case.name, case.path, GRID, n, seed, len(case.x), case.fingerprint)
+            values = (suite, case.name, case.path, SCHEDULE, n, seed, len(case.x), case.fingerprint)
             row = dict(zip(KEY, (*values, variant.digest), strict=True))
             if (found := known.get(_key(row))) is None:
                 about = {"name": variant.name, "value": repr(variant.value)}

@@ -128,8 +128,8 @@ def multistep(order, predict, correct=None, lower_final=False, to_zero=False):
 
     @torch.no_grad()
     def sample(model, x, sigmas, extra_args=None, callback=None, disable=None):
-        history, used, grid, path = [], 0, sigmas.tolist(), detect_path(model)
-        for i, (sigma, sigma_next) in enumerate(pairwise(grid)):
+        history, used, schedule, path = [], 0, sigmas.tolist(), detect_path(model)
+        for i, (sigma, sigma_next) in enumerate(pairwise(schedule)):
             denoised = model(x, x.new_full((len(x),), sigma), **(extra_args or {}))
             if callback is not None:
                 callback(
@@ -146,7 +146,7 @@ def multistep(order, predict, correct=None, lower_final=False, to_zero=False):
             if correct is not None and history:
                 x = correct(history[:used], sigma, denoised)
             history = [Node(sigma, x, denoised, path), *history][:order]
-            used = min(order, len(history), len(grid) - 1 - i if lower_final else order)
+            used = min(order, len(history), len(schedule) - 1 - i if lower_final else order)
             x = predict(history[:used], sigma_next)
         return x
 
@@ -154,7 +154,7 @@ def multistep(order, predict, correct=None, lower_final=False, to_zero=False):
 
 
 def ipndm(history, sigma):
-    """Adams-Bashforth with the weights of equal steps, whatever the grid (Zhang & Chen 2023,
+    """Adams-Bashforth with the weights of equal steps, whatever the schedule (Zhang & Chen 2023,
     iPNDM)."""
     weights = ADAMS_BASHFORTH[len(history) - 1]
     return history[0].x + (sigma - history[0].sigma) * sum(
@@ -470,7 +470,7 @@ BASELINES = {
     "dpmpp_2m": Baseline("DPM++ 2M", _theirs("sample_dpmpp_2m"), "Lu et al. 2022; k-diffusion"),
     # The next three could end with D instead; their own formula is the stronger choice: 0.66 to
     # 1.08 times the error on analytic problems, about 0.8 on the zoo's eps model with the simple
-    # grid, 1.0 to 1.15 with karras and exponential.
+    # schedule, 1.0 to 1.15 with karras and exponential.
     "ipndm_3": Baseline(
         "iPNDM-3", multistep(3, ipndm, to_zero=True), "Liu et al. 2022; Zhang & Chen 2023"
     ),

@@ -1,4 +1,4 @@
-"""How far a linear multistep method gets at all: its coefficients fitted to just this net, grid and
+"""How far a linear multistep method gets at all: its coefficients fitted to just this net, schedule and
 number of calls."""
 
 import math
@@ -16,7 +16,7 @@ from .work_precision import SAMPLERS, SCHEDULED, cells, geometric_mean, measure
 
 CALLS, COUNT = (8,), 16
 GUIDANCE = ("guidance 1", "guidance 3", "guidance 7")
-GRIDS = {"ve": ("karras",), "flow": ("flow shift 3",)}
+SCHEDULES = {"ve": ("karras",), "flow": ("flow shift 3",)}
 SEED = 1000  # added to the seed: pictures that the coefficients have not seen
 NUDGE = 1e-2  # by which a coefficient is moved to see what that does
 ROUNDS, STALLED, STIFFEST = 12, 2e-3, 1e4
@@ -150,7 +150,7 @@ def run(seed=0, limit=None, only="", device="cpu", calls=CALLS, progress=iter, m
         models: as for `problems.learned`; None: the zoo's.
 
     Returns:
-        rows (one dict for each problem, grid, sampler and number of calls, as in
+        rows (one dict for each problem, schedule, sampler and number of calls, as in
         `work_precision.run`; "fitted" to the very pictures, "elsewhere" to others, both with their
         weights) and a text.
 
@@ -168,9 +168,10 @@ def run(seed=0, limit=None, only="", device="cpu", calls=CALLS, progress=iter, m
             for s in (seed, seed + SEED)
         )
         with torch.no_grad():
-            grids = [grid for grid in GRIDS[problem.path] if grid in problem.grids()] or ["karras"]
-            for grid, n in product(grids, calls):
-                make = problem.grids()[grid]
+            known = problem.schedules()
+            schedules = [name for name in SCHEDULES[problem.path] if name in known] or ["karras"]
+            for schedule, n in product(schedules, calls):
+                make = known[schedule]
                 fits = {"fitted": fit(problem, make(n)), "elsewhere": fit(other, make(n))}
                 samplers = {"isdo_scheduled": SCHEDULED, **BASELINES} | {
                     key: as_baseline(weights) for key, weights in fits.items()
@@ -179,7 +180,7 @@ def run(seed=0, limit=None, only="", device="cpu", calls=CALLS, progress=iter, m
                     "suite": "ceiling",
                     "problem": problem.name,
                     "path": problem.path,
-                    "grid": grid,
+                    "grid": schedule,
                 }
                 for key, baseline in samplers.items():
                     row = (
@@ -220,16 +221,16 @@ def text(rows):
     means = [geometric_mean(cell["ratio"] for cell in ratios[name].values()) for name in ratios]
     body.append(["geometric mean", "", "", "", *(f"{mean:.2f}" for mean in means)])
     fits = "fitted to these pictures", "fitted to others"
-    head = ["problem", "grid", "calls", "error of the best baseline", SCHEDULED.label, *fits]
+    head = ["problem", "schedule", "calls", "error of the best baseline", SCHEDULED.label, *fits]
     return f"""# How far a linear multistep method gets at all
 
 Run it again with `python -m isdo bench --suite ceiling --json out/ceiling.json`. DPM++ 2M, iPNDM, DEIS, UniPC with its
-corrector and every other rule of fixed order take, in each step, a weighted mean of all that the model has said so far; they
-differ in the weights. Here the weights (28 numbers for 8 calls) are fitted by Gauss-Newton, from those of DPM++ 2M on, to one
-net, guidance and grid: to the very {COUNT} pictures that are judged, which no sampler can know, and to as many others, which
-one could store for a single model, grid, guidance and number of calls. Ratios of median RMS errors to that of the best baseline
-of the cell, as far as the fit finds the way: it may end in a local minimum, and it minimises the mean of the logarithms, not
-the median.
+corrector and every other rule of fixed order take, in each step, a weighted mean of all that the model has said so far;
+they differ in the weights. Here the weights (28 numbers for 8 calls) are fitted by Gauss-Newton, from those of DPM++ 2M
+on, to one net, guidance and schedule: to the very {COUNT} pictures that are judged, which no sampler can know, and to
+as many others, which one could store for a single model, schedule, guidance and number of calls. Ratios of median RMS
+errors to that of the best baseline of the cell, as far as the fit finds the way: it may end in a local minimum, and it
+minimises the mean of the logarithms, not the median.
 
 {markdown(head, body)}"""
 

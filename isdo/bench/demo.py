@@ -38,7 +38,7 @@ def make_problem(name="eps", count=18, guidance=3.0, seed=0):
 
 def run(problem, sampler, calls):
     """Return (pictures, row of numbers) of a sampler after ``calls`` model calls on Karras's
-    grid."""
+    schedule."""
     baseline, kept = SAMPLERS[sampler], []
 
     def keep(*args, **options):
@@ -52,7 +52,7 @@ def run(problem, sampler, calls):
         "calls": calls,
         "sampler": sampler,
     }
-    row = measure(problem, replace(baseline, run=keep), problem.grids()["karras"], calls)
+    row = measure(problem, replace(baseline, run=keep), problem.schedules()["karras"], calls)
     return kept[0], labels | row
 
 

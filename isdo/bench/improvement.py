@@ -42,7 +42,7 @@ FREE = {"lock": 0, "detail": 1.0}
 @dataclass(frozen=True)
 class Job:
     """Pictures to make better: ``x`` is the noise they were drawn from (None: they were not),
-    ``sigmas`` their grid."""
+    ``sigmas`` their schedule."""
 
     model: object
     pictures: torch.Tensor

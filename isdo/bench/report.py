@@ -84,26 +84,26 @@ def read_json(path):
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
-def plot(rows, path, grid="karras"):
+def plot(rows, path, schedule="karras"):
     """Draw median error against model calls with the quartiles as a band, one panel for each
     problem.
 
     Args:
         rows: of `work_precision.run`.
         path: the picture's file, its ending says the format.
-        grid: the schedule shown.
+        schedule: the schedule shown.
 
     Raises:
-        ValueError: no row on that grid.
+        ValueError: no row on that schedule.
     """
     from matplotlib.figure import Figure
 
     panels = _group(
-        (row for row in rows if row["grid"] == grid), lambda row: (row["problem"], row["path"])
+        (row for row in rows if row["grid"] == schedule), lambda row: (row["problem"], row["path"])
     )
     if not panels:
         raise ValueError(
-            f"no rows on the grid {grid!r}: there are {sorted({row['grid'] for row in rows})}"
+            f"no rows on the schedule {schedule!r}: there are {sorted({row['grid'] for row in rows})}"
         )
     columns = min(4, len(panels))
     lines = math.ceil(len(panels) / columns)
@@ -118,7 +118,8 @@ def plot(rows, path, grid="karras"):
         handles, labels, loc="outside lower center", ncols=min(len(labels), 5), frameon=False
     )
     figure.suptitle(
-        f"RMS error to the converged solution, {grid} grid: median and quartiles", fontsize=11
+        f"RMS error to the converged solution, {schedule} schedule: median and quartiles",
+        fontsize=11,
     )
     with replacing(path) as part:
         figure.savefig(part, dpi=120, format=Path(path).suffix[1:].lower() or "png")
@@ -167,7 +168,7 @@ def table(rows):
     """Return two markdown tables: each sampler's error at each number of calls, and where ISDO
     stands in each problem.
 
-    Errors are geometric means, over problems, grids and seeds, of medians over pictures.
+    Errors are geometric means, over problems, schedules and seeds, of medians over pictures.
     """
     parts = [_errors(rows)]
     if judged := cells(rows):
@@ -218,7 +219,7 @@ def page(rows, model=None):
         for head, kind in (
             ("against", "by_baseline"),
             ("problem, against the best baseline", "by_problem"),
-            ("grid, against the best baseline", "by_grid"),
+            ("schedule, against the best baseline", "by_schedule"),
             ("calls, against the best baseline", "by_calls"),
         )
     ]
@@ -231,7 +232,7 @@ This page is written by the bench; run it again with
     python -m isdo bench --suite {name}{model and f" {model}" or ""} --calls {calls}{bent} --doc {doc}
 
 {first["images"]} pictures a problem, seed {first["seed"]}: {about}. Geometric means of (median error of ISDO) /
-(median error of the baseline) over {judged} calls and all grids. Baselines: {baselines}. {levels}.
+(median error of the baseline) over {judged} calls and all schedules. Baselines: {baselines}. {levels}.
 
 Against the best baseline of each cell: **{outcome["geometric_mean"]:.3f}**{aim}; cells above 1.0: {len(above[1.0])}, \
 above 1.1: {len(above[1.1])}, of {len(outcome["cells"])}; the worst is {worst["ratio"]:.2f} \

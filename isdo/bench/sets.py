@@ -131,7 +131,7 @@ class Task:
     given: Given
     labels: torch.Tensor | None
     count: int
-    grid: str
+    schedule: str
     seed: int
 
     def asked(self, part):
@@ -144,7 +144,7 @@ class Task:
         given, seeds = self.given, range(self.seed, self.seed + self.count)[part]
         model, sigmas = (
             CallCounter(given.model),
-            schedule(self.grid, sampler.steps(calls), given.model),
+            schedule(self.schedule, sampler.steps(calls), given.model),
         )
         x = (sigmas[0] * gallery.noise(seeds, given.shape)).to(given.device)
         extra = given.extra_args(self.asked(part))
@@ -491,7 +491,7 @@ def run(
         seed,
     )
     samplers = LINEUPS[suite].samplers() if samplers is None else samplers
-    values = (given.title, given.guidance, task.grid, count, seed, name_of(judge.real.mean))
+    values = (given.title, given.guidance, task.schedule, count, seed, name_of(judge.real.mean))
     labels = {"bench": suite} | dict(zip(SET, values, strict=True))
     jobs = _jobs(task, labels, samplers, calls or LINEUPS[suite].calls, converged, progress)
     known = {_key(row): row for row in reuse}

@@ -116,7 +116,7 @@ def _tasks(rows):
 def _title(row):
     told = row["guidance"] is None or "guidance=" in row["model"]
     guidance = "" if told else f", guidance {row['guidance']:g}"
-    return f"{row['model']}{guidance}, {row['grid']} grid, {row['images']} pictures"
+    return f"{row['model']}{guidance}, {row['grid']} schedule, {row['images']} pictures"
 
 
 def _task(rows, judge):

@@ -33,7 +33,7 @@ FIXED = (
 NEVER_BEST = ("euler", "heun")  # left out of the baselines: they cost time and change no ratio
 ANALYTIC = ("stationary", "stationary, guidance 7.5", "anisotropic, guidance 5", "data set")
 GUIDANCE = ("no class", "guidance 3")
-GRID, SEED, LIMIT = "karras", 1, 6  # another seed than the one the benches show
+SCHEDULE, SEED, LIMIT = "karras", 1, 6  # another seed than the one the benches show
 KEY = ("suite", "problem", "path", "grid", "calls", "seed", "sampler", "images", "fingerprint")
 
 
@@ -70,7 +70,7 @@ def makers(seed=SEED, models=None, guidance=GUIDANCE):
 
 
 def run(progress=iter, calls=HEADLINE, *, seed=SEED, limit=LIMIT, only="", reuse=(), models=None):
-    """Measure all variants and all baselines, every one from the same noise on Karras's grid.
+    """Measure all variants and all baselines, every one from the same noise on Karras's schedule.
 
     Args:
         progress: wraps the list of problems, such as tqdm.
@@ -96,13 +96,13 @@ def run(progress=iter, calls=HEADLINE, *, seed=SEED, limit=LIMIT, only="", reuse
         case = limited(make(), limit)
         if only not in case.name:
             continue
-        grid = case.grids()[GRID]
+        schedule = case.schedules()[SCHEDULE]
         for name, n in itertools.product(samplers, calls):
             values = (
                 suite,
                 case.name,
                 case.path,
-                GRID,
+                SCHEDULE,
                 n,
                 seed,
                 name,
@@ -110,7 +110,7 @@ def run(progress=iter, calls=HEADLINE, *, seed=SEED, limit=LIMIT, only="", reuse
                 case.fingerprint,
             )
             row = {"bench": "sweep", **dict(zip(KEY, values, strict=True))}
-            rows.append(known.get(_key(row)) or row | measure(case, samplers[name], grid, n))
+            rows.append(known.get(_key(row)) or row | measure(case, samplers[name], schedule, n))
     return rows
 
 
@@ -189,7 +189,7 @@ Each line changes one setting of the defaults: {defaults}.
 
 The numbers are geometric means of the median RMS error to the converged solution, divided by that of the best baseline in
 the same cell (problem, number of calls): below 1 is better than every baseline. The columns by calls weigh the analytic
-problems and the zoo alike. Seed {seeds}, Karras's grid, {images} pictures a problem;
+problems and the zoo alike. Seed {seeds}, Karras's schedule, {images} pictures a problem;
 {len(BASELINES) - len(NEVER_BEST)} baselines (Euler and Heun, never the best, are left out).
 
 {listed}

@@ -40,7 +40,7 @@ SETTLED = 1e-4
 # rounds), and how many residuals are remembered (3 were no better).
 ORDER, HISTORY, RIDGE = None, 2, 1e-6
 SPARE, TINY = 1.1, 1e-9  # a tenth more error counts as equal; errors below count as that
-GRIDS = {"ve": "karras", "flow": "flow shift 3"}
+SCHEDULES = {"ve": "karras", "flow": "flow shift 3"}
 PROBLEMS = {
     "analytic": ("stationary", "anisotropic", "stationary, guidance 5", "data set"),
     "zoo": ("eps, guidance 1", "v, guidance 1", "flow, guidance 1", "eps, guidance 3"),
@@ -50,8 +50,9 @@ KEY = ("bench", "problem", "path", "method", "seed", "images", "fingerprint")
 
 def levels(problem, steps=STEPS):
     """Return the noise levels of the sequential runs of a Problem, ending in 0, floats."""
-    grids = problem.grids()
-    return grids[GRIDS[problem.path] if GRIDS[problem.path] in grids else "karras"](steps).tolist()
+    schedules = problem.schedules()
+    name = SCHEDULES[problem.path]
+    return schedules[name if name in schedules else "karras"](steps).tolist()
 
 
 class Rows:

@@ -1,4 +1,4 @@
-"""Error against model calls: every sampler from the same noise, on the same grids, to a converged
+"""Error against model calls: every sampler from the same noise, on the same schedules, to a converged
 reference."""
 
 import itertools
@@ -59,7 +59,7 @@ def run(
     further=False,
     models=None,
 ):
-    """Measure every sampler on every problem and grid of a suite.
+    """Measure every sampler on every problem and schedule of a suite.
 
     Args:
         suite_name: "analytic", "zoo" or "img2img".
@@ -80,7 +80,7 @@ def run(
         models: of the suites zoo and img2img, as for `problems.learned`; None: the zoo's.
 
     Returns:
-        One dict for each sampler, problem, grid and number of calls: the median, quartiles and
+        One dict for each sampler, problem, schedule and number of calls: the median, quartiles and
             maximum over pictures of
         the RMS error, and the uncertainty of the reference.
 
@@ -102,16 +102,16 @@ def run(
             continue
         if cache is not None:
             problem = replace(problem, solve=partial(_stored, problem.solve, Path(cache)))
-        grids = bent_grids(problem) if bend else problem.grids()
-        for (grid, sigmas), n, name in itertools.product(grids.items(), calls, samplers):
-            labels = _labels(suite_name, problem, grid, n, name, seed)
+        schedules = bent_schedules(problem) if bend else problem.schedules()
+        for (schedule, sigmas), n, name in itertools.product(schedules.items(), calls, samplers):
+            labels = _labels(suite_name, problem, schedule, n, name, seed)
             row = known.get(_key(labels)) or labels | measure(problem, samplers[name], sigmas, n)
             rows.append(row)
         log.info("%s (%s): done", problem.name, problem.path)
     return rows
 
 
-def bent_grids(problem):
+def bent_schedules(problem):
     """Return the schedules of a Problem as ISDO's default settings bend them, name -> (steps ->
     sigmas)."""
     share, low, path = Settings().placement, smallest_sigma(problem.model), PATHS[problem.path]
@@ -119,16 +119,16 @@ def bent_grids(problem):
     def bend(make):
         return lambda steps: problem.x.new_tensor(bent(make(steps).tolist(), share, low, path))
 
-    return {name + BENT: bend(make) for name, make in problem.grids().items()}
+    return {name + BENT: bend(make) for name, make in problem.schedules().items()}
 
 
-def measure(problem, sampler, grid, calls):
-    """Return the row of numbers of one sampler on ``grid(steps) -> sigmas`` with at most ``calls``
+def measure(problem, sampler, schedule, calls):
+    """Return the row of numbers of one sampler on ``schedule(steps) -> sigmas`` with at most ``calls``
     model calls."""
     model = CallCounter(problem.model)  # keeps the model's other faces: ISDO asks it for its path
     with torch.no_grad():
         x = sampler.run(
-            model, problem.x, grid(sampler.steps(calls)), problem.extra_args, disable=True
+            model, problem.x, schedule(sampler.steps(calls)), problem.extra_args, disable=True
         )
     if model.calls > calls:
         raise RuntimeError(
@@ -155,7 +155,7 @@ def measure(problem, sampler, grid, calls):
 
 
 def summary(rows, sampler="isdo", calls=HEADLINE):
-    """Compare one sampler with the best baseline of each cell (problem, grid, calls, seed), by median
+    """Compare one sampler with the best baseline of each cell (problem, schedule, calls, seed), by median
     errors.
 
     Returns:
@@ -163,7 +163,7 @@ def summary(rows, sampler="isdo", calls=HEADLINE):
             ``worst`` cell;
         ``above`` the cells over 1.0 and over 1.1, ``unsure`` those where the reference itself may
         be wrong by more than a tenth of the smaller error; the geometric means ``by_problem``,
-        ``by_grid``, ``by_calls`` (all calls measured) and ``by_baseline`` (against that baseline alone);
+        ``by_schedule``, ``by_calls`` (all calls measured) and ``by_baseline`` (against that baseline alone);
         ``cells``: all of them, worst first.
 
     Raises:
@@ -184,7 +184,7 @@ def summary(rows, sampler="isdo", calls=HEADLINE):
         },
         "unsure": [c for c in judged if c["uncertainty"] > 0.1 * min(c["error"], c["best_error"])],
         "by_problem": _means(judged, lambda cell: f"{cell['problem']} ({cell['path']})"),
-        "by_grid": _means(judged, lambda cell: cell["grid"]),
+        "by_schedule": _means(judged, lambda cell: cell["grid"]),
         "by_calls": _means(every, lambda cell: cell["calls"]),
         "by_baseline": {
             baseline: geometric_mean(
@@ -249,12 +249,12 @@ def _row(name, sampler):
     return sampler if isinstance(sampler, Baseline) else Baseline(name, sampler, "")
 
 
-def _labels(suite_name, problem, grid, calls, sampler, seed):
+def _labels(suite_name, problem, schedule, calls, sampler, seed):
     return {
         "suite": suite_name,
         "problem": problem.name,
         "path": problem.path,
-        "grid": grid,
+        "grid": schedule,
         "calls": calls,
         "sampler": sampler,
         "seed": seed,
