@@ -173,7 +173,7 @@ def test_the_page_says_what_is_not_kept_on_a_gpu(rows):
         in found
     )
     assert any(
-        "waits for the GPU 0.5 times a step" in line and "NOT kept" in line for line in found
+        "waits for the GPU 0.50 times a step" in line and "NOT kept" in line for line in found
     )
     assert any("float16: batches equal" in line and "NOT kept, of 4, 8" in line for line in found)
 

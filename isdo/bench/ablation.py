@@ -11,6 +11,7 @@ from functools import partial
 
 import torch
 
+from ..answers import NotFinite
 from ..sampling import sample_isdo
 from ..solver import SOLVERS
 from . import sweep
@@ -88,10 +89,14 @@ def solving_with(tuned):
 
 
 def errors(problem, variant, calls):
-    """Return the RMS error of each picture (B floats) after so many model calls on SCHEDULE."""
+    """Return the RMS error of each picture (B floats) after so many model calls on SCHEDULE; a run
+    that ends in no numbers has a large one."""
     with torch.no_grad(), solving_with(variant.tuned):
         sigmas = problem.schedules()[SCHEDULE](calls)
-        x = sample_isdo(problem.model, problem.x, sigmas, problem.extra_args, disable=True)
+        try:
+            x = sample_isdo(problem.model, problem.x, sigmas, problem.extra_args, disable=True)
+        except NotFinite:
+            return [LARGEST] * len(problem.x)
     found = rms(x - problem.reference())
     return found.nan_to_num(nan=LARGEST, posinf=LARGEST).clamp(max=LARGEST).tolist()
 
@@ -248,7 +253,7 @@ def page(rows, flags=None, tuned=None):
         problems[row["suite"]][f"{row['problem']} ({row['path']})"] = True
     listed = "\n".join(f"- {name}: {'; '.join(each)}" for name, each in problems.items() if each)
     seeds, images, calls = (
-        " or ".join(map(str, sorted({row[key] for row in rows})))
+        ", ".join(map(str, sorted({row[key] for row in rows})))
         for key in ("seed", "images", "calls")
     )
     command = (
@@ -270,4 +275,4 @@ was chosen. With so few pictures 2 % mean little.
 
 {table(rows, tuned)}
 
-Left out at a cost of less than {NEGLIGIBLE - 1:.0%} in every column: {spare}."""
+Left out at a cost of less than {NEGLIGIBLE - 1:.0%} in every column that is measured: {spare}."""

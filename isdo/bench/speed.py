@@ -393,10 +393,11 @@ def verdicts(rows):
                     f"at most {limit.most:g} asked for: {word}"
                 )
     for row in costs:
-        if row["sampler"] not in BASELINES and row["synchronisations"]:
+        waits = row["synchronisations"]
+        if row["sampler"] not in BASELINES and waits is not None and row["shape"] == list(MAIN):
             lines.append(
-                f"{row['device']}, {row['label']}, {size(row)}: waits for the GPU "
-                f"{row['synchronisations']:.3g} times a step, none is asked for: NOT kept"
+                f"{row['device']}, {row['label']}, {size(row)}: waits for the GPU {waits:.2f} times a step, "
+                f"never is asked for: {'NOT kept' if waits else 'kept'}"
             )
     for row in rows:
         if row["part"] == "batches":
