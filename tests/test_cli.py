@@ -2,6 +2,7 @@
 leaves nothing."""
 
 import inspect
+import re
 import signal
 import subprocess
 import sys
@@ -18,10 +19,13 @@ from PIL import Image
 
 from isdo import __main__ as cli
 from isdo import gallery, models, zoo
-from isdo.bench import suites
-from isdo.bench.peers import FURTHER, PEERS
+from isdo.bench.baselines import BASELINES, FURTHER
 from isdo.bench.report import read_json, write_json
+from isdo.commands import batches, bench, suites
+from isdo.commands.arguments import flag
+from isdo.commands.sample import samplers
 from isdo.reference import SAMPLERS
+from isdo.schedules import schedule
 from isdo.settings import FIELDS, Settings
 from isdo.zoo.net import CLASSES
 
@@ -54,13 +58,13 @@ def test_sample_writes_a_grid_that_says_how_it_was_made(capsys, tmp_path):
 
 @pytest.mark.parametrize("sampler", ["isdo", "dpmpp_2m", "heun", "ddpm", "edm"])
 def test_a_seed_is_the_same_picture_in_any_batch(monkeypatch, sampler):
-    monkeypatch.setattr(cli, "BATCH", 2)
+    monkeypatch.setattr(batches, "BATCH", 2)
     given = [
         models.load("eps", labels=labels, guidance=3.0) for labels in (CLASSES[:3], CLASSES[2:3])
     ]
-    sigmas = cli.schedule("karras", 3, given[0].model)
-    many = cli.draw(cli.samplers()[sampler], given[0], sigmas, range(5, 8))
-    one = cli.draw(cli.samplers()[sampler], given[1], sigmas, range(7, 8))
+    sigmas = schedule("karras", 3, given[0].model)
+    many = batches.draw(samplers()[sampler], given[0], sigmas, range(5, 8))
+    one = batches.draw(samplers()[sampler], given[1], sigmas, range(7, 8))
     assert many.shape == (3, 3, 32, 32)
     torch.testing.assert_close(many[2:], one, rtol=1e-3, atol=1e-3)
     assert not torch.allclose(many[0], many[1], atol=0.1)
@@ -88,7 +92,7 @@ def test_a_preset_is_its_settings_and_a_flag_beside_it_wins(capsys, tmp_path):
 
 
 def test_every_sampler_can_be_named():
-    assert set(cli.samplers()) == {"isdo", *PEERS, *FURTHER, *SAMPLERS}
+    assert set(samplers()) == {"isdo", *BASELINES, *FURTHER, *SAMPLERS}
 
 
 def test_every_setting_has_a_flag_that_reaches_it():
@@ -96,11 +100,9 @@ def test_every_setting_has_a_flag_that_reaches_it():
     assert not any(hasattr(parser.parse_args(["sample"]), field.key) for field in FIELDS)
     for field in FIELDS:
         if isinstance(field.default, bool):
-            words = [cli.flag(field.key)]
+            words = [flag(field.key)]
         else:
-            words = [
-                f"{cli.flag(field.key)}={field.choices[-1] if field.choices else field.default}"
-            ]
+            words = [f"{flag(field.key)}={field.choices[-1] if field.choices else field.default}"]
         if field.default is not None:
             value = getattr(parser.parse_args(["sample", *words]), field.key)
             Settings(**{field.key: value})
@@ -119,14 +121,17 @@ def test_every_setting_has_a_flag_that_reaches_it():
     ("sample --device abacus", "no device abacus here"),
     ("sample --out grid.jpg", "must end in .png"),
     ("sample --out nowhere/grid.png", "does not exist"),
-    ("sample --colour red", "--colour"),
+    ("sample --colour red", "sample: unrecognized arguments: --colour red"),
     ("bench --suite none", "'none'"),
-    ("bench --suite speed --plot a.png", "--plot"),
-    ("bench --suite grids --bend", "--bend"),
-    ("bench --suite sweep --calls 6", "has its own"),
-    ("bench --suite adaptive --bend", "has its own"),
+    ("bench none", "'none'"),
+    ("bench --suite speed --plot a.png", "bench speed: unrecognized arguments: --plot a.png"),
+    ("bench speed --limit 3", "bench speed: unrecognized arguments: --limit 3"),
+    ("bench --bend --suite grids", "bench grids: unrecognized arguments: --bend"),
+    ("bench --suite=sweep --calls 6", "bench sweep: unrecognized arguments: --calls 6"),
+    ("bench --suite adaptive --model eps", "bench adaptive: unrecognized arguments: --model eps"),
+    ("bench --suite", "bench analytic: unrecognized arguments: --suite"),
     ("bench --suite penalty --model eps", "has its own models"),
-    ("bench --suite speed --all", "has its own samplers"),
+    ("bench --suite speed --all", "bench speed: unrecognized arguments: --all"),
     ("bench --calls 0", "at least 1, not 0"),
     ("bench --json nowhere/a.json", "does not exist"),
     ("bench --suite sweep --doc nowhere/a.md", "does not exist"),
@@ -142,10 +147,58 @@ def test_wrong_arguments_get_one_clear_line(capsys, tmp_path, monkeypatch, argum
     assert not list(tmp_path.iterdir())
 
 
+SUITE_NAMED = [
+    ("", "analytic"),
+    ("--calls 6 --limit 2", "analytic"),
+    ("--suite zoo --calls 6", "zoo"),
+    ("--calls 6 --suite zoo", "zoo"),
+    ("--calls 6 --suite=zoo --limit 3", "zoo"),
+    ("zoo --calls 6", "zoo"),
+]
+
+
+@pytest.mark.parametrize("words, suite", SUITE_NAMED)
+def test_a_suite_is_named_first_or_by_its_flag_or_is_the_default(monkeypatch, words, suite):
+    asked = []
+    monkeypatch.setattr(bench, "check", asked.append)
+    row = replace(suites.SUITES[suite], run=lambda args: ([], ""))
+    monkeypatch.setitem(suites.SUITES, suite, row)
+    assert cli.main(["bench", *words.split()]) == 0
+    assert asked[0].suite == suite
+    assert asked[0].calls == ([6] if "--calls" in words else None)
+    assert asked[0].limit == next((n for n in (2, 3) if f"--limit {n}" in words), None)
+
+
+@pytest.mark.parametrize("suite", suites.SUITES)
+def test_every_suite_has_a_parser_with_its_own_flags_only(capsys, suite):
+    row = suites.SUITES[suite]
+    named = {"--model", "--extra", "--shape", "--label", "--guidance"}
+    own = {f"--{name}" for name in bench.EVERY + row.flags} | ({"--plot"} if row.plot else set())
+    status, printed, _ = run(capsys, "bench", "--suite", suite, "--help")
+    shown = set(re.findall(r"^  (--[a-z]+)", printed, re.MULTILINE))
+    assert status == 0 and shown == own | (named if row.model else set())
+    assert printed.startswith(f"usage: python -m isdo bench {suite} ")
+    assert run(capsys, "bench", suite, "--help")[1] == printed
+
+
+def test_the_bench_lists_its_suites(capsys):
+    status, printed, _ = run(capsys, "bench", "--help")
+    assert status == 0 and all(
+        row.summary in " ".join(printed.split()) for row in suites.SUITES.values()
+    )
+
+
+def test_the_command_line_can_be_called_without_arguments(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["isdo", "bench", "--calls", "0"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2 and "at least 1, not 0" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("arguments, says", [
     ("--schedule flow", "sigma 1, not 14.6"),
     ("--zero-terminal-snr", "zero_terminal_snr"),
-    (f"--sampler heun {cli.flag(FIELDS[0].key)}={FIELDS[0].default}", "setting of the sampler isdo, not of heun"),
+    (f"--sampler heun {flag(FIELDS[0].key)}={FIELDS[0].default}", "setting of the sampler isdo, not of heun"),
     ("--sampler heun --preset Odyssey", "--preset is a setting of the sampler isdo, not of heun"),
 ])  # fmt: skip
 def test_what_the_library_refuses_is_one_clear_line(capsys, tmp_path, monkeypatch, arguments, says):
@@ -158,7 +211,7 @@ def test_what_the_library_refuses_is_one_clear_line(capsys, tmp_path, monkeypatc
 def test_info_names_versions_models_and_settings(capsys):
     status, printed, _ = run(capsys, "info")
     assert status == 0
-    for word in ("torch", "cpu", *zoo.NAMES, *CLASSES, *(cli.flag(field.key) for field in FIELDS)):
+    for word in ("torch", "cpu", *zoo.NAMES, *CLASSES, *(flag(field.key) for field in FIELDS)):
         assert word in printed
 
 
@@ -236,11 +289,12 @@ BENCHES = {
     "trajectory": ("trajectory", ASKED, False),
     "inversion": ("inversion", ASKED, False),
     "penalty": ("penalty", ASKED, False),
+    "ablation": ("ablation", ASKED, False),
     "sweep": ("sweep", ASKED, False),
     "grids": ("grids", ASKED, True),
     "ceiling": ("ceiling", ASKED, True),
-    "speed": ("speed", {}, True),
-    "refine": ("refinement", {"seed": 3, "count": 2, "model": "eps"}, False),
+    "speed": ("speed", {"devices": ("cpu",)}, False),
+    "refine": ("improvement", {"seed": 3, "count": 2, "model": "eps"}, False),
     "sets": ("sets", {"seed": 3, "count": 2, "model": "eps", "suite": "sets"}, False),
     "frechet": ("sets", {"seed": 3, "count": 2, "model": "eps", "suite": "frechet"}, False),
 }
@@ -277,11 +331,13 @@ def test_a_suite_hands_on_what_was_asked_and_writes_what_it_gets(
         monkeypatch.setattr(room, "page", paged, raising=False)
         monkeypatch.setattr(room, "plot", plotted, raising=False)
     monkeypatch.setattr(import_module("isdo.bench.report"), "table", lambda rows: "the table")
-    if name in ("adaptive", "trajectory", "inversion", "penalty", "sets"):
+    if name in ("adaptive", "trajectory", "inversion", "penalty", "sets", "ablation"):
         monkeypatch.setattr(module, "merged", lambda old, new: [*old, *new])
-    draws = suites.SUITES[suite].plot is not None
+    row = suites.SUITES[suite]
+    draws = row.plot is not None
     arguments = ["bench", "--suite", suite, "--json", "a.json", "--doc", "a.md", "--device", "cpu"]
-    arguments += ["--seed", 3, "--limit", 2, "--only", "mix"] + ["--plot", "a.png"] * draws
+    arguments += [word for key in ASKED if key in row.flags for word in (f"--{key}", ASKED[key])]
+    arguments += ["--plot", "a.png"] * draws
     status, printed, error = run(capsys, *arguments)
     assert status == 0, error
     asked = {key: seen["run"][key] for key in wanted}
@@ -292,7 +348,9 @@ def test_a_suite_hands_on_what_was_asked_and_writes_what_it_gets(
     assert (seen.get("plotted") == ROWS) is draws is Path("a.png").exists()
 
 
-@pytest.mark.parametrize("suite", ["adaptive", "trajectory", "inversion", "penalty", "sweep"])
+@pytest.mark.parametrize(
+    "suite", ["adaptive", "trajectory", "inversion", "penalty", "ablation", "sweep"]
+)
 def test_a_suite_that_goes_on_is_handed_the_rows_of_its_own_file(
     capsys, tmp_path, monkeypatch, suite
 ):

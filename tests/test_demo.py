@@ -11,7 +11,7 @@ from PIL import Image
 
 from isdo import gallery
 from isdo.bench import demo
-from isdo.bench.peers import PEERS
+from isdo.bench.baselines import BASELINES
 from isdo.bench.problems import by_runge_kutta, rms
 from isdo.refinement import refine
 from isdo.sampling import sample_isdo
@@ -99,7 +99,7 @@ def test_its_pages_show_what_the_samplers_drew_from_the_same_noise(shown, calls)
     assert sheet.height == gallery.FONT + 3 * gallery.GAP + (1 + len(demo.SHOWN)) * side
     wanted = [problem.reference()]
     for name in demo.SHOWN:
-        draw = sample_isdo if name == "isdo" else PEERS[name].run
+        draw = sample_isdo if name == "isdo" else BASELINES[name].run
         sigmas = karras(calls, problem.sigma_min, problem.sigma_max).to(problem.x)
         wanted.append(draw(problem.model, problem.x, sigmas, problem.extra_args, disable=True))
     for row, pictures in enumerate(wanted):

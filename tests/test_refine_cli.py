@@ -9,6 +9,8 @@ from pixels import text
 
 from isdo import __main__ as cli
 from isdo import gallery, infotext
+from isdo.commands.arguments import flag
+from isdo.commands.pages import opened
 from isdo.settings import REFINE_FIELDS, RefineSettings
 
 QUICK = ("--iterations", "2", "--calls", "1")
@@ -105,7 +107,7 @@ def test_every_setting_has_a_flag_that_reaches_it():
         if field.kind is bool:
             words = ["--no-" + field.key.replace("_", "-")]
         else:
-            words = [f"{cli.flag(field.key)}={field.choices[-1] if field.choices else field.high}"]
+            words = [f"{flag(field.key)}={field.choices[-1] if field.choices else field.high}"]
         value = getattr(parser.parse_args(["refine", "a.png", *words]), field.key)
         assert RefineSettings(**{field.key: value}).changed() in ({field.key: value}, {})
         assert type(value) is field.kind and value != field.default or field.default == field.high
@@ -113,7 +115,7 @@ def test_every_setting_has_a_flag_that_reaches_it():
 
 def test_info_names_the_settings_of_the_refinement(capsys):
     printed = run(capsys, "info")[1]
-    assert all(cli.flag(field.key) in printed and field.help in printed for field in REFINE_FIELDS)
+    assert all(flag(field.key) in printed and field.help in printed for field in REFINE_FIELDS)
 
 
 def test_a_refined_page_is_refined_again_picture_by_picture(capsys, tmp_path):
@@ -140,8 +142,8 @@ def test_a_refined_page_is_refined_again_picture_by_picture(capsys, tmp_path):
         assert status == 0, error
         sheet, (before, _, _), (after, zoom, _) = (
             Image.open(files[n + 1]),
-            cli.opened(files[n]),
-            cli.opened(files[n + 1]),
+            opened(files[n]),
+            opened(files[n + 1]),
         )
         assert torch.equal(gallery.from_image(sheet)[:, : gallery.GAP], gap)
         assert (
@@ -273,7 +275,7 @@ def test_a_text_that_makes_no_sense_is_refused_in_words(capsys, tmp_path, words,
     "\u732b, animals\nBatch size: 3, Version: isdo 0",
 ])  # fmt: skip
 def test_words_that_do_no_harm_are_passed_over(tmp_path, words):
-    pictures, zoom, said = cli.opened(told_page(tmp_path, words))
+    pictures, zoom, said = opened(told_page(tmp_path, words))
     assert (len(pictures), zoom) == (3, 2) and set(said["labels"]) <= {"animals"}
 
 
@@ -281,12 +283,12 @@ def test_words_that_do_no_harm_are_passed_over(tmp_path, words):
     None, "", "animals", "a cat\nSteps: 20, Batch size: 3, Version: v1.10.1", "a\nBatch size: 3", "a\nVersion: isdo 0",
 ])  # fmt: skip
 def test_a_sheet_without_our_text_is_one_picture(tmp_path, words):
-    pictures, zoom, _ = cli.opened(told_page(tmp_path, words, count=9))
+    pictures, zoom, _ = opened(told_page(tmp_path, words, count=9))
     assert pictures.shape == (1, 3, 216, 216) and zoom is None
     with pytest.raises(
         ValueError, match="146 x 146: the models take sides that are multiples of 8"
     ):
-        cli.opened(told_page(tmp_path, words))
+        opened(told_page(tmp_path, words))
 
 
 @pytest.mark.parametrize("count", [3, 9])
@@ -295,5 +297,5 @@ def test_a_text_behind_the_pixels_counts_too(tmp_path, count, ends):
     file = told_page(tmp_path, None, count)
     data, words = file.read_bytes(), text(f"animals\nBatch size: {count}, Version: isdo 0")
     file.write_bytes(data[:-12] + words + (ends or data[-12:]))
-    pictures, zoom, said = cli.opened(file)
+    pictures, zoom, said = opened(file)
     assert (len(pictures), zoom, said["labels"]) == (count, 2, ["animals"])

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from isdo import schedules
-from isdo.bench.peers import PEERS, k_diffusion
+from isdo.bench.baselines import BASELINES, k_diffusion
 from isdo.bench.problems import problem, rms
 from isdo.curvature import RATIO_LIMIT, Curvature, noise_to_signal
 from isdo.path import FLOW, PATHS, VE
@@ -46,20 +46,20 @@ def test_the_length_law(of, name):
 @pytest.mark.parametrize("steps", [1, 2, 5, 30, 150])
 @pytest.mark.parametrize("low, high", [(0.0292, 14.6146), (0.002, 120.0), (0.03, 4518.8)])
 def test_karras_and_exponential_are_those_of_k_diffusion(steps, low, high):
-    peer = k_diffusion("sampling")
+    theirs = k_diffusion("sampling")
     close = partial(torch.testing.assert_close, rtol=2e-5, atol=0)
-    close(schedules.karras(steps, low, high), peer.get_sigmas_karras(steps, low, high))
+    close(schedules.karras(steps, low, high), theirs.get_sigmas_karras(steps, low, high))
     close(
-        schedules.karras(steps, low, high, rho=3), peer.get_sigmas_karras(steps, low, high, rho=3)
+        schedules.karras(steps, low, high, rho=3), theirs.get_sigmas_karras(steps, low, high, rho=3)
     )
-    close(schedules.exponential(steps, low, high), peer.get_sigmas_exponential(steps, low, high))
+    close(schedules.exponential(steps, low, high), theirs.get_sigmas_exponential(steps, low, high))
 
 
 @pytest.mark.parametrize("steps", [2, 7, 20, 1000])
 def test_uniform_is_that_of_k_diffusion(steps):
-    peer = k_diffusion("external").DiscreteSchedule(table(), quantize=False)
+    theirs = k_diffusion("external").DiscreteSchedule(table(), quantize=False)
     torch.testing.assert_close(
-        schedules.uniform(steps, table()), peer.get_sigmas(steps).float(), rtol=2e-4, atol=0
+        schedules.uniform(steps, table()), theirs.get_sigmas(steps).float(), rtol=2e-4, atol=0
     )
 
 
@@ -185,7 +185,7 @@ def test_a_probe_of_the_model_beats_karras_for_dpmpp_2m():
     for grid, sigmas in {
         "karras": schedules.karras(6, *ends), "curvature": schedules.curvature_sigmas(6, *ends, curvature),
     }.items():  # fmt: skip
-        out = PEERS["dpmpp_2m"].run(
+        out = BASELINES["dpmpp_2m"].run(
             case.model, case.x, sigmas.double(), case.extra_args, disable=True
         )
         error[grid] = rms(out - case.reference()).median()

@@ -12,7 +12,7 @@ import math
 import pytest
 import torch
 
-from isdo.bench.peers import PEERS, STOCHASTIC, deis, multistep, res
+from isdo.bench.baselines import BASELINES, STOCHASTIC, deis, multistep, res
 from isdo.path import FLOW
 from isdo.process import PROCESSES
 from isdo.reference import ddim, ddpm, edm, ode
@@ -95,10 +95,15 @@ def unipc(order):
 
 # ours, theirs, the scale of their sample, tolerance
 EQUAL = {
-    "euler": (PEERS["euler"].run, lambda: diffusers.EulerDiscreteScheduler(**DATA), whole, ROUNDED),
+    "euler": (
+        BASELINES["euler"].run,
+        lambda: diffusers.EulerDiscreteScheduler(**DATA),
+        whole,
+        ROUNDED,
+    ),
     # k-diffusion's DPM++ 2M takes D in the step to 0 and the midpoint form everywhere else
     "dpmpp_2m": (
-        PEERS["dpmpp_2m"].run,
+        BASELINES["dpmpp_2m"].run,
         lambda: dpm(solver_order=2, solver_type="midpoint", lower_order_final=False),
         preserving,
         ROUNDED,
@@ -110,8 +115,8 @@ EQUAL = {
         preserving,
         ROUNDED,
     ),
-    "unipc_2": (PEERS["unipc_2"].run, lambda: unipc(2), preserving, EXACT),
-    "unipc_3": (PEERS["unipc_3"].run, lambda: unipc(3), preserving, EXACT),
+    "unipc_2": (BASELINES["unipc_2"].run, lambda: unipc(2), preserving, EXACT),
+    "unipc_3": (BASELINES["unipc_3"].run, lambda: unipc(3), preserving, EXACT),
 }
 
 
@@ -156,7 +161,7 @@ def test_dpm_solver_ends_above_zero_as_long_as_its_last_step_is_of_order_two(nam
 def test_deis_in_sigma_is_linear_multistep(order, name, levels, pixel_mixture):
     """tAB-DEIS of the path ve integrates Lagrange's polynomials in sigma, as k-diffusion's LMS does
     by quadrature; diffusers' DEIS interpolates in log sigma and is another method."""
-    run = PEERS["deis"].run if name == "deis" else multistep(4, deis, to_zero=True)
+    run = BASELINES["deis"].run if name == "deis" else multistep(4, deis, to_zero=True)
     sigmas, model = SCHEDULES[levels], pixel_mixture("ve")
     x = noise(sigmas[0])
     scheduler = diffusers.LMSDiscreteScheduler(**DATA)
@@ -182,12 +187,12 @@ def test_ipndm_is_the_scheduler_of_diffusers(levels, pixel_mixture):
         output = (eps - scheduler.betas[i] * sample) / scheduler.alphas[i]  # v of the angle
         sample = scheduler.step(output, scheduler.timesteps[i], sample).prev_sample
     wanted = sample / scheduler.alphas[-1]
-    found = ours(PEERS["ipndm_4"].run, model, x, sigmas)
+    found = ours(BASELINES["ipndm_4"].run, model, x, sigmas)
     torch.testing.assert_close(found, wanted, rtol=EXACT, atol=EXACT)
 
 
 HEUN = {
-    "heun of the bench": PEERS["heun"].run,
+    "heun of the bench": BASELINES["heun"].run,
     "ode": lambda *a, **k: ode(*a, method="heun", **k),
     "edm without churn": edm,
 }
@@ -225,7 +230,7 @@ def test_edm_schedulers_are_euler_and_dpmpp_2m(levels, pixel_mixture):
         if name == "dpmpp_2m" and sigmas[-1] > 0:
             continue  # its last step is of order 1 wherever it ends
         wanted = theirs(scheduler, model, x, sigmas, output=output)
-        found = ours(PEERS[name].run, model, x, sigmas)
+        found = ours(BASELINES[name].run, model, x, sigmas)
         torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
 
 
@@ -233,9 +238,9 @@ def test_flow_matching_is_euler_and_heun_on_the_path_flow(pixel_mixture):
     model, x = pixel_mixture("flow"), noise(1.0)
     model.path = FLOW
     for run, scheduler, sigmas in (
-        (PEERS["euler"].run, diffusers.FlowMatchEulerDiscreteScheduler(), FLOW_LEVELS),
+        (BASELINES["euler"].run, diffusers.FlowMatchEulerDiscreteScheduler(), FLOW_LEVELS),
         (
-            PEERS["heun"].run,
+            BASELINES["heun"].run,
             diffusers.FlowMatchHeunDiscreteScheduler(),
             [1.0, *(s for s in FLOW_LEVELS[1:-1] for _ in (0, 1)), 0.0],
         ),
@@ -331,7 +336,7 @@ def test_the_baselines_are_far_enough_apart_for_that_to_mean_something(pixel_mix
     """Any two of them differ by a thousand tolerances on the problem that they are compared on."""
     sigmas, model = SCHEDULES["to zero"], pixel_mixture("ve")
     x = noise(sigmas[0])
-    found = {name: ours(PEERS[name].run, model, x, sigmas) for name in PEERS}
+    found = {name: ours(BASELINES[name].run, model, x, sigmas) for name in BASELINES}
     names = sorted(found)
     for i, one in enumerate(names):
         for other in names[i + 1 :]:
