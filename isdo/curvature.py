@@ -3,7 +3,7 @@ noise-to-signal ratio."""
 
 from dataclasses import dataclass
 
-import torch
+import numpy as np
 
 from .device import wide
 
@@ -15,8 +15,8 @@ FLOOR = 1e-3  # of the largest value: where D seemed to stand still in the probe
 
 
 def noise_to_signal(path, sigma):
-    """Return r = s/a of a sigma (tensor), at most RATIO_LIMIT."""
-    return sigma / torch.maximum(path.signal(sigma) + 0 * sigma, sigma / RATIO_LIMIT)
+    """Return r = s/a of sigmas (an array), at most RATIO_LIMIT."""
+    return sigma / np.maximum(path.signal(sigma), sigma / RATIO_LIMIT)
 
 
 @dataclass(frozen=True)
@@ -58,15 +58,8 @@ class Curvature:
             )
 
     def at(self, log_ratio):
-        """Return the curvature at log r (float64 tensor)."""
-        r, k = (wide(v).log().flip(0) for v in (self.ratios, self.values))
-        inside = interpolate(log_ratio.clamp(r[0], r[-1]), r, k)
-        return (inside + (log_ratio - r[0]).clamp(max=0) - (log_ratio - r[-1]).clamp(min=0)).exp()
-
-
-def interpolate(at, knots, values):
-    """Return the piecewise linear function through (knots, values), knots rising, at points within
-    their range."""
-    low = (torch.searchsorted(knots, at, right=True) - 1).clamp(0, len(knots) - 2)
-    width = (knots[low + 1] - knots[low]).clamp(min=torch.finfo(knots.dtype).tiny)
-    return torch.lerp(values[low], values[low + 1], (at - knots[low]) / width)
+        """Return the curvature at log r (an array)."""
+        r, k = (np.log(v)[::-1] for v in (self.ratios, self.values))
+        inside = np.interp(log_ratio, r, k)
+        below, above = np.minimum(log_ratio - r[0], 0), np.maximum(log_ratio - r[-1], 0)
+        return np.exp(inside + below - above)
