@@ -27,7 +27,7 @@ class Power(NamedTuple):
     Attributes:
         modes: S (B, channels, modes, 1), to be broadcast over the parts of each mode.
         trust: (B, 1, 1), 1 where the data have proved Gaussian, else 0, or between.
-        doubt: 1 - trust.
+        doubt: 1 - trust, (B, 1, 1), or (B, 1, K) where some modes are not measured: 1 there.
     """
 
     modes: torch.Tensor
@@ -73,7 +73,9 @@ class Change:
             fitted: (K,) ones where S is measured, zeros elsewhere; None: everywhere.
         """
         if fitted is not None:
-            return Change(self.values * fitted.to(self.values), self.spectrum).power(coherent)
+            fitted = fitted.to(self.values)
+            found = Change(self.values * fitted, self.spectrum).power(coherent)
+            return found._replace(doubt=1 - found.trust * fitted)
         tiny = torch.finfo(self.values.dtype).tiny
         products = self.spectrum.pooled(self.with_noise)
         both, noise = products.clamp_(min=table((0.0, tiny), products)[:, None, None]).unbind(1)

@@ -399,7 +399,8 @@ class Trajectory:
         shrink = end / start
         return self.window.keep(
             stepped,
-            self.node(j),
+            self.states[j],
+            lambda: self.denoised[j],
             shrink,
             self.equations.signal(j + 1) - self.equations.signal(j) * shrink,
         )

@@ -6,10 +6,11 @@ import logging
 from contextlib import contextmanager
 from importlib import import_module
 
+import numpy as np
 import torch
 from modules import sd_samplers, sd_samplers_common, sd_samplers_kdiffusion, shared
 
-from ..curvature import interpolate
+from ..device import wide
 from ..penalty import calls_each
 from ..schedules import karras
 from ..solver import SOLVERS, most_calls
@@ -50,16 +51,13 @@ class Levels:
         self.sigmas = torch.linspace(0.0292, 14.6, 1000, device="cpu")
         self.sigma_min, self.sigma_max = self.sigmas[0], self.sigmas[-1]
         self.index = torch.arange(1000.0, device="cpu")
+        self._table, self._places = self.sigmas.numpy(), self.index.numpy()
 
     def sigma_to_t(self, sigma):
-        return interpolate(sigma.clamp(self.sigma_min, self.sigma_max), self.sigmas, self.index)
+        return torch.from_numpy(np.interp(wide(sigma), self._table, self._places)).float()
 
     def t_to_sigma(self, t):
-        return interpolate(
-            torch.as_tensor(t, dtype=torch.float32, device="cpu").clamp(0, 999),
-            self.index,
-            self.sigmas,
-        )
+        return torch.from_numpy(np.interp(wide(t), self._places, self._table)).float()
 
 
 def schedule_sampler(host_s):

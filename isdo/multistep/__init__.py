@@ -23,6 +23,9 @@ from .step import advance, mixed, ratios, shares
 from .tuned import TUNED, Tuned
 
 __all__ = ["TUNED", "Multistep", "Tuned"]
+# Corrections go through one node more than predictions, up to the highest order there is: D was
+# asked at predicted x, and a fifth node brings in more of that than it removes of the error.
+MOST = 4
 # What competes by default: a variable that is cautious in long first steps and under guidance, and
 # a bold one; in a run that begins near, another bold one.
 FAR, NEAR = ("sigma", "log1p"), ("sigma", "log")
@@ -154,7 +157,7 @@ class Multistep:
         Returns:
             how far that takes the newest state, in full; None without corrections.
         """
-        sigmas, known = self.history.sigmas, min(self.nodes, max(self.settings.order, 2))
+        sigmas, known = self.history.sigmas, min(self.nodes, self.settings.order + 1, MOST)
         steps = min(self.nodes - 1, self.settings.corrector)
         if steps and self.history.blind and self.nodes <= known:
             steps = self.nodes - 1  # what was said in the dark is news to none of the later steps
@@ -176,7 +179,9 @@ class Multistep:
         taken = self.taken()
         if torch.is_tensor(taken):
             self.starts[0] = torch.addcmul(state, taken, self.gap)
-        self.unit, self.lift = self.response() / self.history.signals[0], self.answer(taken)
+        signal = self.history.signals[0]
+        self.unit = self.response() / signal if signal else 0.0
+        self.lift = self.answer(taken)
         return self.gap
 
     def taken(self):
