@@ -8,9 +8,10 @@ RECIPE := pyproject.toml constraints.txt
 # a host's Python and torch of long ago, in an environment of their own
 PYTHON_OLDEST ?= python3.10
 OLDEST := .venv-oldest/bin/python
+WHEEL := out/wheel
 PIP_OLDEST := $(OLDEST) $(INSTALL) -c tests/constraints-oldest.txt
 
-.PHONY: demo test test-oldest live bench docs lint
+.PHONY: demo test coverage test-oldest live bench docs lint wheel
 
 demo: .venv/installed-bench
 	$(BIN)/python -m isdo demo
@@ -37,8 +38,12 @@ docs: .venv/installed-bench
 	$(BIN)/python -m isdo bench --suite frechet --doc docs/frechet.md
 	$(BIN)/python -m isdo bench --suite refine --limit 192 --doc docs/refine.md
 
-test: .venv/installed-test
+test: .venv/installed-dev
 	$(BIN)/python -m pytest
+
+# the tests, and which lines of the package they run; the floor stands in pyproject.toml
+coverage: .venv/installed-dev
+	$(BIN)/python -m pytest --cov --cov-report=term
 
 # the same tests in the environment of the oldest host; 5 GB, because torch of that age is on the index with CUDA only
 test-oldest: .venv-oldest/installed
@@ -48,11 +53,26 @@ test-oldest: .venv-oldest/installed
 live: .venv/installed-live
 	$(BIN)/python -m pytest -rs tests/live_*.py
 
-lint: .venv/installed-test
+lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --exclude "*.md" .
+	$(BIN)/python -m mypy
 
-# k-diffusion by itself: its metadata asks for a training stack that its samplers do not import
+# what people get who install the package: built, put into an environment that has never seen this
+# folder, and asked what it is. A build/ from before would leave modules in it that are gone.
+wheel:
+	rm -rf build $(WHEEL) .venv-wheel
+	$(PYTHON) -m venv .venv-wheel
+	.venv-wheel/bin/python -m pip --disable-pip-version-check wheel --quiet --no-deps --wheel-dir $(WHEEL) .
+	.venv-wheel/bin/python $(INSTALL) -c constraints.txt $(WHEEL)/isdo-*.whl
+	cd $(WHEEL) && PYTHONPATH= ../../.venv-wheel/bin/python ../../tests/installed.py
+	cd $(WHEEL) && PYTHONPATH= ../../.venv-wheel/bin/isdo info
+
+# k-diffusion by itself and without what it asks for: it cannot be an extra of the package. Its
+# metadata lists 17 packages of its training scripts, without bounds (wandb, kornia, clip-anytorch,
+# clean-fid, torchvision ...), which make 60 with theirs, a second torch and numpy below 2 among
+# them; its samplers import none of these but torchdiffeq and torchsde. An extra has no way to say
+# "without its dependencies", so the bench takes two commands.
 .venv/installed-%: $(RECIPE)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(PIP) -e ".[$*]"

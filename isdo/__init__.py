@@ -1,42 +1,46 @@
-"""ISDO: a diffusion sampler that measures the spectrum of the picture while it draws it."""
+"""ISDO: a diffusion sampler that calls the model where the picture changes fastest, with a
+corrector that costs no extra call."""
 
 from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING
 
-from . import schedules, zoo
+from . import schedules
+from .inversion import invert
+from .refinement import Refined, refine
+from .sampling import sample_isdo
+from .settings import RefineSettings, Settings
+
+if TYPE_CHECKING:
+    from . import action, probe, process, protocols, reference, zoo
 
 __version__ = "0.1.0"
 __all__ = [
     "RefineSettings",
     "Refined",
     "Settings",
+    "action",
     "invert",
+    "probe",
+    "process",
+    "protocols",
+    "reference",
     "refine",
     "sample_isdo",
     "schedules",
     "zoo",
 ]
-# refine lives in refinement.py: a submodule of its name would take its place here as soon as
-# somebody imports it
-_HOMES = {
-    "RefineSettings": ".settings",
-    "Refined": ".refinement",
-    "Settings": ".settings",
-    "invert": ".inversion",
-    "refine": ".refinement",
-    "sample_isdo": ".sampling",
-}
-_ROOMS = (
-    "action",
-    "probe",
-    "process",
-    "reference",
-)  # whose names are called with the room's before them
+# Rooms whose names are called with the room's before them. They are loaded on first use: who
+# samples needs no zoo.
+_ROOMS = ("action", "probe", "process", "protocols", "reference", "zoo")
 
+if not TYPE_CHECKING:  # a checker would take any name for one that is here
 
-def __getattr__(name):  # on first use: reading the zoo or a schedule does not load the sampler
-    if name in _ROOMS:
+    def __getattr__(name: str) -> ModuleType:
+        if name not in _ROOMS:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         return import_module(f".{name}", __name__)
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = value = getattr(import_module(_HOMES[name], __name__), name)
-    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_ROOMS})

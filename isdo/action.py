@@ -2,13 +2,17 @@
 section 13."""
 
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from .answers import check_kind
 from .device import wide
 from .inputs import check_sigmas, check_x
-from .path import detect_path
+from .path import Path, detect_path
+from .protocols import ExtraArgs, Model, Sigmas
 from .settings import Settings
 from .solver import SOLVERS
 from .spectrum import Spectrum
@@ -21,7 +25,15 @@ SUBSTEPS = 2
 
 
 @torch.no_grad()
-def action(model, states, sigmas, extra_args=None, sobolev=0.0, *, substeps=SUBSTEPS):
+def action(
+    model: Model,
+    states: Tensor | Sequence[Tensor],
+    sigmas: Sigmas,
+    extra_args: ExtraArgs | None = None,
+    sobolev: float = 0.0,
+    *,
+    substeps: int = SUBSTEPS,
+) -> Tensor:
     """Return the action of a trajectory, the integral of |x' - f|^2 / 2 over sigma, f = (x -
     D)/sigma, on both paths.
 
@@ -63,11 +75,11 @@ def action(model, states, sigmas, extra_args=None, sobolev=0.0, *, substeps=SUBS
     states, levels = _check_states(states, sigmas, path)
     given = states[0]
     dtype = given.dtype if given.dtype == torch.float64 else torch.float32
-    spectrum = Spectrum(*given.shape[-2:], given.device)
+    spectrum = Spectrum(given.shape[-2], given.shape[-1], given.device)
     waves = torch.arange(spectrum.count, dtype=spectrum.precision, device=given.device)
     weights = (1 + waves.square()) ** float(sobolev)
 
-    def ask(modes, sigma):
+    def ask(modes: Tensor, sigma: float) -> Tensor:
         x = spectrum.inverse(modes, given.shape)
         denoised = model(x.to(given.dtype), x.new_full((len(x),), sigma), **extra_args or {})
         return spectrum.forward(check_kind(denoised, x, f" at sigma {sigma:g}").to(dtype))
@@ -92,7 +104,15 @@ def action(model, states, sigmas, extra_args=None, sobolev=0.0, *, substeps=SUBS
     return total
 
 
-def leads_to(ask, path, spectrum, modes, start, end, substeps):
+def leads_to(
+    ask: Callable[[Tensor, float], Tensor],
+    path: Path,
+    spectrum: Spectrum,
+    modes: Tensor,
+    start: float,
+    end: float,
+    substeps: int,
+) -> Tensor:
     """Return where the ODE leads to (modes at the sigma ``end``) from ``modes`` at ``start``, in so
     many steps of srk5.
 
@@ -112,7 +132,7 @@ def leads_to(ask, path, spectrum, modes, start, end, substeps):
     return modes
 
 
-def _check_number(name, value, low):
+def _check_number(name: str, value: Any, low: float) -> None:
     kinds = (int,) if name == "substeps" else (int, float)
     if (
         isinstance(value, bool)
@@ -124,7 +144,9 @@ def _check_number(name, value, low):
         )
 
 
-def _check_states(states, sigmas, path):
+def _check_states(
+    states: Tensor | Sequence[Tensor], sigmas: Sigmas, path: Path
+) -> tuple[list[Tensor], list[float]]:
     """Return (list of states, list of levels above 0) of a trajectory."""
     if not isinstance(states, (list, tuple)) and not (torch.is_tensor(states) and states.ndim):
         raise ValueError(

@@ -1,7 +1,13 @@
 """What a model answers: whether it is a picture like the one it was asked about, and whether it
 holds numbers."""
 
+import math
+from typing import Any
+
 import torch
+from torch import Tensor
+
+from .protocols import Model
 
 BLOCK = 64  # answers to a piece of memory
 
@@ -14,14 +20,14 @@ class NotFinite(RuntimeError):
         remedy: what gives full precision, where somebody knows.
     """
 
-    def __init__(self, where, remedy="full precision"):
+    def __init__(self, where: str, remedy: str = "full precision") -> None:
         super().__init__(
             f"the model returned NaN or infinity at {where}: try {remedy}, another checkpoint or a lower guidance scale"
         )
         self.where = where
 
 
-def check_kind(denoised, x, where=""):
+def check_kind(denoised: Any, x: Tensor, where: str = "") -> Tensor:
     """Return what a model answered to x.
 
     Raises:
@@ -54,14 +60,19 @@ class Answers:
         unit: what these are.
     """
 
-    def __init__(self, device, steps, unit="step"):
+    def __init__(self, device: torch.device, steps: int, unit: str = "step") -> None:
         self.device, self.steps, self.unit = device, steps, unit
-        self.kind = {"dtype": torch.bool, "device": device}
+        self.kind: dict[str, Any] = {"dtype": torch.float32, "device": device}
         if device.type == "cuda":
             self.kind |= {"device": "cpu", "pin_memory": True}
-        self.sigmas, self.good, self.events, self.seen = [], [], [], 0
+        self.sigmas: list[float | Tensor] = []
+        self.sums: list[Tensor] = []
+        self.events: list[Any] = []
+        self.seen = 0
+        # the same memory, to be read without asking a device
+        self.host: list[Any] = []
 
-    def take(self, denoised, x, sigma):
+    def take(self, denoised: Any, x: Tensor, sigma: float | Tensor) -> Tensor:
         """Return the answer to x at ``sigma``, a number or a tensor with one, and note whether it
         holds numbers.
 
@@ -72,29 +83,32 @@ class Answers:
         self.sigmas.append(sigma)
         check_kind(denoised, x, f" at {self.unit} {i + 1} of {self.steps}")
         if i % BLOCK == 0:
-            self.good.append(torch.ones(BLOCK, **self.kind))
-        self.good[-1][i % BLOCK].copy_(denoised.isfinite().all(), non_blocking=True)
+            self.sums.append(torch.zeros(BLOCK, **self.kind))
+            if self.sums[-1].device.type == "cpu":
+                self.host.append(self.sums[-1].numpy())
+        # a sum with NaN or infinity in it is one of them: the cheapest look at all numbers
+        wide = torch.float64 if denoised.dtype == torch.float64 else torch.float32
+        self.sums[-1][i % BLOCK].copy_(denoised.sum(dtype=wide), non_blocking=True)
         if self.device.type == "cuda":
             self.events.append(torch.cuda.Event())
             self.events[-1].record(torch.cuda.current_stream(self.device))
         return denoised
 
-    def look(self):
+    def look(self) -> None:
         """Raise if an answer that has come by now holds NaN or infinity: called before the model is
         asked again.
 
         Raises:
             NotFinite: it does.
         """
-        if not self.good or self.good[0].device.type != "cpu":
+        if not self.host:
             return
         while self.seen < len(self.sigmas) and (not self.events or self.events[self.seen].query()):
-            # a byte of the host's own memory: to read it asks nothing of a device
-            if not self.good[self.seen // BLOCK].untyped_storage()[self.seen % BLOCK]:
+            if not math.isfinite(self.host[self.seen // BLOCK][self.seen % BLOCK]):
                 self._complain(self.seen)
             self.seen += 1
 
-    def settle(self):
+    def settle(self) -> None:
         """Look at all answers once the run is over, and wait for the device if need be.
 
         Raises:
@@ -102,25 +116,26 @@ class Answers:
         """
         if self.events:
             self.events[-1].synchronize()
-        good = torch.cat(self.good).cpu().tolist() if self.good else [True]
-        if not all(good):
-            self._complain(good.index(False))
+        sums = torch.cat(self.sums).cpu().tolist() if self.sums else []
+        bad = [i for i, each in enumerate(sums) if not math.isfinite(each)]
+        if bad:
+            self._complain(bad[0])
 
-    def _complain(self, i):
+    def _complain(self, i: int) -> None:
         raise NotFinite(f"{self.unit} {i + 1} of {self.steps}, sigma {float(self.sigmas[i]):g}")
 
 
 class Checked:
     """A model whose answers are looked at; everything else is the wrapped model's."""
 
-    def __init__(self, model, device, steps):
+    def __init__(self, model: Model, device: torch.device, steps: int) -> None:
         self.model, self.answers = model, Answers(device, steps)
 
-    def __call__(self, x, sigma, **extra):
+    def __call__(self, x: Tensor, sigma: Tensor, **extra: Any) -> Tensor:
         self.answers.look()
         return self.answers.take(self.model(x, sigma, **extra), x, sigma.flatten()[0])
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         if name == "model":  # not set yet: a copy or an unpickled object asks before __init__ ran
             raise AttributeError(name)
         return getattr(self.model, name)

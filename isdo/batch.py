@@ -2,10 +2,14 @@
 level."""
 
 import logging
+from collections.abc import Sequence
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from .answers import check_kind
+from .protocols import ExtraArgs, Model
 
 log = logging.getLogger(__name__)
 # What a model may say to a batch that it does not take, running out of memory included.
@@ -13,7 +17,7 @@ REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError, Not
 PLAIN = (type(None), bool, int, float, str)
 
 
-def repeatable(extra_args, count):
+def repeatable(extra_args: ExtraArgs, count: int) -> bool:
     """Say whether the arguments of ``count`` pictures can be had for any selection of these: plain
     values and tensors.
 
@@ -25,7 +29,7 @@ def repeatable(extra_args, count):
     )
 
 
-def selected(extra_args, count, index):
+def selected(extra_args: ExtraArgs, count: int, index: Sequence[int]) -> dict[str, Any]:
     """Return the arguments for the pictures ``index``: what has a row for each picture is taken row
     by row."""
     rows = {
@@ -56,11 +60,13 @@ class Batch:
         together: False: level by level from the start.
     """
 
-    def __init__(self, model, extra_args, count, together=True):
+    def __init__(
+        self, model: Model, extra_args: ExtraArgs, count: int, together: bool = True
+    ) -> None:
         self.model, self.extra_args, self.count = model, extra_args, count
         self.together = together and repeatable(extra_args, count)
 
-    def at_once(self, x, levels, index):
+    def at_once(self, x: Tensor, levels: Tensor, index: Sequence[int]) -> Tensor | None:
         """Return what the model says to x (n, ...) at levels (n,), pictures ``index``; None if it
         does not take that."""
         try:
@@ -75,7 +81,7 @@ class Batch:
             return None
         return denoised
 
-    def at_level(self, x, levels, step):
+    def at_level(self, x: Tensor, levels: Tensor, step: int) -> Tensor:
         """Return what the model says to the pictures x of the run, all at one level, the one of
         index ``step``."""
         if (tell := getattr(self.model, "at_step", None)) is not None:

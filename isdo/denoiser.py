@@ -4,13 +4,18 @@ from it, guidance."""
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from .device import precision
 from .distribution import DISTRIBUTIONS, Distribution
 from .path import FLOW, VE, Path, detect_path
 from .process import PROCESSES, per_image
+from .protocols import Device, Model, Number
+
+Coefficient = Callable[[Any], Any]  # of a level, a float or a tensor
 
 
 @dataclass(frozen=True)
@@ -24,33 +29,35 @@ class Prediction:
 
     name: str
     path: Path
-    c_in: Callable
-    c_skip: Callable
-    c_out: Callable
+    c_in: Coefficient
+    c_skip: Coefficient
+    c_out: Coefficient
 
-    def denoised(self, x, sigma, output):
+    def denoised(self, x: Number, sigma: Any, output: Number) -> Number:
         """Return D(x; sigma) from the network's output at c_in x."""
         return self.c_skip(sigma) * x + self.c_out(sigma) * output
 
-    def target(self, x0, x, sigma):
+    def target(self, x0: Number, x: Number, sigma: Any) -> Number:
         """Return the output that would make denoised equal x0."""
         return (x0 - self.c_skip(sigma) * x) / self.c_out(sigma)
 
-    def weight(self, sigma):
+    def weight(self, sigma: Number) -> Number:
         """Return lambda(sigma), the weight of |denoised - x0|^2 in the plain squared error of the
         output."""
         return self.c_out(sigma) ** -2.0
 
 
-def _vp(sigma):  # the input scale of a variance-preserving net that is handed x0 + sigma n
+def _vp(
+    sigma: Number,
+) -> Number:  # the input scale of a variance-preserving net that is handed x0 + sigma n
     return (1 + sigma**2) ** -0.5
 
 
-def _one(sigma):
+def _one(sigma: Number) -> Number:
     return 1 + 0 * sigma
 
 
-def edm_prediction(sigma_data):
+def edm_prediction(sigma_data: float) -> Prediction:
     """Return the EDM row for data of standard deviation ``sigma_data`` (EDM, equation 7)."""
     return Prediction(
         "edm",
@@ -85,15 +92,15 @@ class Preconditioning(Prediction):
     """A Prediction with what the network is told of sigma, c_noise, and how often it saw which
     sigma in training."""
 
-    c_noise: Callable
+    c_noise: Coefficient
     trained_on: Distribution
 
 
-def _log(sigma):
+def _log(sigma: Number) -> Number:
     return sigma.log() if isinstance(sigma, torch.Tensor) else math.log(sigma)
 
 
-def _preconditioning(row, name, c_noise):
+def _preconditioning(row: Prediction, name: str, c_noise: Coefficient) -> Preconditioning:
     return Preconditioning(
         name, row.path, row.c_in, row.c_skip, row.c_out, c_noise, DISTRIBUTIONS[name]
     )
@@ -116,7 +123,7 @@ PRECONDITIONINGS = {
 }
 
 
-def guide(conditional, unconditional, scale):
+def guide(conditional: Tensor, unconditional: Tensor, scale: float | Tensor) -> Tensor:
     """Return the guided prediction u + scale (c - u) (Ho and Salimans 2022); ``scale`` a float or
     (B,)."""
     return unconditional + per_image(scale, unconditional) * (conditional - unconditional)
@@ -127,27 +134,27 @@ class Guided:
     """Classifier-free guidance out of two models of the same path: a model with the call shape of
     its parts."""
 
-    conditional: Callable
-    unconditional: Callable
-    scale: object
+    conditional: Model
+    unconditional: Model
+    scale: float | Tensor
 
     @property
-    def path(self):
-        return self.conditional.path
+    def path(self) -> Path:
+        return detect_path(self.conditional)
 
-    def __call__(self, x, sigma, **extra):
+    def __call__(self, x: Tensor, sigma: Tensor, **extra: Any) -> Tensor:
         return guide(
             self.conditional(x, sigma, **extra), self.unconditional(x, sigma, **extra), self.scale
         )
 
 
-def guided(conditional, unconditional, scale):
+def guided(conditional: Model, unconditional: Model, scale: float | Tensor) -> Model:
     """Return a model that guides away from ``unconditional`` by ``scale``; ``conditional`` itself
     at scale 1."""
     return conditional if _is_one(scale) else Guided(conditional, unconditional, scale)
 
 
-def _is_one(scale):
+def _is_one(scale: float | Tensor) -> bool:
     """Say whether a guidance scale is the number 1; a tensor is not asked."""
     return not isinstance(scale, torch.Tensor) and scale == 1
 
@@ -161,15 +168,15 @@ class ClassifierGuided:
     moves by scale s^2/a times the gradient. Theory page, equation 10.13.
     """
 
-    model: Callable
-    log_prob: Callable
-    scale: object
+    model: Model
+    log_prob: Callable[[Tensor, Tensor], Tensor]
+    scale: float | Tensor
 
     @property
-    def path(self):
+    def path(self) -> Path:
         return detect_path(self.model)
 
-    def __call__(self, x, sigma, **extra):
+    def __call__(self, x: Tensor, sigma: Tensor, **extra: Any) -> Tensor:
         denoised, wide = (
             self.model(x, sigma, **extra),
             x.dtype if x.dtype == torch.float64 else torch.float32,
@@ -184,7 +191,7 @@ class ClassifierGuided:
             denoised.dtype
         )
 
-    def _gradient(self, x, sigma):
+    def _gradient(self, x: Tensor, sigma: Tensor) -> Tensor:
         """Return d log p/dx of each picture; also where the sampler has switched gradients off."""
         with torch.inference_mode(False), torch.enable_grad():
             asked = x.detach().clone().requires_grad_()
@@ -192,7 +199,9 @@ class ClassifierGuided:
         return gradient
 
 
-def classifier_guided(model, log_prob, scale):
+def classifier_guided(
+    model: Model, log_prob: Callable[[Tensor, Tensor], Tensor], scale: float | Tensor
+) -> Model:
     """Return a model guided by a classifier (Dhariwal and Nichol 2021, section 4.2); ``model``
     itself at the float 0.
 
@@ -216,14 +225,14 @@ def classifier_guided(model, log_prob, scale):
 class CallCounter:
     """A model that counts its calls in ``calls``; everything else is the wrapped model's."""
 
-    def __init__(self, model):
+    def __init__(self, model: Model) -> None:
         self.model, self.calls = model, 0
 
-    def __call__(self, x, sigma, **extra):
+    def __call__(self, x: Tensor, sigma: Tensor, **extra: Any) -> Tensor:
         self.calls += 1
         return self.model(x, sigma, **extra)
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         if name == "model":  # not set yet: a copy or an unpickled object asks before __init__ ran
             raise AttributeError(name)
         return getattr(self.model, name)
@@ -244,14 +253,22 @@ class Denoiser:
         multiple: height and width must be multiples of this.
     """
 
-    def __init__(self, net, prediction, sigmas, indexed, null_label, multiple=1):
+    def __init__(
+        self,
+        net: torch.nn.Module,
+        prediction: Prediction,
+        sigmas: Tensor,
+        indexed: bool,
+        null_label: int,
+        multiple: int = 1,
+    ) -> None:
         self.net, self.prediction, self.indexed = net, prediction, indexed
         self.null_label, self.multiple = null_label, multiple
         self.path = prediction.path
         self.sigma_min, self.sigma_max = float(sigmas[0]), float(sigmas[-1])
         self.sigmas, self.log_sigmas = sigmas, sigmas.log()
 
-    def to(self, device):
+    def to(self, device: Device) -> "Denoiser":
         """Move the network and its tables to ``device``; returns self."""
         self.net.to(device)
         self.sigmas, self.log_sigmas = (
@@ -259,7 +276,7 @@ class Denoiser:
         )
         return self
 
-    def time(self, sigma):
+    def time(self, sigma: Tensor) -> Tensor:
         """Return the t (float64 where the device has that) that the net is told at sigma (B,)."""
         sigma = sigma.to(precision(sigma.device))
         if not self.indexed:
@@ -268,7 +285,7 @@ class Denoiser:
         low = (torch.searchsorted(table, log_sigma, right=True) - 1).clamp(0, len(table) - 2)
         return low + ((log_sigma - table[low]) / (table[low + 1] - table[low])).clamp(0, 1)
 
-    def _check(self, x, sigma, labels, guidance):
+    def _check(self, x: Tensor, sigma: Any, labels: Any, guidance: Any) -> None:
         if (
             x.ndim != 4
             or not x.is_floating_point()
@@ -286,7 +303,13 @@ class Denoiser:
                     f"{name} must be one number or {len(x)}, one for each picture, not {tuple(value.shape)}"
                 )
 
-    def __call__(self, x, sigma, labels=None, guidance=1.0):
+    def __call__(
+        self,
+        x: Tensor,
+        sigma: float | Tensor,
+        labels: int | Tensor | None = None,
+        guidance: float | Tensor = 1.0,
+    ) -> Tensor:
         """Return D(x; sigma) in x's shape and dtype; the network itself runs in its own dtype.
 
         Args:
@@ -324,5 +347,6 @@ class Denoiser:
                 f"labels must lie in 0..{self.null_label} ({self.null_label}: no class)"
             ) from error
         if twice:  # denoised is affine in the output: guiding the one guides the other
-            output = guide(*output.chunk(2), guidance)
+            conditional, unconditional = output.chunk(2)
+            output = guide(conditional, unconditional, guidance)
         return self.prediction.denoised(state, level, output).to(x.dtype)

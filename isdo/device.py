@@ -2,11 +2,16 @@
 
 import contextlib
 import functools
+from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
+from torch import Tensor
+
+from .protocols import Device
 
 
-def wide(values):
+def wide(values: Any) -> Tensor:
     """Return numbers, or a tensor of any device, as float64 on the CPU.
 
     The tensor comes to the CPU first and is widened there: Apple's MPS has no float64, and no
@@ -17,13 +22,13 @@ def wide(values):
     return torch.as_tensor(values, dtype=torch.float64, device="cpu")
 
 
-def beside(values, like):
+def beside(values: Tensor, like: Tensor) -> Tensor:
     """Return a tensor of the CPU in the dtype and on the device of ``like``; it is narrowed before
     it goes there."""
     return values.to(like.dtype).to(like.device)
 
 
-def constants(values, like):
+def constants(values: Any, like: Tensor) -> Tensor:
     """Return (nested lists of) numbers as a tensor beside ``like``, without waiting until a GPU has
     them."""
     made = torch.tensor(values, dtype=like.dtype, device="cpu")
@@ -34,14 +39,30 @@ def constants(values, like):
     )
 
 
+def table(values: tuple[Any, ...], like: Tensor) -> Tensor:
+    """Return (nested tuples of) numbers as a tensor beside ``like``, made once: schedules repeat, and
+    what depends on their levels alone does."""
+    return _table(values, like.dtype, like.device)
+
+
+@functools.lru_cache(maxsize=4096)
+def _table(values: tuple[Any, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    made = torch.tensor(values, dtype=dtype, device="cpu")
+    return (
+        made.pin_memory().to(device, non_blocking=True)
+        if device.type == "cuda"
+        else made.to(device)
+    )
+
+
 @functools.cache
-def _pins():
+def _pins() -> bool:
     """Say whether memory can be pinned for a GPU."""
     return torch.cuda.is_available()
 
 
 @functools.lru_cache(maxsize=8)
-def precision(device):
+def precision(device: Device) -> torch.dtype:
     """Return the dtype in which coefficients are computed on a device: float64 where it has that
     (MPS has not)."""
     try:
@@ -51,7 +72,7 @@ def precision(device):
 
 
 @functools.lru_cache(maxsize=8)
-def has_complex_fft(device):
+def has_complex_fft(device: Device) -> bool:
     """Say whether a small FFT works on a device (DirectML and older MPS have none)."""
     try:
         probe = torch.arange(16.0, device=device).reshape(4, 4)
@@ -61,7 +82,7 @@ def has_complex_fft(device):
         return False
 
 
-def full_precision(device):
+def full_precision(device: torch.device) -> AbstractContextManager[Any]:
     """Return the context in which matrix products keep their precision: WebUIs sample under
     autocast, which halves it."""
     return (
@@ -71,7 +92,7 @@ def full_precision(device):
     )
 
 
-def _halved(kind):
+def _halved(kind: str) -> bool:
     try:
         return torch.is_autocast_enabled(kind)
     except RuntimeError:  # a device that autocast does not know

@@ -5,8 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from .process import PROCESSES
+from .process import PROCESSES, Process
 
 
 @dataclass(frozen=True)
@@ -15,16 +16,18 @@ class Distribution:
     1, of float64 tensors."""
 
     name: str
-    quantile: Callable
-    density: Callable
+    quantile: Callable[[Tensor], Tensor]
+    density: Callable[[Tensor], Tensor]
 
-    def sample(self, generator, *shape):
+    def sample(self, generator: torch.Generator, *shape: int) -> Tensor:
         """Draw sigmas, float64, from a torch Generator on the CPU."""
         drawn = torch.rand(*shape, generator=generator, dtype=torch.float64, device="cpu")
         return self.quantile(drawn.clamp(min=2.0**-54))  # half a grain: 0 has no logarithm
 
 
-def uniform_time(process, first=None, last=None):
+def uniform_time(
+    process: Process, first: float | None = None, last: float | None = None
+) -> Distribution:
     """Return the Distribution of sigma(t) for t uniform between ``first`` and ``last`` (the
     Process's span)."""
     first, last = (
@@ -33,7 +36,9 @@ def uniform_time(process, first=None, last=None):
     )
     low, high = process.sigma(first), process.sigma(last)
 
-    def density(sigma):  # dt/dsigma / (last - first), sigma' from g^2 = 2 s^2 sigma sigma'
+    def density(
+        sigma: Tensor,
+    ) -> Tensor:  # dt/dsigma / (last - first), sigma' from g^2 = 2 s^2 sigma sigma'
         inside = (sigma >= low) & (sigma <= high)
         t = process.time(sigma.clamp(low, high))
         pace = process.diffusion(t).square() / (2 * process.scale(t).square() * sigma)
@@ -42,11 +47,11 @@ def uniform_time(process, first=None, last=None):
     return Distribution(process.name, lambda q: process.sigma(first + (last - first) * q), density)
 
 
-def log_normal(mean=-1.2, std=1.2):
+def log_normal(mean: float = -1.2, std: float = 1.2) -> Distribution:
     """Return the Distribution of sigma whose logarithm is normal (Karras et al. 2022, section
     5)."""
 
-    def density(sigma):
+    def density(sigma: Tensor) -> Tensor:
         score = (sigma.log() - mean) / std
         return (-score.square() / 2).exp() / (sigma * std * math.sqrt(2 * math.pi))
 

@@ -1,15 +1,19 @@
 """The variational bound: how many nats, or bits per dimension, a picture costs under a denoiser."""
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from .device import beside, wide
 from .inputs import check_x
 from .noise import each, source
-from .path import detect_path
+from .path import Path, detect_path
 from .process import per_image
+from .protocols import ExtraArgs, Model, NoiseSource, Seeds, Sigmas
 
 HALF_BIN = 1 / 255  # of the 256 levels in -1 .. 1
 HIDDEN = 100.0  # noise-to-signal ratio from which on levels count as equally far up: nothing of the picture shows
@@ -27,40 +31,40 @@ class Bound:
         dims: numbers in a picture.
     """
 
-    prior: torch.Tensor
-    steps: torch.Tensor
-    data: torch.Tensor
+    prior: Tensor
+    steps: Tensor
+    data: Tensor
     dims: int
 
     @property
-    def total(self):
+    def total(self) -> Tensor:
         """L (B,), in nats."""
         return self.prior + self.steps.sum(0) + self.data
 
     @property
-    def bits(self):
+    def bits(self) -> Tensor:
         """L in bits per dimension (B,)."""
         return self.total / (self.dims * math.log(2))
 
 
-def _sums(x):
+def _sums(x: Tensor) -> Tensor:
     """Return the sum over each picture (B,), float64 on the CPU, with bits that do not depend on
     the batch."""
     return torch.stack([picture.sum() for picture in wide(x)])
 
 
-def _snr(path, sigma):
+def _snr(path: Path, sigma: Tensor) -> Tensor:
     """Return (a/s)^2 of a float64 tensor of levels; 0 at the pure-noise end of `flow`."""
     return (path.signal(sigma) / sigma).square()
 
 
-def gaussian(x0, denoised, ratio):
+def gaussian(x0: Tensor, denoised: Tensor, ratio: float) -> Tensor:
     """Return -log N(x0; D, ratio^2) (B,): the decoder of pictures that are real numbers."""
     log_norm = math.log(2 * math.pi) / 2 + math.log(ratio)
     return _sums(((wide(x0) - wide(denoised)) / ratio).square() / 2 + log_norm)
 
 
-def discretised(x0, denoised, ratio):
+def discretised(x0: Tensor, denoised: Tensor, ratio: float) -> Tensor:
     """Return -log of what N(D, ratio^2) gives to x0's own bin (B,), of 256 in -1 .. 1 (Ho et al.
     2020, equation 13).
 
@@ -77,7 +81,7 @@ def discretised(x0, denoised, ratio):
     return -_sums(log_upper + (-(log_lower - log_upper).expm1()).log())
 
 
-def strata(path, sigmas, count):
+def strata(path: Path, sigmas: Sigmas, count: int) -> list[int]:
     """Return how many steps of a falling schedule form each of at most ``count`` strata, about even
     in log r, r = s/a."""
     log_ratio = path.noise_to_signal(wide(sigmas)[:-1]).clamp(max=HIDDEN).log()
@@ -87,7 +91,7 @@ def strata(path, sigmas, count):
     ].tolist()
 
 
-def _check(sigmas, path):
+def _check(sigmas: Sigmas, path: Path) -> Tensor:
     levels = wide(sigmas).flatten()
     levels = (
         levels[levels != 0] if len(levels) and levels[-1] == 0 else levels
@@ -103,8 +107,16 @@ def _check(sigmas, path):
 
 @torch.no_grad()
 def elbo(
-    model, x0, sigmas, extra_args=None, *, seeds=0, noise=None, decoder=discretised, groups=None
-):
+    model: Model,
+    x0: Tensor,
+    sigmas: Sigmas,
+    extra_args: ExtraArgs | None = None,
+    *,
+    seeds: Seeds = 0,
+    noise: NoiseSource | None = None,
+    decoder: Callable[[Tensor, Tensor, float], Tensor] = discretised,
+    groups: Sequence[int] | None = None,
+) -> Bound:
     """Return the Bound of pictures under a denoiser: theory, equations 10.10 to 10.12.
 
     The chain adds noise up to the level sigmas[0], where the prior N(0, s^2 I) takes over, and
@@ -140,14 +152,14 @@ def elbo(
         )
     seeds = each(seeds, len(x0))
     noise = source(seeds, x0) if noise is None else noise
-    kind = {"dtype": torch.float64, "device": "cpu"}
+    kind: dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}
     drawn = [
         torch.rand(len(groups), generator=torch.Generator("cpu").manual_seed(seed), **kind)
         for seed in seeds
     ]
     snr, x0 = _snr(path, levels), x0 if x0.dtype == torch.float64 else x0.float()
 
-    def miss(sigma):
+    def miss(sigma: Tensor) -> Tensor:
         """Return x0 and D at one draw of x_t, sigma (B,)."""
         sigma = beside(sigma, x0)
         level = per_image(sigma, x0)
@@ -161,5 +173,5 @@ def elbo(
         first += size
     prior = snr[0] / 2 * _sums(x0.square())
     data = decoder(x0, miss(levels[-1:].expand(len(x0))), float(path.noise_to_signal(levels[-1])))
-    steps = torch.stack(steps) if steps else prior.new_zeros(0, len(x0))
-    return Bound(prior, steps, data, x0[0].numel())
+    terms = torch.stack(steps) if steps else prior.new_zeros(0, len(x0))
+    return Bound(prior, terms, data, x0[0].numel())

@@ -16,15 +16,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from .device import beside, full_precision, has_complex_fft, wide
 
+Amount = float | Tensor
+# act(picture, its centre (rows, columns)) -> the picture moved
+Act = Callable[[Tensor, tuple[float, float]], Tensor]
 LARGEST_TURN = (
     math.pi / 2
 )  # three shears need tan(angle/2); further on they would throw pixels beyond the mirror image
 
 
-def shift(x, dy, dx, mirrored=False):
+def shift(x: Tensor, dy: Amount, dx: Amount, mirrored: bool = False) -> Tensor:
     """Return f(y + dy, x + dx) of the picture f: the exponential of dy d/dy + dx d/dx.
 
     Args:
@@ -44,7 +48,7 @@ def shift(x, dy, dx, mirrored=False):
     return _acted(x, mirrored, lambda f, centre: _ramp(_ramp(f, -2, rows), -1, columns))
 
 
-def rotate(x, angle, mirrored=False):
+def rotate(x: Tensor, angle: Amount, mirrored: bool = False) -> Tensor:
     """Return f(R p) of the picture f, R the rotation by ``angle`` about the centre: exp(angle (x
     d/dy - y d/dx)).
 
@@ -63,14 +67,14 @@ def rotate(x, angle, mirrored=False):
     Raises:
         ValueError: more than a quarter turn, or amounts that do not fit the batch.
     """
-    angle = _amounts(angle, x)
-    if not (angle.abs() <= LARGEST_TURN + 1e-9).all():
+    turn = _amounts(angle, x)
+    if not (turn.abs() <= LARGEST_TURN + 1e-9).all():
         raise ValueError(
-            f"angle is up to {float(angle.abs().max()):g}: give at most pi/2, and whole quarter turns by rot90"
+            f"angle is up to {float(turn.abs().max()):g}: give at most pi/2, and whole quarter turns by rot90"
         )
-    across, down = -(angle / 2).tan(), angle.sin()
+    across, down = -(turn / 2).tan(), turn.sin()
 
-    def act(f, centre):
+    def act(f: Tensor, centre: tuple[float, float]) -> Tensor:
         y, x_ = (
             torch.arange(n, dtype=torch.float64, device="cpu") - c
             for n, c in zip(f.shape[-2:], centre, strict=True)
@@ -82,7 +86,7 @@ def rotate(x, angle, mirrored=False):
     return _acted(x, mirrored, act)
 
 
-def scale(x, log_scale, mirrored=False):
+def scale(x: Tensor, log_scale: Amount, mirrored: bool = False) -> Tensor:
     """Return f(e^s p) of the picture f about its centre: exp(s (x d/dx + y d/dy)); s > 0 makes
     things smaller.
 
@@ -98,7 +102,7 @@ def scale(x, log_scale, mirrored=False):
     """
     amount = _amounts(log_scale, x)
 
-    def act(f, centre):
+    def act(f: Tensor, centre: tuple[float, float]) -> Tensor:
         down, across = (
             _dilation(n, c, amount.flatten(), f) for n, c in zip(f.shape[-2:], centre, strict=True)
         )
@@ -111,18 +115,18 @@ def scale(x, log_scale, mirrored=False):
     return _acted(x, mirrored, act)
 
 
-def _amounts(amount, x):
+def _amounts(amount: Amount, x: Tensor) -> Tensor:
     """Return the amount as float64 on the CPU, shaped to multiply (B, C, ..., H, W): (B or 1, 1,
     ..., 1)."""
-    amount = wide(amount)
-    if amount.shape not in ((), (1,), (len(x),)):
+    given = wide(amount)
+    if given.shape not in ((), (1,), (len(x),)):
         raise ValueError(
-            f"the amount has the shape {tuple(amount.shape)}: give one number, or {len(x)}, one for each picture"
+            f"the amount has the shape {tuple(given.shape)}: give one number, or {len(x)}, one for each picture"
         )
-    return amount.reshape(-1, *[1] * (x.ndim - 1))
+    return given.reshape(-1, *[1] * (x.ndim - 1))
 
 
-def _ramp(f, axis, amount):
+def _ramp(f: Tensor, axis: int, amount: Tensor) -> Tensor:
     """Shift f by ``amount`` (broadcasts to f, of size 1 along the axis) along one axis; keeps the
     energy."""
     size = f.shape[axis]
@@ -136,7 +140,7 @@ def _ramp(f, axis, amount):
 
 
 @functools.lru_cache(maxsize=8)
-def _dilation_modes(size, centre):
+def _dilation_modes(size: int, centre: float) -> tuple[Tensor, Tensor]:
     """Return eigenvalues and eigenvectors of i K, complex128 (size,), (size, size)."""
     frequency = torch.fft.fftfreq(size, dtype=torch.float64, device="cpu")
     if size % 2 == 0:
@@ -150,7 +154,7 @@ def _dilation_modes(size, centre):
     return torch.linalg.eigh(1j * (skew - skew.T) / 2)
 
 
-def _dilation(size, centre, amounts, like):
+def _dilation(size: int, centre: float, amounts: Tensor, like: Tensor) -> Tensor:
     """Return the matrices (len(amounts), size, size) of exp(s x d/dx) about ``centre`` along one
     axis."""
     if (
@@ -164,7 +168,7 @@ def _dilation(size, centre, amounts, like):
     return beside(((vectors * turns[:, None]) @ vectors.mH).real, like)
 
 
-def _mirror(size):
+def _mirror(size: int) -> tuple[Tensor, Tensor, int]:
     """Return how a line is continued by its mirror image to twice its length: index and fade (2
     size,), where it begins.
 
@@ -179,7 +183,7 @@ def _mirror(size):
     return torch.where(index < size, index, 2 * size - 1 - index), fade, before
 
 
-def _acted(x, mirrored, act):
+def _acted(x: Tensor, mirrored: bool, act: Act) -> Tensor:
     """Apply ``act(f, centre)`` in a dtype and on a device that can, on the picture or on its
     mirrored continuation."""
     (height, width), home = x.shape[-2:], x.device
@@ -201,11 +205,11 @@ def _acted(x, mirrored, act):
     return (f[..., top : top + height, left : left + width] + mean).to(home, x.dtype)
 
 
-def _one_pixel(height, width):
+def _one_pixel(height: int, width: int) -> float:
     return 1.0
 
 
-def _radius(height, width):
+def _radius(height: int, width: int) -> float:
     """Return the root mean square distance of pixels from the centre."""
     return math.sqrt((height**2 + width**2 - 2) / 12)
 
@@ -220,8 +224,8 @@ class Generator:
 
     name: str
     formula: str
-    act: Callable
-    reach: Callable
+    act: Callable[..., Tensor]
+    reach: Callable[[int, int], float]
 
 
 GENERATORS = {
@@ -244,7 +248,7 @@ GENERATORS = {
     )
 }
 # What a person chooses from; every choice of the setting "generators" is here.
-SETS = {
+SETS: dict[str, tuple[str, ...]] = {
     "none": (),
     "rotation": ("rotation",),
     "shifts": ("shift x", "shift y"),
@@ -255,7 +259,7 @@ SETS = {
 LARGEST_AMOUNT = 0.5  # radians, or log scale: a picture of a few pixels is not to be spun
 
 
-def exp(name, pixels, x, mirrored=True):
+def exp(name: str, pixels: float, x: Tensor, mirrored: bool = True) -> Tensor:
     """Return exp(eps g) x for the generator ``name``, eps such that pixels move by ``pixels`` on
     (quadratic) average.
 

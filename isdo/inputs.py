@@ -2,10 +2,14 @@
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from .device import wide
+from .path import Path
+from .protocols import Sigmas
 from .settings import Settings
 
 # A level that is so small a part of the one before it, and of 1, is 0: of its noise nothing would
@@ -13,7 +17,7 @@ from .settings import Settings
 ALL_BUT_ZERO = 1e-4
 
 
-def check_sigmas(sigmas, path):
+def check_sigmas(sigmas: Sigmas, path: Path) -> list[float]:
     """Return the sigmas as floats, up to the first zero, or what is all but zero."""
     values = wide(sigmas).flatten().tolist()
     if not values:
@@ -38,12 +42,12 @@ def check_sigmas(sigmas, path):
     return values
 
 
-def _short(values):
+def _short(values: list[float]) -> str:
     shown = [f"{v:g}" for v in values[:8]] + (["..."] if len(values) > 8 else [])
     return f"[{', '.join(shown)}]"
 
 
-def check_x(x):
+def check_x(x: Any) -> None:
     if not torch.is_tensor(x) or not x.is_floating_point():
         raise ValueError(
             f"x must be a tensor of floating point numbers, and is {getattr(x, 'dtype', type(x).__name__)}"
@@ -54,7 +58,7 @@ def check_x(x):
         )
 
 
-def check_mask(mask, x):
+def check_mask(mask: Any, x: Tensor) -> Tensor:
     """Return the mask in the shape of x."""
     if not torch.is_tensor(mask):
         raise ValueError(f"mask must be a tensor, and is a {type(mask).__name__}")
@@ -69,7 +73,7 @@ def check_mask(mask, x):
     return mask
 
 
-def check_settings(settings):
+def check_settings(settings: Settings | None) -> Settings:
     """Return the settings; the defaults for None."""
     settings = Settings() if settings is None else settings
     if not isinstance(settings, Settings):

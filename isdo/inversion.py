@@ -1,16 +1,19 @@
 """invert: from a picture to the noise that a sampler draws it from."""
 
+from typing import Any
+
 import torch
+from torch import Tensor
 from tqdm.auto import trange
 
-from .fit import Change, measured, unknown
-from .fit import trust as trusted
+from .fit import Change, measure_of
 from .inputs import check_settings, check_sigmas, check_x
-from .multistep import BLIND
-from .path import path_of, smallest_sigma
+from .path import Path, path_of, smallest_sigma
+from .protocols import Callback, ExtraArgs, Model, Sigmas
 from .quadrature import step_total
 from .run import Run
 from .schedules import bent
+from .settings import Settings
 from .solver import SOLVERS
 from .srk import Call
 from .sweeps import RESIDUAL, Sweeps
@@ -31,8 +34,16 @@ HALF = 1e-5  # roundings of numbers of 16 bits are larger
 
 @torch.no_grad()
 def invert(
-    model, x, sigmas, extra_args=None, callback=None, disable=None, *, settings=None, report=None
-):
+    model: Model,
+    x: Tensor,
+    sigmas: Sigmas,
+    extra_args: ExtraArgs | None = None,
+    callback: Callback | None = None,
+    disable: bool | None = None,
+    *,
+    settings: Settings | None = None,
+    report: dict[str, Any] | None = None,
+) -> Tensor:
     """Return the x at sigmas[0] from which `sample_isdo` draws the picture x: the same solver runs
     up the same levels.
 
@@ -77,7 +88,7 @@ def invert(
     return run.rise(check_sigmas(sigmas, path), callback, disable)
 
 
-def check_way(settings):
+def check_way(settings: Settings | None) -> Settings:
     """Return the settings, the defaults for None, if there is a way up by them."""
     settings = check_settings(settings)
     if settings.tolerance:
@@ -91,7 +102,7 @@ def check_way(settings):
     return settings
 
 
-def rising(levels, path, low):
+def rising(levels: list[float], path: Path, low: float) -> tuple[list[float], bool]:
     """Return (the levels of a falling schedule upwards without the 0, whether the bottom has to be
     solved for)."""
     *above, last = levels
@@ -101,12 +112,12 @@ def rising(levels, path, low):
     return ([low] if deep and 0 < low < above[-1] else []) + above[::-1], True
 
 
-def calls_at_bottom(steps):
+def calls_at_bottom(steps: int) -> int:
     """Return how many calls the bottom of a schedule with so many steps is asked for in."""
     return min(LEAST + (steps // STEPS_A_CALL) ** 3, MOST)
 
 
-def calls_of(settings, sigmas, path, low):
+def calls_of(settings: Settings | None, sigmas: Sigmas, path: Path, low: float) -> int:
     """Return how many model calls `invert` makes with these settings and sigmas.
 
     Raises:
@@ -126,14 +137,12 @@ class Plan:
         calls: model calls; at most, where the solver sweeps.
     """
 
-    def __init__(self, settings, sigmas, path, low):
+    def __init__(self, settings: Settings, sigmas: list[float], path: Path, low: float) -> None:
         row = SOLVERS[settings.solver]
         self.levels, solved = rising(bent(sigmas, settings.placement, low, path), path, low)
         steps, top = len(self.levels) - 1, self.levels[-1]
         self.bottom = (EXACT if row.sweeps else calls_at_bottom(len(self.levels))) if solved else 0
-        self.blind = (
-            row.redoes and settings.corrector > 0 and steps > 0 and path.signal(top) <= BLIND * top
-        )
+        self.blind = row.redoes and settings.corrector > 0 and steps > 0 and path.signal(top) == 0
         if row.sweeps:
             self.calls = self.bottom + row.sweeps * steps
             return
@@ -143,7 +152,7 @@ class Plan:
 class Ascent(Run):
     """One run upwards."""
 
-    def rise(self, sigmas, callback, disable):
+    def rise(self, sigmas: list[float], callback: Callback | None, disable: bool | None) -> Tensor:
         """Go up a falling schedule; return x at its first level."""
         plan = Plan(self.settings, sigmas, self.path, self.low)
         self.callback = callback
@@ -156,7 +165,7 @@ class Ascent(Run):
         self.answers.settle()
         return state.to(self.given.dtype)
 
-    def call(self, state, sigma):
+    def call(self, state: Tensor, sigma: float) -> tuple[Tensor, bool]:
         """Return (D at the level ``sigma`` in modes, whether another model answers than before)."""
         level = torch.full((len(state),), sigma, dtype=self.dtype, device=state.device)
         asked, denoised, anew = self.ask(state, level, sigma)
@@ -173,7 +182,7 @@ class Ascent(Run):
             self.callback(told)
         return self.spectrum.forward(denoised.to(self.dtype)), anew
 
-    def solve_bottom(self, sigma, calls):
+    def solve_bottom(self, sigma: float, calls: int) -> Tensor:
         """Move the state to where sampling's last step, from ``sigma``, leads to the picture;
         return D there (modes).
 
@@ -183,7 +192,9 @@ class Ascent(Run):
         solved.
         """
         signal, goal = self.path.signal(sigma), self.spectrum.forward(self.state)
-        modes, before, asked = goal, [], []
+        modes = goal
+        before: list[tuple[Tensor, Tensor]] = []
+        asked: list[Call] = []
         for _ in range(calls):
             denoised, _ = self.call(self.spectrum.inverse(modes, self.given.shape), sigma)
             noise = torch.sub(modes, denoised, alpha=signal).mul_(signal / sigma**2)
@@ -203,20 +214,22 @@ class Ascent(Run):
             .div_(power * signal**2 + sigma**2)
         )
 
-    def power_of(self, asked):
+    def power_of(self, asked: list[Call]) -> tuple[Tensor, Tensor]:
         """Return the power that the first two calls show, and the trust in it (modes): as far as
         they prove a Gaussian.
 
         In half precision what changed between them is rounding.
         """
-        known = unknown(asked[0].state, self.spectrum)
-        if self.settings.power == "fitted" and torch.finfo(self.given.dtype).eps < HALF:
-            fitted = self.spectrum.lowest(self.settings.modes)
-            known = measured(Change(asked[1], asked[0], self.window(), self.spectrum), fitted)
-        sure = trusted(known.trust, SURE)
-        return known.modes * sure, sure
+        like = asked[0].state
+        power_of = measure_of(self.spectrum, self.settings)
+        if power_of is None or torch.finfo(self.given.dtype).eps >= HALF:
+            return torch.zeros_like(like[:, :1]), torch.zeros_like(like[:, :1, :1])
+        change = Change.between(asked[1], asked[0], self.window(), self.spectrum)
+        known = power_of(change)
+        sure = ((known.trust - SURE) / (1 - SURE)).clamp(0, 1)
+        return known.numbers(self.spectrum.basis.parts) * sure, sure
 
-    def mixed(self, before):
+    def mixed(self, before: list[tuple[Tensor, Tensor]]) -> Tensor:
         """Return the next x (modes) out of the last (x, miss), newest first: Anderson's mixing, per
         picture."""
         (modes, miss), *older = before
@@ -228,11 +241,11 @@ class Ascent(Run):
             new = torch.addcmul(new, part[:, None, None].to(new.dtype), x + r, value=-1)
         return new
 
-    def product(self, p, q):
+    def product(self, p: Tensor, q: Tensor) -> Tensor:
         """Return the inner product (B,) of modes."""
         return self.spectrum.inner(p, q).sum(1)
 
-    def sweep(self, plan):
+    def sweep(self, plan: Plan) -> Tensor:
         """Solve for all levels at once, from the state up; return x at the highest."""
         sweeps, nodes = Sweeps(self), list(dict.fromkeys(plan.levels))
         sweeps.callback, sweeps.spent = self.callback, [plan.bottom] * len(self.state)
@@ -241,7 +254,7 @@ class Ascent(Run):
             self.bar.update(self.calls - self.bar.n)
         return sweeps.end(to_zero=False)
 
-    def climb(self, levels, known, blind):
+    def climb(self, levels: list[float], known: Tensor | None, blind: bool) -> Tensor:
         """Go up the levels from the state; ``known`` is D at the first (modes) if nobody has to be
         asked."""
         solver, sigma, modes = self.solver(), levels[0], self.spectrum.forward(self.state)
@@ -267,7 +280,7 @@ class Ascent(Run):
         return self.state
 
 
-def _solve(matrix, wanted):
+def _solve(matrix: list[list[Tensor]], wanted: list[Tensor]) -> list[Tensor]:
     """Return the solution (list of (B,)) of a symmetric system of none, one or two equations; 0
     where they say nothing."""
     if not wanted:

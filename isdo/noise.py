@@ -1,12 +1,14 @@
 """Where samplers take fresh noise from."""
 
 import torch
+from torch import Tensor
 
+from .protocols import NoiseSource, Seeds
 from .refinement import SeededNoise
 from .refinement import each_seed as each
 
 
-def source(seeds, x):
+def source(seeds: Seeds | None, x: Tensor) -> NoiseSource:
     """Return noise(like) -> normal noise in the shape, dtype and on the device of ``like``.
 
     Args:

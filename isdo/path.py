@@ -1,8 +1,13 @@
 """The two paths along which samplers travel: x = a(sigma) x0 + s(sigma) n."""
 
 from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
 
 from .device import wide
+from .protocols import Level
+from .settings import Settings
 
 # A table that was computed in float32 may end some roundings above the limit of its path: so much
 # is none.
@@ -17,23 +22,23 @@ class Path:
     1.
     """
 
-    name: str
+    name: Literal["ve", "flow"]
     fade: float  # 0: the signal stays whole (variance exploding); 1: it fades out linearly (flow)
     sigma_limit: float  # the largest sigma that has a meaning
 
-    def signal(self, sigma):
+    def signal(self, sigma: Level) -> Level:
         """Return a(sigma), of sigma's own kind (float or tensor)."""
         return 1 - self.fade * sigma
 
-    def noise_to_signal(self, sigma):
+    def noise_to_signal(self, sigma: Level) -> Level:
         """Return r = s/a; infinity at the pure-noise end of the flow path."""
         return sigma / self.signal(sigma)
 
-    def from_noise_to_signal(self, ratio):
+    def from_noise_to_signal(self, ratio: Level) -> Level:
         """Return the sigma at which s/a equals ``ratio``."""
         return ratio / (1 + self.fade * ratio)
 
-    def settle(self, sigma):
+    def settle(self, sigma: float) -> float:
         """Return the float sigma, or the limit itself where it is above that by no more than
         rounding."""
         return (
@@ -45,10 +50,10 @@ class Path:
 
 VE = Path("ve", fade=0.0, sigma_limit=float("inf"))
 FLOW = Path("flow", fade=1.0, sigma_limit=1.0)
-PATHS = {path.name: path for path in (VE, FLOW)}
+PATHS: dict[str, Path] = {path.name: path for path in (VE, FLOW)}
 
 
-def noise_levels(model):
+def noise_levels(model: Any) -> Tensor | None:
     """Return the table of noise levels that a model has, rising and without a 0 (float64, CPU), or
     None.
 
@@ -61,7 +66,7 @@ def noise_levels(model):
     return table[table > 0].sort().values if (table > 0).any() else None
 
 
-def detect_path(model):
+def detect_path(model: Any) -> Path:
     """Return the Path of a denoiser, asked by capability: what it says, then what the WebUIs'
     wrappers carry.
 
@@ -83,12 +88,12 @@ def detect_path(model):
     return FLOW if table is not None and FLOW.settle(float(table[-1])) <= FLOW.sigma_limit else VE
 
 
-def path_of(settings, model):
+def path_of(settings: Settings, model: Any) -> Path:
     """Return the Path that ``settings`` name, that of the model where they leave it to "auto"."""
     return detect_path(model) if settings.path == "auto" else PATHS[settings.path]
 
 
-def smallest_sigma(model):
+def smallest_sigma(model: Any) -> float:
     """Return the smallest noise level that a model knows, 0 if it does not say: asked by
     capability.
 

@@ -1,12 +1,16 @@
 """The curvature penalty: two more model calls say where the model is undecided, and the run keeps
 away; theory, section 13."""
 
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from .answers import check_kind
-from .path import detect_path
+from .path import Path, detect_path
+from .protocols import ExtraArgs, Model, Number
 from .spectrum import Spectrum
-from .window import Whole
+from .window import Masked, Whole
 
 # Model calls for one: at x, and on both sides of it.
 CALLS = 3
@@ -25,12 +29,12 @@ APART, APART_IN_FLOAT64 = 0.15, 2.0**-14
 SHARE = 0.5
 
 
-def calls_each(weight):
+def calls_each(weight: float) -> int:
     """Return how many model calls one of a solver's makes, with a penalty of that weight."""
     return CALLS if weight else 1
 
 
-def apart(dtype):
+def apart(dtype: torch.dtype) -> float:
     """Return how far, in sigma, the two further calls lie from x whose state is of ``dtype``."""
     return APART_IN_FLOAT64 if dtype == torch.float64 else APART
 
@@ -51,40 +55,43 @@ class Feeler:
         modes: the direction lives in so many of the lowest, in each channel.
     """
 
-    def __init__(self, path, spectrum, window, modes=MODES):
-        self.path, self.spectrum, self.window, self.direction = path, spectrum, window, None
+    def __init__(
+        self, path: Path, spectrum: Spectrum, window: Whole | Masked, modes: int = MODES
+    ) -> None:
+        self.path, self.spectrum, self.window = path, spectrum, window
+        self.direction: Any = None  # before `aim`; then modes
         self.lowest = spectrum.lowest(modes)[None]
         self.numbers = int(
             (self.lowest * spectrum.size).sum()
         )  # of a channel; before the run, which never waits
 
-    def low(self, modes):
+    def low(self, modes: Tensor) -> Tensor:
         """Return the part of ``modes`` (B, channels, K) that lies in the lowest ones and within the
         mask."""
         return self.window.painted(self.spectrum.spread(self.lowest, modes) * modes)
 
-    def count(self, modes):
+    def count(self, modes: Tensor) -> int:
         """Return how many numbers of a picture lie in the lowest modes."""
         return modes.shape[1] * self.numbers
 
-    def size(self, p, q):
+    def size(self, p: Tensor, q: Tensor) -> Tensor:
         """Return the inner product of each picture (B, 1, 1) in the precision of the
         coefficients."""
         return self.spectrum.inner(p, q).sum(1)[:, None, None]
 
-    def aim(self, modes):
+    def aim(self, modes: Tensor) -> None:
         """Begin with the unit direction of x (modes) itself: noise, of which the first turn leaves
         what D' makes most of."""
         self.direction = self.turned(self.low(modes), torch.zeros_like(modes))
 
-    def turned(self, towards, else_):
+    def turned(self, towards: Tensor, else_: Tensor) -> Tensor:
         """Return the unit direction of ``towards``, or ``else_`` where that is nothing."""
         length = self.size(towards, towards).sqrt()
         return torch.where(
             length > 0, towards / length.clamp(min=tiny(length)).to(towards.dtype), else_
         )
 
-    def feel(self, sigma, plus, minus, width):
+    def feel(self, sigma: Number, plus: Tensor, minus: Tensor, width: float) -> Tensor:
         """Turn the direction v to D'v and return lambda = v D'v (B, 1, 1), by D (modes) at x + and
         - width sigma v."""
         seen = self.low(plus - minus) * (self.path.signal(sigma) / (2 * width * sigma))
@@ -93,7 +100,7 @@ class Feeler:
         return found
 
 
-def tiny(like):
+def tiny(like: Tensor) -> float:
     """Return the smallest number of the dtype of ``like`` whose square is none of the subnormal
     ones."""
     return torch.finfo(like.dtype).tiny ** 0.5
@@ -115,7 +122,16 @@ class Penalty:
         share: see SHARE; infinity limits nothing.
     """
 
-    def __init__(self, weight, path, spectrum, window, dtype, modes=MODES, share=SHARE):
+    def __init__(
+        self,
+        weight: float,
+        path: Path,
+        spectrum: Spectrum,
+        window: Whole | Masked,
+        dtype: torch.dtype,
+        modes: int = MODES,
+        share: float = SHARE,
+    ) -> None:
         self.weight, self.share, self.width = weight, share, apart(dtype)
         self.path, self.spectrum, self.feeler = (
             path,
@@ -123,7 +139,7 @@ class Penalty:
             Feeler(path, spectrum, window, modes),
         )
 
-    def probe(self, state, sigma):
+    def probe(self, state: Tensor, sigma: float | Tensor) -> Tensor:
         """Return the step (in x's shape) to one side of ``state`` where the model is to be asked,
         too.
 
@@ -139,7 +155,14 @@ class Penalty:
             * _spread(sigma, state.ndim)
         )
 
-    def bend(self, state, sigma, denoised, plus, minus):
+    def bend(
+        self,
+        state: Tensor,
+        sigma: Number,
+        denoised: Tensor,
+        plus: Tensor,
+        minus: Tensor,
+    ) -> Tensor:
         """Return the denoised of the penalised field, from D at ``state`` and on both sides of it,
         all in x's shape."""
         there, sigma = self.spectrum.forward(denoised), _spread(sigma, 3)
@@ -149,7 +172,14 @@ class Penalty:
         # what is nothing leaves D as it is, bit for bit
         return denoised + self.spectrum.inverse(found, denoised.shape)
 
-    def correction(self, modes, sigma, denoised, plus, minus):
+    def correction(
+        self,
+        modes: Tensor,
+        sigma: Number,
+        denoised: Tensor,
+        plus: Tensor,
+        minus: Tensor,
+    ) -> Tensor:
         """Return what is added to D (modes); equations 13.5 to 13.7."""
         feeler, signal = self.feeler, self.path.signal(sigma)
         kappa = (feeler.feel(sigma, plus, minus, self.width) - 1).clamp(min=0).to(modes.dtype)
@@ -162,14 +192,21 @@ class Penalty:
         return found * (goes / torch.hypot(goes, wanted).clamp(min=tiny(goes))).to(found.dtype)
 
 
-def _spread(sigma, ndim):
+def _spread(sigma: float | Tensor, ndim: int) -> Any:
     return sigma.reshape(-1, *[1] * (ndim - 1)) if torch.is_tensor(sigma) else sigma
 
 
 @torch.no_grad()
 def largest_curvature(
-    model, x, sigma, extra_args=None, *, modes=MODES, iterations=64, expansion=False
-):
+    model: Model,
+    x: Tensor,
+    sigma: float,
+    extra_args: ExtraArgs | None = None,
+    *,
+    modes: int = MODES,
+    iterations: int = 64,
+    expansion: bool = False,
+) -> Tensor:
     """Return |grad f| (B,), the largest that the field changes with x in the lowest modes, f = (x/a
     - D)/r on the path ve.
 
@@ -197,7 +234,7 @@ def largest_curvature(
         raise ValueError(f"iterations is {iterations!r}: give a whole number of at least 1")
     dtype = x.dtype if x.dtype == torch.float64 else torch.float32
     spectrum, width, state, ratio = (
-        Spectrum(*x.shape[-2:], x.device),
+        Spectrum(x.shape[-2], x.shape[-1], x.device),
         apart(dtype),
         x.to(dtype),
         path.noise_to_signal(sigma),

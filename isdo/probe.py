@@ -1,18 +1,24 @@
 """A short run that measures how the spectral curvature of a model goes with the noise-to-signal
 ratio."""
 
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from .curvature import FLOOR, RATIO_LIMIT, Curvature, noise_to_signal
 from .device import wide
 from .path import detect_path
+from .protocols import ExtraArgs, Model, Sigmas
 from .sampling import sample_isdo
 from .settings import Settings
 from .spectrum import Spectrum
 
 
 @torch.no_grad()
-def measure_curvature(model, x, sigmas, extra_args=None):
+def measure_curvature(
+    model: Model, x: Tensor, sigmas: Sigmas, extra_args: ExtraArgs | None = None
+) -> Curvature:
     """Measure the spectral curvature in one run of ISDO.
 
     In the band b, the change of D counts by S_b/(S_b + r^2), S_b being the power of the final
@@ -29,17 +35,17 @@ def measure_curvature(model, x, sigmas, extra_args=None):
     Raises:
         ValueError: fewer than three positive levels, or a model that always answers the same.
     """
-    path, spectrum = detect_path(model), Spectrum(*x.shape[-2:], x.device)
+    path, spectrum = detect_path(model), Spectrum(x.shape[-2], x.shape[-1], x.device)
     sigmas = wide(sigmas)
     sigmas = sigmas[sigmas > 0]
-    log_ratio = noise_to_signal(path, sigmas).log()
+    log_ratio = wide(noise_to_signal(path, sigmas.numpy())).log()
     if len(log_ratio.unique()) < 3:
         raise ValueError(
             f"sigmas must hold 3 levels or more with s/a up to {RATIO_LIMIT:g}: take 12 to 30"
         )
-    answers = []
+    answers: list[Tensor] = []
 
-    def keep(step):
+    def keep(step: dict[str, Any]) -> None:
         answers.append(spectrum.forward(step["denoised"].to(torch.float32)))
 
     as_given, levels = Settings(placement=0), torch.cat([sigmas, sigmas.new_zeros(1)])
@@ -47,7 +53,7 @@ def measure_curvature(model, x, sigmas, extra_args=None):
     steps = -log_ratio.diff()
     mid = ((log_ratio[1:] + log_ratio[:-1]) / 2).exp()
     power = spectrum.inner(answers[-1], answers[-1]) / (answers[-1].shape[1] * spectrum.size)
-    values = []
+    changes = []
     for before, after, h, r in zip(
         answers[:-1], answers[1:], steps.tolist(), mid.tolist(), strict=True
     ):
@@ -56,8 +62,8 @@ def measure_curvature(model, x, sigmas, extra_args=None):
         change = spectrum.inner(after - before, after - before) * (
             power / (power + r**2).clamp(min=1e-30)
         )
-        values.append((change.sum(1) / x[0].numel()).sqrt().median() / h)
-    values = wide(torch.stack(values))
+        changes.append((change.sum(1) / x[0].numel()).sqrt().median() / h)
+    values = wide(torch.stack(changes))
     return Curvature(
         tuple(mid[steps > 0].tolist()), tuple(values.clamp(min=FLOOR * values.max()).tolist())
     )

@@ -3,10 +3,17 @@ at any (s, sigma)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar, overload
 
 import torch
+from torch import Tensor
 
 from .process import per_image
+from .protocols import Number
+
+# A number for all pictures, or a tensor.
+Scalar = float | Tensor
+S = TypeVar("S", float, Tensor)  # of numbers come what scale and sigma are
 
 
 @dataclass(frozen=True)
@@ -22,15 +29,27 @@ class Quantity:
     """
 
     name: str
-    of_picture: Callable
-    of_noise: Callable
+    of_picture: Callable[[Any, Any], Any]
+    of_noise: Callable[[Any, Any], Any]
 
-    def denoised(self, value, x, scale, sigma):
+    @overload
+    def denoised(self, value: Tensor, x: Tensor, scale: Scalar, sigma: Scalar) -> Tensor: ...
+
+    @overload
+    def denoised(self, value: float, x: float, scale: S, sigma: S) -> S: ...
+
+    def denoised(self, value: Any, x: Any, scale: Any, sigma: Any) -> Any:
         """Return D from the quantity's ``value`` at x."""
         p, q = self.of_picture(scale, sigma), self.of_noise(scale, sigma)
         return (q * (x / scale) - sigma * value) / (q - p * sigma)
 
-    def value(self, denoised, x, scale, sigma):
+    @overload
+    def value(self, denoised: Tensor, x: Tensor, scale: Scalar, sigma: Scalar) -> Tensor: ...
+
+    @overload
+    def value(self, denoised: float, x: float, scale: S, sigma: S) -> S: ...
+
+    def value(self, denoised: Any, x: Any, scale: Any, sigma: Any) -> Any:
         """Return the quantity where D says ``denoised``; sigma > 0."""
         return (
             self.of_picture(scale, sigma) * denoised
@@ -38,11 +57,11 @@ class Quantity:
         )
 
 
-def _zero(scale, sigma):
+def _zero(scale: Any, sigma: Number) -> Number:
     return 0 * sigma
 
 
-def _one(scale, sigma):
+def _one(scale: Any, sigma: Number) -> Number:
     return 1 + 0 * sigma
 
 
@@ -67,7 +86,17 @@ QUANTITIES = {
 }
 
 
-def convert(value, given, wanted, x, scale, sigma):
+@overload
+def convert(
+    value: Tensor, given: str, wanted: str, x: Tensor, scale: Scalar, sigma: Scalar
+) -> Tensor: ...
+
+
+@overload
+def convert(value: float, given: str, wanted: str, x: float, scale: S, sigma: S) -> S: ...
+
+
+def convert(value: Any, given: str, wanted: str, x: Any, scale: Any, sigma: Any) -> Any:
     """Return the quantity ``wanted`` from the quantity ``given`` that has the ``value``, at x = s
     x0 + s sigma n.
 

@@ -29,25 +29,28 @@ Raises:
 
 import inspect
 import math
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import pairwise
 
 import torch
+from torch import Tensor
 
 from .answers import Checked
 from .device import wide
 from .inputs import check_sigmas, check_x
 from .noise import source
 from .path import FLOW, VE, detect_path
-from .process import PROCESSES
+from .process import PROCESSES, Process
 from .process import process as find_process
+from .protocols import Callback, ExtraArgs, Model, NoiseSource, Seeds, Sigmas
 from .tableau import EULER, HEUN, RK4
 
 OWN = {VE: PROCESSES["edm"], FLOW: PROCESSES["flow"]}  # the process whose time is the path's sigma
 METHODS = {row.name: row for row in (EULER, HEUN, RK4)}
 
 
-def _as_it_is(x, t, sigma):
+def _as_it_is(x: Tensor, t: float, sigma: float) -> tuple[Tensor, float]:
     return x, t
 
 
@@ -55,7 +58,17 @@ class Walk:
     """One run: what the steps of all samplers share. Times, levels and coefficients are floats,
     float64."""
 
-    def __init__(self, model, x, sigmas, extra_args, callback, seeds, process, noise):
+    def __init__(
+        self,
+        model: Model,
+        x: Tensor,
+        sigmas: Sigmas,
+        extra_args: ExtraArgs | None,
+        callback: Callback | None,
+        seeds: Seeds | None,
+        process: str | Process | None,
+        noise: NoiseSource | None,
+    ) -> None:
         check_x(x)
         self.process = find_process(OWN[detect_path(model)] if process is None else process)
         if detect_path(model) is FLOW is not self.process.path:
@@ -66,15 +79,15 @@ class Walk:
         self.given, self.dtype = x, x.dtype if x.dtype == torch.float64 else torch.float32
         self.levels = check_sigmas(sigmas, self.process.path)
         self.fresh = source(seeds, x) if noise is None else noise
-        self.report = None
+        self.report: Callback | None = None
 
-    def time(self, sigma):
+    def time(self, sigma: float) -> float:
         """Return the process's time of a level of the path."""
         if self.process is OWN[self.process.path]:
             return sigma
         return self.process.time(float(self.process.path.noise_to_signal(wide(sigma))))
 
-    def denoised(self, x, t):
+    def denoised(self, x: Tensor, t: float) -> Tensor:
         """Return D at the process's state x, by the model on its path; the first call of a step is
         reported."""
         state, level = self.process.to_path(x, t)
@@ -85,7 +98,12 @@ class Walk:
             self.report = None
         return found.to(self.dtype)
 
-    def run(self, step, before=_as_it_is, calls=1):
+    def run(
+        self,
+        step: "Step",
+        before: Callable[[Tensor, float, float], tuple[Tensor, float]] = _as_it_is,
+        calls: int = 1,
+    ) -> Tensor:
         """Return x at the end by ``step(walk, x, t, u) -> x at u``, of so many calls; the step to 0
         is D, whatever the sampler.
 
@@ -105,7 +123,11 @@ class Walk:
         return x.to(self.given.dtype)
 
 
-def _renoised(walk, x, t, u, kept):
+# step(walk, x, t, u) -> x at the time u, from x at t
+Step = Callable[[Walk, Tensor, float, float], Tensor]
+
+
+def _renoised(walk: Walk, x: Tensor, t: float, u: float, kept: Callable[[float], float]) -> Tensor:
     """Return x_u = s_u (D + sigma_u (k eps + sqrt(1 - k^2) n)): of the old noise eps the share k =
     kept(sigma_u/sigma_t) stays, the rest is new. Theory page, equation 10.14."""
     p = walk.process
@@ -117,27 +139,27 @@ def _renoised(walk, x, t, u, kept):
     return old + p.noise(u) * fresh * walk.fresh(x) if fresh else old
 
 
-def _ratio(process, u, t):
+def _ratio(process: Process, u: float, t: float) -> float:
     return 1.0 if u == t else process.sigma(u) / process.sigma(t)
 
 
 @torch.no_grad()
 def ddpm(
-    model,
-    x,
-    sigmas,
-    extra_args=None,
-    callback=None,
-    disable=None,
+    model: Model,
+    x: Tensor,
+    sigmas: Sigmas,
+    extra_args: ExtraArgs | None = None,
+    callback: Callback | None = None,
+    disable: bool | None = None,
     *,
-    seeds=None,
-    process=None,
-    noise=None,
-):
+    seeds: Seeds | None = None,
+    process: str | Process | None = None,
+    noise: NoiseSource | None = None,
+) -> Tensor:
     """Ancestral sampling: the posterior with D in the place of x0 (Ho et al. 2020, algorithm 2;
     theory, equation 10.4)."""
 
-    def step(walk, x, t, u):
+    def step(walk: Walk, x: Tensor, t: float, u: float) -> Tensor:
         mean, std = walk.process.posterior(x, walk.denoised(x, t), t, u)
         return mean + std * walk.fresh(x)
 
@@ -146,18 +168,18 @@ def ddpm(
 
 @torch.no_grad()
 def ddim(
-    model,
-    x,
-    sigmas,
-    extra_args=None,
-    callback=None,
-    disable=None,
+    model: Model,
+    x: Tensor,
+    sigmas: Sigmas,
+    extra_args: ExtraArgs | None = None,
+    callback: Callback | None = None,
+    disable: bool | None = None,
     *,
-    eta=0.0,
-    seeds=None,
-    process=None,
-    noise=None,
-):
+    eta: float = 0.0,
+    seeds: Seeds | None = None,
+    process: str | Process | None = None,
+    noise: NoiseSource | None = None,
+) -> Tensor:
     """Song et al. 2021 (DDIM), equation 12: ``eta`` times the noise of DDPM, 0 (none) to 1
     (DDPM)."""
     if not 0 <= eta <= 1:
@@ -168,18 +190,18 @@ def ddim(
 
 @torch.no_grad()
 def langevin(
-    model,
-    x,
-    sigmas,
-    extra_args=None,
-    callback=None,
-    disable=None,
+    model: Model,
+    x: Tensor,
+    sigmas: Sigmas,
+    extra_args: ExtraArgs | None = None,
+    callback: Callback | None = None,
+    disable: bool | None = None,
     *,
-    beta=1.0,
-    seeds=None,
-    process=None,
-    noise=None,
-):
+    beta: float = 1.0,
+    seeds: Seeds | None = None,
+    process: str | Process | None = None,
+    noise: NoiseSource | None = None,
+) -> Tensor:
     """The ODE with a Langevin part of rate ``beta`` beside it (Karras et al. 2022, equation 8),
     exact where D is constant.
 
@@ -194,9 +216,18 @@ def langevin(
 
 @torch.no_grad()
 def ode(
-    model, x, sigmas, extra_args=None, callback=None, disable=None, *,
-    method="heun", seeds=None, process=None, noise=None,
-):  # fmt: skip
+    model: Model,
+    x: Tensor,
+    sigmas: Sigmas,
+    extra_args: ExtraArgs | None = None,
+    callback: Callback | None = None,
+    disable: bool | None = None,
+    *,
+    method: str = "heun",
+    seeds: Seeds | None = None,
+    process: str | Process | None = None,
+    noise: NoiseSource | None = None,
+) -> Tensor:
     """The probability-flow ODE in the process's own time by a Runge-Kutta ``method`` of METHODS
     (theory, equation 10.6).
 
@@ -205,7 +236,7 @@ def ode(
     if method not in METHODS:
         raise ValueError(f"no method {method!r}: choose one of {', '.join(METHODS)}")
 
-    def step(walk, x, t, u):
+    def step(walk: Walk, x: Tensor, t: float, u: float) -> Tensor:
         return METHODS[method].step(partial(_slope, walk), t, x, u - t).y
 
     return Walk(model, x, sigmas, extra_args, callback, seeds, process, noise).run(
@@ -213,15 +244,27 @@ def ode(
     )
 
 
-def _slope(walk, t, x):
+def _slope(walk: Walk, t: float, x: Tensor) -> Tensor:
     return walk.process.ode(x, walk.denoised(x, t), t)
 
 
 @torch.no_grad()
 def edm(
-    model, x, sigmas, extra_args=None, callback=None, disable=None, *,
-    s_churn=0.0, s_tmin=0.0, s_tmax=math.inf, s_noise=1.0, seeds=None, process=None, noise=None,
-):  # fmt: skip
+    model: Model,
+    x: Tensor,
+    sigmas: Sigmas,
+    extra_args: ExtraArgs | None = None,
+    callback: Callback | None = None,
+    disable: bool | None = None,
+    *,
+    s_churn: float = 0.0,
+    s_tmin: float = 0.0,
+    s_tmax: float = math.inf,
+    s_noise: float = 1.0,
+    seeds: Seeds | None = None,
+    process: str | Process | None = None,
+    noise: NoiseSource | None = None,
+) -> Tensor:
     """Karras et al. 2022, algorithm 2: before each of Heun's steps noise is added, as k-diffusion's
     ``sample_heun``.
 
@@ -238,7 +281,7 @@ def edm(
     walk = Walk(model, x, sigmas, extra_args, callback, seeds, process, noise)
     gamma = min(s_churn / max(1, len(walk.levels) - 1), math.sqrt(2) - 1)
 
-    def churned(x, t, sigma):
+    def churned(x: Tensor, t: float, sigma: float) -> tuple[Tensor, float]:
         """Return (x, t) with noise added."""
         fresh = walk.fresh(
             x
@@ -250,7 +293,7 @@ def edm(
         factor, std = walk.process.transition(t, later)
         return factor * x + s_noise * std * fresh, later
 
-    def step(walk, x, t, u):
+    def step(walk: Walk, x: Tensor, t: float, u: float) -> Tensor:
         return HEUN.step(partial(_slope, walk), t, x, u - t).y
 
     return walk.run(step, churned if gamma else _as_it_is, calls=2)
@@ -258,17 +301,17 @@ def edm(
 
 @torch.no_grad()
 def reverse_sde(
-    model,
-    x,
-    sigmas,
-    extra_args=None,
-    callback=None,
-    disable=None,
+    model: Model,
+    x: Tensor,
+    sigmas: Sigmas,
+    extra_args: ExtraArgs | None = None,
+    callback: Callback | None = None,
+    disable: bool | None = None,
     *,
-    seeds=None,
-    process=None,
-    noise=None,
-):
+    seeds: Seeds | None = None,
+    process: str | Process | None = None,
+    noise: NoiseSource | None = None,
+) -> Tensor:
     """The SDE from noise to picture by Euler and Maruyama in the process's own time (theory,
     equation 10.7).
 
@@ -276,7 +319,7 @@ def reverse_sde(
     infinite, at the pure-noise end of `flow`, the step is DDPM's.
     """
 
-    def step(walk, x, t, u):
+    def step(walk: Walk, x: Tensor, t: float, u: float) -> Tensor:
         p, denoised = walk.process, walk.denoised(x, t)
         rate, fresh = p.diffusion(t), walk.fresh(x)
         if math.isinf(rate):
@@ -287,7 +330,7 @@ def reverse_sde(
     return Walk(model, x, sigmas, extra_args, callback, seeds, process, noise).run(step)
 
 
-SAMPLERS = {
+SAMPLERS: dict[str, Callable[..., Tensor]] = {
     "ddpm": ddpm,
     "ddim": ddim,
     "rk4": partial(ode, method="rk4"),
@@ -298,6 +341,6 @@ SAMPLERS = {
 }
 
 
-def seeded(run, seeds):
+def seeded(run: Callable[..., Tensor], seeds: Iterable[int]) -> Callable[..., Tensor]:
     """Return the sampler with ``seeds``, if it draws noise of its own; any other as it is."""
     return partial(run, seeds=list(seeds)) if "seeds" in inspect.signature(run).parameters else run

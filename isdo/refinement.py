@@ -4,9 +4,12 @@ import functools
 import logging
 import math
 import operator
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, SupportsIndex, cast
 
 import torch
+from torch import Tensor
 from tqdm.auto import trange
 
 from . import group
@@ -14,8 +17,9 @@ from .answers import Checked, check_kind
 from .denoiser import CallCounter
 from .device import beside, full_precision, wide
 from .inputs import check_mask, check_x
-from .path import detect_path, path_of, smallest_sigma
+from .path import Path, detect_path, path_of, smallest_sigma
 from .process import per_image
+from .protocols import Callback, ExtraArgs, Model, NoiseSource, Sampler, Seeds, Sigmas
 from .run import solve_ode
 from .schedules import LEAST_ROOM, curvature_sigmas, rest
 from .settings import RefineSettings, Settings
@@ -45,10 +49,10 @@ class Refined:
         calls: model calls made.
     """
 
-    x: torch.Tensor
-    iterations: torch.Tensor
-    converged: torch.Tensor
-    changes: torch.Tensor
+    x: Tensor
+    iterations: Tensor
+    converged: Tensor
+    changes: Tensor
     calls: int
 
 
@@ -66,7 +70,9 @@ class Action:
     steps: int
 
 
-def plan(settings, clean=True, shares=None):
+def plan(
+    settings: RefineSettings, clean: bool = True, shares: Sequence[int] | None = None
+) -> list[Action]:
     """Return the Action of every iteration: eps_k = eps_0 / k^alpha and delta_k likewise.
 
     ``shares`` are the steps of each, where there is a number of them to be shared.
@@ -76,7 +82,8 @@ def plan(settings, clean=True, shares=None):
     iterations before the last turn round at the floor: going to 0 and back washes out what the
     model's mean does not have (Restart, Xu et al. 2023, turns there too).
     """
-    names, done, kept = group.SETS[settings.generators], [], 0.0
+    names, kept = group.SETS[settings.generators], 0.0
+    done: list[Action] = []
     shares = [settings.calls] * settings.iterations if shares is None else shares
     ratios = [settings.noise / (k + 1) ** settings.noise_decay for k in range(len(shares))]
     for k, steps in enumerate(shares):
@@ -98,14 +105,14 @@ def plan(settings, clean=True, shares=None):
 class Held:
     """A model that is held to a known picture outside the mask, under its own call shape."""
 
-    def __init__(self, model, mask, known):
+    def __init__(self, model: Model, mask: Tensor, known: Tensor) -> None:
         self.model, self.mask, self.known = model, mask, known
 
     @property
-    def inner_model(self):
+    def inner_model(self) -> Any:
         return getattr(self.model, "inner_model", None)
 
-    def __call__(self, x, sigma, **extra):
+    def __call__(self, x: Tensor, sigma: Tensor, **extra: Any) -> Tensor:
         denoised = check_kind(self.model(x, sigma, **extra), x).to(self.known)
         return torch.where(
             self.mask == 0, self.known, torch.lerp(self.known, denoised, self.mask)
@@ -116,16 +123,24 @@ class Watch:
     """A sampler's callback that remembers what the model said last, and passes on with all calls
     counted."""
 
-    def __init__(self, callback, done):
-        self.callback, self.done, self.denoised = callback, done, None
+    def __init__(self, callback: Callback | None, done: int) -> None:
+        self.callback, self.done = callback, done
+        self.denoised: Tensor | None = None
 
-    def __call__(self, state):
+    def __call__(self, state: dict[str, Any]) -> None:
         self.denoised = state["denoised"]
         if self.callback is not None:
             self.callback({**state, "i": self.done + state["i"]})
 
 
-def descent(path, ratio, calls, low, sigmas=None, end=0.0):
+def descent(
+    path: Path,
+    ratio: float,
+    calls: int,
+    low: float,
+    sigmas: Sigmas | None = None,
+    end: float = 0.0,
+) -> Tensor:
     """Return falling sigmas, at most ``calls`` + 1, from the noise-to-signal ``ratio``, or from
     ``low`` if that is more.
 
@@ -167,7 +182,7 @@ class Lock:
         like: the state.
     """
 
-    def __init__(self, count, mask, like):
+    def __init__(self, count: int, mask: Tensor | None, like: Tensor) -> None:
         self.mask, (height, width) = mask, like.shape[-2:]
         rows, columns = (
             torch.arange(n, dtype=torch.float64, device="cpu") * max(height, width) / n
@@ -180,7 +195,8 @@ class Lock:
             if waves
             else torch.zeros(0, height * width, dtype=torch.float64, device="cpu")
         )
-        self.basis, self.inverse = beside(basis, like), None
+        self.basis = beside(basis, like)
+        self.inverse: Tensor | None = None
         if mask is not None and waves:
             weights = wide(mask).reshape(len(mask), -1, height * width)
             gram = torch.stack([(basis * w[:, None]) @ basis.T for w in weights])
@@ -189,7 +205,7 @@ class Lock:
             inverse = torch.linalg.pinv(gram, rtol=1e-9, hermitian=True)
             self.inverse = beside(inverse, like)
 
-    def __call__(self, change):
+    def __call__(self, change: Tensor) -> Tensor:
         """Return the part of a change (B, C, ..., H, W), already under the mask, that the lock lets
         through."""
         if not len(self.basis):
@@ -217,19 +233,17 @@ class Leash:
         picture: the first one (B, C, ..., H, W).
     """
 
-    def __init__(self, drift, picture):
-        self.drift, self.spectrum = (
-            drift,
-            Spectrum(*picture.shape[-2:], picture.device, halves=True),
-        )
+    def __init__(self, drift: float, picture: Tensor) -> None:
+        height, width = picture.shape[-2:]
+        self.drift, self.spectrum = drift, Spectrum(height, width, picture.device, halves=True)
         bands = torch.arange(self.spectrum.count, device=picture.device)
         self.fine = (bands + 1) / 2 >= FINE * max(picture.shape[-2:])
         self.first = self._energy(self.spectrum.forward(picture))
 
-    def _energy(self, modes):
+    def _energy(self, modes: Tensor) -> Tensor:
         return self.spectrum.inner(modes, modes)
 
-    def __call__(self, picture):
+    def __call__(self, picture: Tensor) -> Tensor:
         """Return what must be added to a picture (B, C, ..., H, W)."""
         modes = self.spectrum.forward(picture)
         tiny = torch.finfo(self.spectrum.precision).tiny
@@ -240,7 +254,7 @@ class Leash:
         return self.spectrum.inverse(excess * modes, picture.shape)
 
 
-def _cosine(size, order):
+def _cosine(size: int, order: int) -> Tensor:
     """Return the orthonormal cosine with ``order`` half waves, (size,) float64."""
     wave = torch.cos(
         torch.pi * order * (torch.arange(size, dtype=torch.float64, device="cpu") + 0.5) / size
@@ -252,20 +266,20 @@ class SeededNoise:
     """Normal noise, each picture from a generator of its own: the same in any batch and on any
     device."""
 
-    def __init__(self, seeds):
+    def __init__(self, seeds: Sequence[int]) -> None:
         self.generators = [
             torch.Generator("cpu").manual_seed((seed + SEED_OFFSET) % 2**63) for seed in seeds
         ]
 
-    def __call__(self, x):
-        kind = {"dtype": torch.float32, "device": "cpu"}
+    def __call__(self, x: Tensor) -> Tensor:
+        kind: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
         drawn = [
             torch.randn(x.shape[1:], generator=generator, **kind) for generator in self.generators
         ]
         return torch.stack(drawn).to(x)
 
 
-def _source_of_noise(noise, seeds, x):
+def _source_of_noise(noise: NoiseSource | None, seeds: Seeds, x: Tensor) -> NoiseSource:
     if noise is not None:
         if not callable(noise):
             raise ValueError(
@@ -275,15 +289,16 @@ def _source_of_noise(noise, seeds, x):
     return SeededNoise(each_seed(seeds, len(x)))
 
 
-def each_seed(seeds, count):
+def each_seed(seeds: Seeds, count: int) -> Sequence[int]:
     """Return the seed of every picture: those given, or the first picture's and the next ones."""
+    each: Sequence[int]
     try:
         if isinstance(seeds, (bool, str)):
             raise TypeError
-        if hasattr(seeds, "__index__") and not getattr(seeds, "ndim", 0):
+        if isinstance(seeds, SupportsIndex) and not getattr(seeds, "ndim", 0):
             each = range(operator.index(seeds), operator.index(seeds) + count)
         else:
-            each = [operator.index(seed) for seed in seeds]
+            each = [operator.index(seed) for seed in cast(Iterable[SupportsIndex], seeds)]
     except TypeError:
         each = ()
     if len(each) != count:
@@ -293,7 +308,7 @@ def each_seed(seeds, count):
     return each
 
 
-def _rms(x):
+def _rms(x: Tensor) -> Tensor:
     """Return the root mean square of each picture (B,), with bits that do not depend on the
     batch."""
     return torch.stack([picture.square().mean().sqrt() for picture in x])
@@ -301,21 +316,21 @@ def _rms(x):
 
 @torch.no_grad()
 def refine(
-    model,
-    x,
-    extra_args=None,
-    callback=None,
-    disable=None,
+    model: Model,
+    x: Tensor,
+    extra_args: ExtraArgs | None = None,
+    callback: Callback | None = None,
+    disable: bool | None = None,
     *,
-    settings=None,
-    mask=None,
-    seeds=0,
-    noise=None,
-    sampler=None,
-    sigmas=None,
-    call_callback=None,
-    shares=None,
-):
+    settings: RefineSettings | None = None,
+    mask: Tensor | None = None,
+    seeds: Seeds = 0,
+    noise: NoiseSource | None = None,
+    sampler: Sampler | Settings | None = None,
+    sigmas: Sigmas | None = None,
+    call_callback: Callback | None = None,
+    shares: Sequence[int] | None = None,
+) -> Refined:
     """Refine finished pictures: move a little, add a little noise, solve back, undo the move, again
     and again.
 
@@ -371,13 +386,11 @@ def refine(
     actions = plan(settings, clean, shares)
     _warn_of_clamp(actions, path, low)
     state, active = picture, torch.ones(len(x), dtype=torch.bool, device=x.device)
-    iterations, changes, model = (
-        torch.zeros(len(x), dtype=torch.long, device=x.device),
-        [],
-        CallCounter(model),
-    )
+    iterations = torch.zeros(len(x), dtype=torch.long, device=x.device)
+    changes: list[Tensor] = []
+    counter = CallCounter(model)
 
-    def settled(back, leash):
+    def settled(back: Tensor, leash: Leash | None) -> Tensor:
         """Return the state after the way from ``moved`` to ``back``: what has changed is moved back
         and held."""
         change = (
@@ -391,7 +404,7 @@ def refine(
     for k in trange(len(actions), disable=disable, desc="refining"):
         action = actions[k]
         moved = _moved(action.name, action.pixels, state)
-        back, sigma, watch = moved, 0.0, Watch(call_callback, model.calls)
+        back, sigma, watch = moved, 0.0, Watch(call_callback, counter.calls)
         if action.ratio > 0:
             levels = descent(path, action.ratio, action.steps, low, sigmas, action.end)
             sigma, signal = float(levels[0]), path.signal(float(levels[0]))
@@ -400,16 +413,16 @@ def refine(
                 * settings.noise_scale
             )
             noisy = signal * (moved + fresh * noise(moved).to(working))
-            held = model if mask is None else Held(model, mask, moved)
+            held = counter if mask is None else Held(counter, mask, moved)
             back = solve(held, noisy.to(x.dtype), levels, extra_args, watch).to(
                 working
             ) / path.signal(float(levels[-1]))
         # where noise is kept, the picture so far is what the model said last
-        clean = settled(
+        found = settled(
             back if watch.denoised is None or not action.end else watch.denoised.to(working), leash
         )
-        state = settled(back, None) if action.end else clean
-        change = torch.where(per_image(active, clean), clean - picture, 0.0)
+        state = settled(back, None) if action.end else found
+        change = torch.where(per_image(active, found), found - picture, 0.0)
         relative = _rms(change) / _rms(picture).clamp(min=torch.finfo(working).tiny)
         picture, iterations = picture + change, iterations + active
         state = state if action.end else picture
@@ -429,18 +442,24 @@ def refine(
             settings.tolerance and not active.any()
         ):  # one look an iteration, none inside the sampler's steps
             break
-    changes = torch.stack(changes) if changes else picture.new_zeros(0, len(x))
+    moved_by = torch.stack(changes) if changes else picture.new_zeros(0, len(x))
     result = picture.to(x.dtype)
     return Refined(
-        result.clone() if result is x else result, iterations, ~active, changes, model.calls
+        result.clone() if result is x else result, iterations, ~active, moved_by, counter.calls
     )
 
 
-def _moved(name, pixels, picture):
+def _moved(name: str | None, pixels: float, picture: Tensor) -> Tensor:
     return picture if name is None else group.exp(name, pixels, picture)
 
 
-def _solver(model, sampler, mask):
+# solve(model, x, sigmas, extra_args, callback) -> x
+Solve = Callable[[Model, Tensor, Tensor, ExtraArgs | None, Callback], Tensor]
+
+
+def _solver(
+    model: Model, sampler: Sampler | Settings | None, mask: Tensor | None
+) -> tuple[Solve, Path]:
     """Return (solve(model, x, sigmas, extra_args, callback) -> x, path, (steps, whether to 0) ->
     model calls)."""
     if sampler is None or isinstance(sampler, Settings):
@@ -453,13 +472,28 @@ def _solver(model, sampler, mask):
     return functools.partial(_by_other, sampler), detect_path(model)
 
 
-def _by_isdo(settings, mask, model, x, sigmas, extra_args, callback):
+def _by_isdo(
+    settings: Settings,
+    mask: Tensor | None,
+    model: Model,
+    x: Tensor,
+    sigmas: Tensor,
+    extra_args: ExtraArgs | None,
+    callback: Callback,
+) -> Tensor:
     # each way back ends on D: what the ODE would still take out of the noise is what the loop is
     # there to take away
     return solve_ode(model, x, sigmas, extra_args, callback, True, settings, mask, low=0.0)
 
 
-def _by_other(sampler, model, x, sigmas, extra_args, callback):
+def _by_other(
+    sampler: Sampler,
+    model: Model,
+    x: Tensor,
+    sigmas: Tensor,
+    extra_args: ExtraArgs | None,
+    callback: Callback,
+) -> Tensor:
     model = Checked(model, x.device, len(sigmas) - 1)
     x = sampler(
         model,
@@ -473,7 +507,7 @@ def _by_other(sampler, model, x, sigmas, extra_args, callback):
     return x
 
 
-def _warn_of_clamp(actions, path, low):
+def _warn_of_clamp(actions: list[Action], path: Path, low: float) -> None:
     below = [
         action.ratio for action in actions if 0 < path.from_noise_to_signal(action.ratio) < low
     ]

@@ -1,19 +1,23 @@
 """sample_isdo: what hosts and people call."""
 
 import hashlib
+from collections.abc import Sequence
 from functools import partial
 from itertools import count
+from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from .denoiser import CallCounter
 from .inputs import check_settings, check_sigmas, check_x
-from .path import path_of, smallest_sigma
+from .path import Path, path_of, smallest_sigma
+from .protocols import Callback, ExtraArgs, Model, NoiseSource, Seeds, Sigmas
 from .refinement import each_seed, refine
 from .run import solve_ode
 from .schedules import rest
-from .settings import RefineSettings
+from .settings import RefineSettings, Settings
 
 # A refinement of the same seed that follows must not add the same noise again.
 REPAINT_OFFSET = 0x0D15_5E1D
@@ -21,19 +25,19 @@ REPAINT_OFFSET = 0x0D15_5E1D
 
 @torch.no_grad()
 def sample_isdo(
-    model,
-    x,
-    sigmas,
-    extra_args=None,
-    callback=None,
-    disable=None,
+    model: Model,
+    x: Tensor,
+    sigmas: Sigmas,
+    extra_args: ExtraArgs | None = None,
+    callback: Callback | None = None,
+    disable: bool | None = None,
     *,
-    settings=None,
-    mask=None,
-    report=None,
-    seeds=None,
-    noise=None,
-):
+    settings: Settings | None = None,
+    mask: Tensor | None = None,
+    report: dict[str, Any] | None = None,
+    seeds: Seeds | None = None,
+    noise: NoiseSource | None = None,
+) -> Tensor:
     """Solve the probability-flow ODE from sigmas[0] to sigmas[-1]; by default with one model call
     per step.
 
@@ -100,32 +104,32 @@ def sample_isdo(
     steps, ways = settings.shares(len(levels) - 1) if levels[-1] == 0 else (len(levels) - 1, [])
     if not ways:
         return solve(model, x, levels, callback=callback, disable=disable, settings=settings)
-    model, number = CallCounter(model), count()
+    counter, number = CallCounter(model), count()
 
-    def told(state):
+    def told(state: dict[str, Any]) -> None:
         bar.update()
         if callback is not None:
             callback({**state, "i": next(number)})
 
-    def keep(state):
+    def keep(state: dict[str, Any]) -> None:
         report["picture"] = state["x"]
 
-    def told_back(state):
-        report["calls"] = [model.calls] * len(x)
+    def told_back(state: dict[str, Any]) -> None:
+        report["calls"] = [counter.calls] * len(x)
         told(state)
 
     drawing = rest(levels, levels[0], steps, low, levels[0])
     with tqdm(total=steps + sum(ways), disable=disable) as bar:
         report["picture"] = picture = solve(
-            model, x, drawing, callback=told, disable=True, settings=settings
+            counter, x, drawing, callback=told, disable=True, settings=settings
         )
         return refine(
-            model, picture, extra_args, keep, True, settings=repainting(settings.repaint, levels[0], path), mask=mask,
+            counter, picture, extra_args, keep, True, settings=repainting(settings.repaint, levels[0], path), mask=mask,
             seeds=repaint_seeds(seeds, x), noise=noise, sampler=settings, call_callback=told_back, shares=ways,
         ).x  # fmt: skip
 
 
-def repainting(noise, first, path):
+def repainting(noise: float, first: float, path: Path) -> RefineSettings:
     """Return the RefineSettings of the ways back; none goes higher than the level at which the run
     began.
 
@@ -138,7 +142,7 @@ def repainting(noise, first, path):
     )
 
 
-def repaint_seeds(seeds, x):
+def repaint_seeds(seeds: Seeds | None, x: Tensor) -> Sequence[int]:
     """Return the seed of each picture's fresh noise (B,): one made of x itself where there are no
     ``seeds``."""
     if seeds is not None:

@@ -5,29 +5,35 @@ All are computed in float64 and rounded once.
 
 import math
 import operator
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, SupportsIndex
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
-from .curvature import Curvature, interpolate, noise_to_signal
+from .curvature import Curvature, noise_to_signal
 from .device import wide
-from .path import VE, detect_path
+from .path import VE, Path, detect_path
+from .protocols import Sigmas
 
 
-def _count(steps, least=1):
+def _count(given: SupportsIndex, least: int = 1) -> int:
     try:
-        steps = operator.index(steps)
+        steps = operator.index(given)
     except TypeError:
-        raise ValueError(f"steps must be a whole number, not {steps!r}") from None
+        raise ValueError(f"steps must be a whole number, not {given!r}") from None
     if steps < least:
         raise ValueError(f"steps must be at least {least}, not {steps}")
     return steps
 
 
-def _ramp(first, last, count):
+def _ramp(first: float | Tensor, last: float | Tensor, count: int) -> Tensor:
     return torch.linspace(first, last, count, dtype=torch.float64, device="cpu")
 
 
-def _range(sigma_min, sigma_max):
+def _range(sigma_min: float, sigma_max: float) -> tuple[float, float]:
     low, high = float(sigma_min), float(sigma_max)
     if not 0 < low < high < float("inf"):
         raise ValueError(
@@ -36,7 +42,7 @@ def _range(sigma_min, sigma_max):
     return low, high
 
 
-def _table(sigmas):
+def _table(sigmas: Sigmas | None) -> Tensor:
     if sigmas is None:
         raise ValueError(
             "the model has a range of noise levels and no table of them: take karras, exponential or curvature"
@@ -53,7 +59,7 @@ def _table(sigmas):
     return table
 
 
-def _to_zero(sigmas):
+def _to_zero(sigmas: Tensor) -> Tensor:
     """Round to float32 and append the 0; grids so fine that two levels become one are refused."""
     sigmas = torch.cat([sigmas.float(), torch.zeros(1, device="cpu")])
     if not (sigmas.diff() < 0).all():
@@ -63,7 +69,7 @@ def _to_zero(sigmas):
     return sigmas
 
 
-def karras(steps, sigma_min, sigma_max, rho=7.0):
+def karras(steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> Tensor:
     """Return sigmas evenly spaced in sigma^(1/rho) (Karras et al. 2022, equation 5).
 
     Args:
@@ -80,13 +86,13 @@ def karras(steps, sigma_min, sigma_max, rho=7.0):
     return _to_zero(_ramp(high ** (1 / rho), low ** (1 / rho), _count(steps)) ** rho)
 
 
-def exponential(steps, sigma_min, sigma_max):
+def exponential(steps: int, sigma_min: float, sigma_max: float) -> Tensor:
     """Return sigmas evenly spaced in log sigma; arguments and errors as for ``karras``."""
     low, high = _range(sigma_min, sigma_max)
     return _to_zero(_ramp(math.log(high), math.log(low), _count(steps)).exp())
 
 
-def simple(steps, sigmas):
+def simple(steps: int, sigmas: Sigmas | None) -> Tensor:
     """Return every (L / steps)-th level of the model's own table, from its end (ComfyUI's
     "simple").
 
@@ -105,21 +111,21 @@ def simple(steps, sigmas):
     return _to_zero(table.flip(0)[torch.arange(steps, device="cpu") * len(table) // steps])
 
 
-def _at(table, index):
+def _at(table: Tensor, index: Tensor) -> Tensor:
     """Interpolate the table at fractional indices in log sigma, as k-diffusion's t_to_sigma
     does."""
     low = index.long().clamp(max=len(table) - 2)
     return torch.lerp(table.log()[low], table.log()[low + 1], index - low).exp()
 
 
-def uniform(steps, sigmas):
+def uniform(steps: int, sigmas: Sigmas | None) -> Tensor:
     """Return levels evenly spaced in the table's index, both ends included (k-diffusion's
     ``get_sigmas``)."""
     table = _table(sigmas)
     return _to_zero(_at(table, _ramp(len(table) - 1, 0, _count(steps))))
 
 
-def sgm_uniform(steps, sigmas):
+def sgm_uniform(steps: int, sigmas: Sigmas | None) -> Tensor:
     """Return levels evenly spaced in the table's index, the lowest left out (the WebUIs' "SGM
     uniform").
 
@@ -130,7 +136,7 @@ def sgm_uniform(steps, sigmas):
     return _to_zero(_at(table, _ramp(len(table) - 1, 0, steps + 1)[:-1]))
 
 
-def flow(steps, shift=1.0):
+def flow(steps: int, shift: float = 1.0) -> Tensor:
     """Return sigmas of the flow path from 1 to 0, ``shift s / (1 + (shift - 1) s)`` of an even ramp
     s.
 
@@ -148,7 +154,7 @@ def flow(steps, shift=1.0):
     return _to_zero(shift * ramp / (1 + (shift - 1) * ramp))
 
 
-def rest(sigmas, start, steps, low=0.0, high=0.0):
+def rest(sigmas: Sigmas, start: float, steps: int, low: float = 0.0, high: float = 0.0) -> Tensor:
     """Return steps + 1 sigmas that go from ``start`` down to the end of a schedule in that
     schedule's own pace.
 
@@ -177,13 +183,16 @@ def rest(sigmas, start, steps, low=0.0, high=0.0):
         end = wide([0.0])
     falling, count = torch.cat([positive, end]), len(positive)
     index = torch.arange(len(falling), dtype=torch.float64, device="cpu")
-    first = float(interpolate(wide(start).clamp(max=positive[0]), falling.flip(0), index.flip(0)))
-    last = count - 1
+    first = float(
+        np.interp(min(start, float(positive[0])), falling.flip(0).numpy(), index.flip(0).numpy())
+    )
+    last = count - 1.0
     if len(end):
         last = max(last, count - (count - first) / steps)
         if floor < start / LEAST_ROOM:  # else there is no room above it for a second level
             last = min(last, count - floor / bottom)
-    inner = interpolate(_ramp(first, last, steps + 1 - len(end)), index, falling)
+    places = _ramp(first, last, steps + 1 - len(end)).numpy()
+    inner = wide(np.interp(places, index.numpy(), falling.numpy()))
     inner[0] = start
     return torch.cat([inner, end]).float()
 
@@ -206,7 +215,14 @@ LEAST_ROOM = 1.01  # a way from less than so many times the model's smallest lev
 AHEAD = 0.5  # `left` of ISDO's own last step, which foresees part of what D has still to turn
 
 
-def curvature_sigmas(steps, sigma_min, sigma_max, curvature=TYPICAL, path=VE, left=1.0):
+def curvature_sigmas(
+    steps: int,
+    sigma_min: float,
+    sigma_max: float,
+    curvature: Curvature = TYPICAL,
+    path: Path = VE,
+    left: float = 1.0,
+) -> Tensor:
     """Return sigmas between which the spectral curvature to the power 1/3 has equal shares.
 
     A step of order p over h in log r, r = s/a, errs by c k h^(p+1), k being the curvature; the sum
@@ -229,30 +245,30 @@ def curvature_sigmas(steps, sigma_min, sigma_max, curvature=TYPICAL, path=VE, le
     et al. 2024 (AYS).
     """
     steps, ends = _count(steps, least=0), _range(sigma_min, sigma_max)
-    return _to_zero(_curved(steps, *ends, curvature, path, left)[:steps])
+    levels = _curved(steps, *ends, curvature, path, left)[:steps]
+    return _to_zero(wide(levels))
 
 
-def _curved(steps, low, high, curvature, path, left):
-    """Return the ``steps`` positive levels of `curvature_sigmas`, float64."""
-    low, high = wide(low), wide(high)
-    log_ratio = _ramp(noise_to_signal(path, high).log(), noise_to_signal(path, low).log(), 4001)
+def _curved(
+    steps: int, low: float, high: float, curvature: Curvature, path: Path, left: float
+) -> NDArray[np.float64]:
+    """Return the ``steps`` positive levels of `curvature_sigmas`, an array."""
+    first, last = np.log(noise_to_signal(path, np.array([high, low])))
+    log_ratio = np.linspace(first, last, 4001)
     kappa, h = curvature.at(log_ratio), log_ratio[0] - log_ratio[1]
     density = kappa ** (1 / (ORDER + 1))
-    done, turned = (
-        torch.cat([v.new_zeros(1), ((v[1:] + v[:-1]) / 2 * h).cumsum(0)]) for v in (density, kappa)
-    )
-    between = float(
-        max(1, steps - 1)
-    )  # of a whole number the fifth power may be too large for a tensor
-    error = (STEP_ERROR * done ** (ORDER + 1)) ** 2 / between ** (2 * ORDER + 1) + (
-        left * (turned[-1] - turned)
-    ) ** 2
-    last = done[max(1, int(error.argmin()))]
-    inner = interpolate(_ramp(0, last, max(2, steps))[1:steps], done, log_ratio).exp()
-    return torch.cat([high[None], path.from_noise_to_signal(inner)])
+    done, turned = (np.append(0.0, np.cumsum((v[1:] + v[:-1]) / 2 * h)) for v in (density, kappa))
+    between = float(max(1, steps - 1))  # of a whole number the fifth power may be too large
+    error = (STEP_ERROR * done ** (ORDER + 1)) ** 2 / between ** (2 * ORDER + 1)
+    error += (left * (turned[-1] - turned)) ** 2
+    shares = np.linspace(0, done[max(1, int(error.argmin()))], max(2, steps))[1:steps]
+    inner = np.exp(np.interp(shares, done, log_ratio))
+    return np.append(high, path.from_noise_to_signal(inner))
 
 
-def bent(sigmas, share, sigma_min=0.0, path=VE):
+def bent(
+    sigmas: Sequence[float], share: float, sigma_min: float = 0.0, path: Path = VE
+) -> list[float]:
     """Return a schedule whose levels went a ``share`` of the way to where curvature has them, in
     log r, r = s/a.
 
@@ -282,14 +298,22 @@ def bent(sigmas, share, sigma_min=0.0, path=VE):
     if not low < levels[0]:
         return [*levels, end]
     given, curved = (
-        noise_to_signal(path, wide(v[1:])).log()
+        np.log(noise_to_signal(path, np.array(v[1:])))
         for v in (levels, _curved(len(levels), low, levels[0], TYPICAL, path, AHEAD))
     )
-    moved = path.from_noise_to_signal(torch.lerp(given, curved, share).exp())
+    moved = path.from_noise_to_signal(np.exp(given + share * (curved - given)))
     return [levels[0], *moved.tolist(), end]
 
 
-def _flow_of(steps, model):
+class _Range(Protocol):
+    """A model that says what noise levels it knows."""
+
+    sigma_min: float
+    sigma_max: float
+    sigmas: Any
+
+
+def _flow_of(steps: int, model: _Range) -> Tensor:
     if model.sigma_max != 1:
         raise ValueError(
             f"the schedule 'flow' is for models that start at sigma 1, not {model.sigma_max:g}: try karras"
@@ -298,7 +322,7 @@ def _flow_of(steps, model):
 
 
 # What every schedule needs is on the model (isdo.denoiser.Denoiser): its range, or its table.
-SCHEDULES = {
+SCHEDULES: dict[str, Callable[[int, Any], Tensor]] = {
     "karras": lambda steps, model: karras(steps, model.sigma_min, model.sigma_max),
     "exponential": lambda steps, model: exponential(steps, model.sigma_min, model.sigma_max),
     "simple": lambda steps, model: simple(steps, model.sigmas),
@@ -311,7 +335,7 @@ SCHEDULES = {
 }
 
 
-def schedule(name, steps, model):
+def schedule(name: str, steps: int, model: _Range) -> Tensor:
     """Return the sigmas of the schedule ``name`` for a model that has sigma_min, sigma_max and
     sigmas.
 

@@ -1,14 +1,18 @@
 """Runge-Kutta tableaux: frozen data that checks its own mathematics at birth."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache, cached_property
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+Tree = tuple["Tree", ...]
+Row = tuple[Fraction, ...]
 
 
 @cache
-def trees(order):
+def trees(order: int) -> tuple[Tree, ...]:
     """Return the rooted trees with ``order`` nodes; a tree is the sorted tuple of the trees that
     hang from its root."""
     if order == 1:
@@ -22,11 +26,11 @@ def trees(order):
     return tuple(sorted(grafted))
 
 
-def _nodes(tree):
+def _nodes(tree: Tree) -> int:
     return 1 + sum(_nodes(branch) for branch in tree)
 
 
-def density(tree):
+def density(tree: Tree) -> int:
     """Return gamma(tree): the order condition of a tree is sum b_i Phi_i = 1/gamma (Hairer,
     Norsett, Wanner, II.2)."""
     return _nodes(tree) * prod(density(branch) for branch in tree)
@@ -36,9 +40,9 @@ class Step(NamedTuple):
     """What one step gives: y at its end, the slopes of all stages, and the embedded estimate of y's
     error or None."""
 
-    y: object
-    slopes: list
-    error: object
+    y: Any  # a tensor, or anything that adds and scales
+    slopes: list[Any]
+    error: Any
 
 
 @dataclass(frozen=True)
@@ -64,13 +68,13 @@ class Tableau:
 
     name: str
     order: int
-    a: tuple
-    b: tuple
-    c: tuple
-    low: tuple = ()
+    a: tuple[Row, ...]
+    b: Row
+    c: Row
+    low: Row = ()
     low_order: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if [len(row) for row in self.a] != list(range(len(self.b))) or len(self.c) != len(self.b):
             raise ValueError(
                 f"tableau {self.name!r}: {len(self.b)} weights want so many rows of 0, 1, 2 .. and so many c"
@@ -84,41 +88,42 @@ class Tableau:
                     f"tableau {self.name!r}: weights said to be of order {order} are of order {found}"
                 )
 
-    def order_of(self, weights):
+    def order_of(self, weights: Row) -> int:
         """Return the highest order whose conditions, and all below, the weights fulfil."""
         order = 0
         while all(self._holds(weights, tree) for tree in trees(order + 1)):
             order += 1
         return order
 
-    def _holds(self, weights, tree):
+    def _holds(self, weights: Row, tree: Tree) -> bool:
         return sum(w * v for w, v in zip(weights, self._stages(tree), strict=True)) == Fraction(
             1, density(tree)
         )
 
-    def _stages(self, tree):
+    def _stages(self, tree: Tree) -> list[Fraction]:
         """Return Phi_i of a tree: the product over its branches of sum_j a_ij Phi_j."""
         branches = [self._stages(branch) for branch in tree]
         return [
-            prod(sum(a * v for a, v in zip(row, values, strict=False)) for values in branches)
-            for row in self.a
+            prod((_dot(row, values) for values in branches), start=Fraction(1)) for row in self.a
         ]
 
     @property
-    def stages(self):
+    def stages(self) -> int:
         return len(self.b)
 
     @property
-    def fsal(self):
+    def fsal(self) -> bool:
         """Whether the last stage of a step is the first of the next."""
         return self.stages > 1 and self.c[-1] == 1 and (*self.a[-1], Fraction(0)) == self.b
 
     @cached_property
-    def errors(self):
+    def errors(self) -> Row:
         """Weights of y minus the embedded y; () where there is none."""
         return tuple(b - low for b, low in zip(self.b, self.low, strict=bool(self.low)))
 
-    def step(self, slope, t, y, h, first=None):
+    def step(
+        self, slope: Callable[[float, Any], Any], t: float, y: Any, h: float, first: Any = None
+    ) -> Step:
         """Make one step of dy/dt = slope(t, y) and return a Step.
 
         Args:
@@ -134,16 +139,20 @@ class Tableau:
         return Step(y + h * _sum(self.b, slopes), slopes, error)
 
 
-def _sum(weights, slopes):
+def _dot(row: Row, values: list[Fraction]) -> Fraction:
+    return sum((a * v for a, v in zip(row, values, strict=False)), start=Fraction(0))
+
+
+def _sum(weights: Row, slopes: Sequence[Any]) -> Any:
     """Return the weighted sum of the slopes; weights of 0 cost nothing."""
     return sum(float(w) * slope for w, slope in zip(weights, slopes, strict=True) if w)
 
 
-def _row(text):
+def _row(text: str) -> Row:
     return tuple(Fraction(word) for word in text.split())
 
 
-def _rows(text):
+def _rows(text: str) -> tuple[Row, ...]:
     return tuple(_row(line) for line in text.split(";"))
 
 

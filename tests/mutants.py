@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT = 900
+VERDICTS = ("caught", "SURVIVED", "TIMEOUT", "ERROR")
 
 
 class Row(NamedTuple):
@@ -123,16 +124,17 @@ QUADRATURE = Part("quadrature", "isdo/quadrature.py", _tests("quadrature"), (
     Row("REACH = {torch.float64: 3.1,", "REACH = {torch.float64: 2.2,", "how near the ends it goes"),
     Row('BETWEEN = Tau("sigma^1.5", _power(1.5))', 'BETWEEN = Tau("sigma", lambda sigma, delta: delta)',
         "the variable of corrections", _tests("quadrature", "sampling")),
-    Row("path.signal(sigma) + sigma / limit)))", "path.signal(sigma))))", "depth is finite at pure noise"),
+    Row("path.signal(sigma) + sigma / limit)))", "path.signal(sigma))))", "depth is finite at pure noise",
+        _tests("quadrature", "trajectory")),
     Row("(start - end) * (a1 * start + a0 * end)", "(start - end) * (a1 * end + a0 * start)",
         "what a step adds"),
     Row("_log1p(2 * delta / (1 + 2 * sigma))", "_log1p(delta / (1 + sigma))", "the tau log1p"),
     Row('Tau("cube root", _power(1 / 3))', 'Tau("cube root", _power(1 / 4))', "the tau cube root"),
-    Row("factors[:0:-1]", "factors[::-1][:-1][::-1]", "shares of nodes"),
+    Row("factors[:0:-1]", "factors[::-1][:-1][::-1]", "shares of nodes", _tests("quadrature", "trajectory")),
     Row("squares / ((r + r1) *", "squares / ((r + r) *", "where a point of a step lies"),
 ))  # fmt: skip
 
-FIT = Part("fit", "isdo/fit.py", _tests("sampling", "srk", "convergence"), (
+FIT = Part("fit", "isdo/fit.py", _tests("fit", "srk", "sampling", "convergence"), (
     Row("BAND_COHERENT = 0.9", "BAND_COHERENT = 0.6", "half-believed fits"),
     Row("MODE_COHERENT = 0.95", "MODE_COHERENT = 0.5", "a number for each mode"),
     Row("trusted = torch.cat([trusted[:, 1:2], trusted[:, 1:]], 1)", "pass",
@@ -508,9 +510,11 @@ class Bench:
             file.write_text(before)
         if not loaded:
             return "ERROR", f"{failed} cannot be loaded with this change"
+        if failed == "timeout":
+            return "TIMEOUT", f"after {self.timeout:g} s: give more"
         if failed is None:
             return "SURVIVED", ""
-        if failed not in ("timeout", "crash") and not self.passes(failed):
+        if failed != "crash" and not self.passes(failed):
             return "ERROR", f"{failed} fails without the change, too"
         return "caught", failed
 
@@ -549,9 +553,9 @@ def main(given=None):
             verdicts.append(verdict)
             took = f"{time.monotonic() - began:4.0f} s"
             print(f"{verdict:8} {took}  {part.name:12} {row.breaks}  {by}", flush=True)
-    counts = {verdict: verdicts.count(verdict) for verdict in ("caught", "SURVIVED", "ERROR")}
+    counts = {verdict: verdicts.count(verdict) for verdict in VERDICTS}
     print(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
-    return 1 if counts["SURVIVED"] or counts["ERROR"] else 0
+    return 0 if counts["caught"] == len(chosen) else 1
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "isdo"
 EDGES = (
-    "isdo/ui.py", "isdo/hosts/", "isdo/zoo/", "isdo/bench/", "isdo/lab", "isdo/gallery.py", "isdo/picture.py",
-    "isdo/latents.py", "isdo/models.py", "isdo/commands/", "isdo/__main__.py", "isdo/__init__.py",
+    "isdo/ui.py", "isdo/hosts/", "isdo/zoo/", "isdo/bench/", "isdo/commands/", "isdo/gallery.py", "isdo/picture.py",
+    "isdo/latents.py", "isdo/models.py", "isdo/__main__.py", "isdo/__init__.py",
 )  # fmt: skip
 HOST = ("isdo/hosts/", "scripts/", "tests/live_probe/")
 MAY_IMPORT = {  # top-level package: where
@@ -21,7 +21,7 @@ MAY_IMPORT = {  # top-level package: where
     "modules_forge": HOST,
     "backend": HOST,
     "fastapi": HOST,
-    "gradio": ("isdo/ui.py", "isdo/lab", *HOST),
+    "gradio": ("isdo/ui.py", *HOST),
     "k_diffusion": ("isdo/bench/baselines.py", "isdo/hosts/", "tests/"),
 }
 
@@ -56,9 +56,7 @@ ALL = files("isdo", "scripts", "tests")
 
 
 def inside(name, places):
-    return any(
-        name == place or place.endswith(("/", "lab")) and name.startswith(place) for place in places
-    )
+    return any(name == place or place.endswith("/") and name.startswith(place) for place in places)
 
 
 def dotted(name):
@@ -89,33 +87,47 @@ def test_the_reader_of_imports_sees_all_kinds():
     }
 
 
-def test_importing_isdo_loads_torch_and_no_host_and_nothing_heavy():
-    heavy = {*MAY_IMPORT, "scipy", "matplotlib", "PIL", "fontTools", "uharfbuzz"}
-    code = f"import sys, isdo; print(*[m for m in {sorted(heavy)} if m in sys.modules], 'torch' in sys.modules)"
+def after(code):
+    """Return what a fresh interpreter prints that has run the code."""
     out = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     )
-    assert out.stdout.split() == ["True"]
+    return out.stdout.split()
+
+
+def test_importing_isdo_loads_torch_and_no_host_and_nothing_heavy():
+    heavy = {*MAY_IMPORT, "scipy", "matplotlib", "PIL", "fontTools", "uharfbuzz", "safetensors"}
+    code = f"import sys, isdo; print(*[m for m in {sorted(heavy)} if m in sys.modules], 'torch' in sys.modules)"
+    assert after(code) == ["True"]
+
+
+NAMES = {"RefineSettings", "Refined", "Settings", "invert", "refine", "sample_isdo"}
+ROOMS = {"action", "probe", "process", "protocols", "reference", "schedules", "zoo"}
 
 
 def test_importing_isdo_gives_the_public_names():
     import isdo
 
-    assert set(isdo.__all__) == {
-        "RefineSettings",
-        "Refined",
-        "Settings",
-        "invert",
-        "refine",
+    assert set(isdo.__all__) == NAMES | ROOMS <= set(dir(isdo))
+    assert all(isinstance(getattr(isdo, name), ModuleType) for name in ROOMS)
+    assert all(callable(getattr(isdo, name)) for name in NAMES)
+    with pytest.raises(AttributeError, match="'isdo' has no attribute 'sampel_isdo'"):
+        _ = isdo.sampel_isdo
+
+
+def test_a_fresh_dir_lists_every_public_name():
+    assert NAMES | ROOMS <= set(after("import isdo; print(*dir(isdo))"))
+
+
+def test_the_sampler_is_there_at_once_and_the_zoo_when_it_is_asked_for():
+    loaded = "[m for m in ('isdo.sampling', 'isdo.zoo', 'isdo.bench') if m in sys.modules]"
+    assert after(f"import sys, isdo; print(*{loaded})") == ["isdo.sampling"]
+    code = f"import sys, isdo; isdo.zoo.NAMES; print(*{loaded})"
+    assert after(code) == ["isdo.sampling", "isdo.zoo"]
+    assert after("from isdo import *; print(zoo.NAMES[0], sample_isdo.__name__)") == [
+        "eps",
         "sample_isdo",
-        "schedules",
-        "zoo",
-    }
-    assert all(hasattr(isdo, name) for name in isdo.__all__)
-    assert all(
-        isinstance(getattr(isdo, name), ModuleType)
-        for name in ("action", "probe", "process", "reference")
-    )
+    ]
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -9,7 +9,7 @@ from test_convergence import slope_of
 
 import isdo
 from isdo import Settings, sample_isdo, schedules, zoo
-from isdo.inversion import Ascent, calls_at_bottom, rising
+from isdo.inversion import Ascent, calls_at_bottom, calls_of, rising
 from isdo.path import PATHS
 from isdo.solver import SOLVERS
 from isdo.srk import Call
@@ -439,3 +439,26 @@ def test_in_half_precision_no_power_is_read_out_of_rounding(gaussian, normal):
             calls.append(Call(0.5, each, denoised, (each - denoised) / 0.25))
         power, trust = run.power_of(calls)
         assert bool((power > 0).any()) is bool((trust > 0).any()) is found
+
+
+@pytest.mark.parametrize("path, top", [("flow", 1.0), ("ve", 200.0), ("flow", 0.9), ("ve", 14.6)])
+@pytest.mark.parametrize("corrector", [0, 1])
+@pytest.mark.parametrize("solver", ["multistep", "srk4"])
+def test_pure_noise_is_asked_once_more_where_a_solver_does_its_steps_again(
+    solver, corrector, path, top, pixel_mixture, normal
+):
+    """Where noise covers all, what D says there is news: the step up to it is done again with it."""
+    model, asked = pixel_mixture(path), []
+
+    def noting(x, sigma):
+        asked.append(float(sigma[0]))
+        return model(x, sigma)
+
+    noting.path = PATHS[path]
+    settings = Settings(solver=solver, corrector=corrector, placement=0)
+    sigmas = [top, 0.5 * top, 0.1, 0.05, 0.0]
+    invert(noting, normal(1, 2, 4, 4), sigmas, settings)
+    assert len(asked) == calls_of(settings, torch.tensor(sigmas), PATHS[path], 0.0)
+    blind = PATHS[path].signal(top) <= 0.02 * top and corrector == 1
+    # the last stage of a step of srk4 lies at its end, whatever covers it
+    assert asked.count(pytest.approx(top)) == (1 if solver == "srk4" else blind)

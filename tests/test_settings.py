@@ -2,24 +2,78 @@
 
 import dataclasses
 import inspect
+from typing import Literal
 
 import numpy as np
 import pytest
 import torch
 
-from isdo.settings import FIELDS, HOST_FIELDS, REFINE_FIELDS, Field, RefineSettings, Settings
+from isdo.settings import (
+    FIELDS,
+    HOST_FIELDS,
+    INVERT_HOST_FIELDS,
+    REFINE_FIELDS,
+    REFINE_HOST_FIELDS,
+    Declared,
+    Field,
+    HostSettings,
+    InvertHostSettings,
+    RefineHostSettings,
+    RefineSettings,
+    Settings,
+    setting,
+)
 
 BY_KEY = {field.key: field for field in FIELDS}
+# People give these by position, in Python and in API requests; what is new goes behind them.
+POSITIONS = {
+    Settings: "solver path modes order tau power corrector response basis placement tolerance max_calls draw repaint "
+    "curvature_penalty window",
+    RefineSettings: "iterations calls noise noise_decay floor strength strength_decay generators antithetic undo lock "
+    "detail noise_scale tolerance",
+    HostSettings: "strength",
+    RefineHostSettings: "same show save",
+    InvertHostSettings: "prompt negative_prompt cfg steps full",
+}
 NUMBERS = [field for field in FIELDS if not field.choices and field.kind is not bool]
 
 
-def test_fields_and_settings_agree():
-    attributes = {field.name: field.default for field in dataclasses.fields(Settings)}
-    assert attributes == {field.key: field.default for field in FIELDS}
-    assert list(attributes) == list(BY_KEY) and len(BY_KEY) == len(FIELDS)
+@pytest.mark.parametrize("kind", POSITIONS, ids=lambda kind: kind.__name__)
+def test_fields_and_attributes_agree(kind):
+    attributes = {field.name: field.default for field in dataclasses.fields(kind)}
+    assert attributes == {field.key: field.default for field in kind.fields}
+    assert list(attributes) == [field.key for field in kind.fields] == POSITIONS[kind].split()
+    assert dataclasses.asdict(kind()) == attributes
 
 
-@pytest.mark.parametrize("field", FIELDS + HOST_FIELDS, ids=lambda field: field.key)
+def test_an_attribute_declares_a_setting():
+    grey = (("level", lambda level: level == 0),)
+
+    @dataclasses.dataclass(frozen=True)
+    class Two(Declared):
+        level: float = setting(0.5, "Level", "ISDO level", "how much", low=0.0, high=2.0, step=0.1)
+        way: Literal["up", "down"] = setting("up", "Way", "ISDO way", "where", rare=True, idle=grey)
+
+    assert Two.fields == (
+        Field("level", 0.5, float, "Level", "ISDO level", "how much", low=0.0, high=2.0, step=0.1),
+        Field("way", "up", str, "Way", "ISDO way", "where", ("up", "down"), rare=True, idle=grey),
+    )
+    assert Two(1) == Two.from_dict({"level": 1.0}) and Two(1, "down").changed() == {
+        "level": 1.0,
+        "way": "down",
+    }
+    assert Two.level == 0.5  # the default, as of any dataclass
+    assert Two.fields[1].counts({"level": 0.5}) and not Two.fields[1].counts({"level": 0})
+    for wrong in ({"level": 3}, {"way": "left"}, {"height": 1}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            Two.from_dict(wrong)
+
+
+@pytest.mark.parametrize(
+    "field",
+    FIELDS + HOST_FIELDS + REFINE_FIELDS + REFINE_HOST_FIELDS + INVERT_HOST_FIELDS,
+    ids=lambda field: field.infotext,
+)
 def test_every_field_says_what_it_is(field):
     assert field.check(field.default) == field.default and type(field.default) is field.kind
     assert field.label and field.help and field.infotext.startswith("ISDO ")

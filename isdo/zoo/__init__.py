@@ -3,11 +3,14 @@ from files trained here."""
 
 import json
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from ..denoiser import PREDICTIONS, Denoiser
 from .net import NULL, Net, scaled_linear
@@ -15,10 +18,11 @@ from .net import zero_terminal_snr as zero_snr
 
 FOLDER = Path(__file__).parent
 NAMES = ("eps", "v", "flow")
+Name = str | os.PathLike[str]
 MULTIPLE = 8  # of the picture's sides: the net folds 2x2 pixels and halves twice
 
 
-def _file(name):
+def _file(name: Name) -> Path:
     """Return the path of a model's file: of the zoo's own by name, else of any by its path."""
     if name in NAMES:
         file = FOLDER / f"{name}.safetensors"
@@ -38,7 +42,7 @@ def _file(name):
 
 
 @contextmanager
-def _open(name):
+def _open(name: Name) -> Iterator[tuple[Any, dict[str, str]]]:
     """Open a model's file and look at what it says: gives (the open file, its metadata)."""
     file = _file(name)
     try:
@@ -61,14 +65,14 @@ def _open(name):
         yield opened, metadata
 
 
-def load_trunk(name):
+def load_trunk(name: Name) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return (state dict float32, metadata) of a model: one of NAMES, or a file that `isdo train`
     wrote."""
     with _open(name) as (file, metadata):
         return {key: file.get_tensor(key).float() for key in file.keys()}, metadata
 
 
-def info(name):
+def info(name: Name) -> dict[str, Any]:
     """Return what a model's file says: prediction, config, losses (per band of t), classes,
     licence.
 
@@ -86,19 +90,19 @@ def info(name):
     }
 
 
-def denoiser(net):
+def denoiser(net: Net) -> Denoiser:
     """Return ``net`` (zoo.net.Net) as a Denoiser; its table is its schedule's, or 1/1000 .. 1 for
     flow."""
-    indexed = net.alphas_cumprod is not None
+    indexed = net.log_sigmas is not None
     sigmas = (
-        net.log_sigmas.exp()
-        if indexed
-        else torch.arange(1, 1001, dtype=torch.float64, device="cpu") / 1000
+        torch.arange(1, 1001, dtype=torch.float64, device="cpu") / 1000
+        if net.log_sigmas is None
+        else net.log_sigmas.exp()
     )
     return Denoiser(net, net.prediction, sigmas, indexed, null_label=NULL, multiple=MULTIPLE)
 
 
-def load(name, zero_terminal_snr=False):
+def load(name: Name, zero_terminal_snr: bool = False) -> Denoiser:
     """Return a model as ``model(x, sigma, labels=None, guidance=1.0) -> denoised``, a Denoiser.
 
     Args:
@@ -120,7 +124,7 @@ def load(name, zero_terminal_snr=False):
             raise ValueError(
                 f"zero_terminal_snr is for the model 'v', not {prediction!r}: only v is defined where no signal is left"
             )
-        alphas_cumprod = zero_snr(alphas_cumprod)
+        alphas_cumprod = zero_snr(scaled_linear())
     with torch.device("cpu"):  # the weights are there, whatever device is the default
         net = Net(prediction, alphas_cumprod)
     try:
@@ -130,5 +134,6 @@ def load(name, zero_terminal_snr=False):
             f"{os.fspath(name)} holds the weights of another architecture: give a file that python -m isdo train of this "
             "version wrote"
         ) from None
-    # channels last: an eighth faster on a CPU
-    return denoiser(net.eval().requires_grad_(False).to(memory_format=torch.channels_last))
+    net = net.eval().requires_grad_(False)
+    # channels last: an eighth faster on a CPU; torch's stubs do not know that `to` takes it
+    return denoiser(net.to(memory_format=torch.channels_last))  # type: ignore[call-overload]

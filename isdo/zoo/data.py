@@ -3,11 +3,17 @@ Unicode groups."""
 
 import io
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 SIZE = 32
 FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
@@ -25,11 +31,11 @@ class Emoji:
     """Pictures (N, variants, 3, 32, 32) uint8 on white, labels (N,), concepts (N,): skin tones
     share a concept."""
 
-    pictures: torch.Tensor
-    labels: torch.Tensor
-    concepts: torch.Tensor
+    pictures: Tensor
+    labels: Tensor
+    concepts: Tensor
 
-    def split(self, held_out=0.05, seed=0):
+    def split(self, held_out: float = 0.05, seed: int = 0) -> "tuple[Emoji, Emoji]":
         """Return (train, validation); whole concepts are held out, so that no other skin tone gives
         them away."""
         order = torch.randperm(
@@ -38,19 +44,23 @@ class Emoji:
             device="cpu",
         )
         out = torch.isin(self.concepts, order[: int(held_out * len(order))])
-        return tuple(Emoji(self.pictures[m], self.labels[m], self.concepts[m]) for m in (~out, out))
 
-    def odds(self):
+        def part(chosen: Tensor) -> Emoji:
+            return Emoji(self.pictures[chosen], self.labels[chosen], self.concepts[chosen])
+
+        return part(~out), part(out)
+
+    def odds(self) -> Tensor:
         """Return the probability (N,) of each picture when every concept counts alike."""
         return 1 / torch.bincount(self.concepts)[self.concepts] / len(self.concepts.unique())
 
 
-def to_unit(pictures):
+def to_unit(pictures: Tensor) -> Tensor:
     """Map uint8 pictures to float32 in [-1, 1]."""
     return pictures.float() / 127.5 - 1
 
 
-def sequences(path=GROUPS):
+def sequences(path: str | Path = GROUPS) -> Iterator[tuple[str, int, tuple[int, ...]]]:
     """Yield (text, label, concept key) for each fully-qualified emoji of Unicode's
     emoji-test.txt."""
     label = None
@@ -63,7 +73,7 @@ def sequences(path=GROUPS):
             yield "".join(map(chr, points)), label, tuple(p for p in points if p not in _TONES)
 
 
-def strikes(texts, font=FONT):
+def strikes(texts: Iterable[str], font: str | Path = FONT) -> "Iterator[Image.Image | None]":
     """Yield, for each text that the font draws as one glyph, its bitmap as an RGBA picture; None
     for the others."""
     import uharfbuzz
@@ -85,7 +95,9 @@ def strikes(texts, font=FONT):
             yield None
 
 
-def load_emoji(variants=1, seed=0, font=FONT, groups=GROUPS):
+def load_emoji(
+    variants: int = 1, seed: int = 0, font: str | Path = FONT, groups: str | Path = GROUPS
+) -> Emoji:
     """Read the emoji; beyond the first, variants are moved by up to a pixel and scaled by up to 6
     %.
 
@@ -102,7 +114,8 @@ def load_emoji(variants=1, seed=0, font=FONT, groups=GROUPS):
     from PIL import Image
 
     random = np.random.default_rng(seed)
-    pictures, labels, concepts, keys = [], [], [], {}
+    pictures, labels, concepts = [], [], []
+    keys: dict[tuple[int, ...], int] = {}
     texts = list(sequences(groups))
     for (_, label, key), strike in zip(
         texts, strikes((text for text, _, _ in texts), font), strict=True

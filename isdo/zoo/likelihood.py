@@ -1,6 +1,7 @@
 """What pictures cost under the zoo's models: the variational bound, term by term."""
 
 import torch
+from torch import Tensor
 
 from .. import gallery
 from ..elbo import elbo, strata
@@ -12,7 +13,7 @@ from . import NAMES, data, load
 COUNT, STRATA, SEED = 8, 20, 0
 
 
-def held_out(count=COUNT):
+def held_out(count: int = COUNT) -> Tensor:
     """Return ``count`` emoji (N, 3, 32, 32) that no model was trained on, spread over the held-out
     ones.
 
@@ -23,7 +24,7 @@ def held_out(count=COUNT):
     return data.to_unit(pictures[torch.arange(count, device="cpu") * len(pictures) // count])
 
 
-def drawn(count=COUNT, steps=12):
+def drawn(count: int = COUNT, steps: int = 12) -> Tensor:
     """Return ``count`` pictures (N, 3, 32, 32) that the model eps draws of no class, in 256
     levels."""
     model = load("eps")
@@ -32,7 +33,7 @@ def drawn(count=COUNT, steps=12):
     return data.to_unit(gallery.to_bytes(pictures)).movedim(-1, 1)
 
 
-def pictures():
+def pictures() -> tuple[Tensor, str]:
     """Return (pictures, what they are): held-out emoji where the font is there, else what the zoo
     draws itself."""
     try:
@@ -44,7 +45,7 @@ def pictures():
         )
 
 
-def row(name, x0):
+def row(name: str, x0: Tensor) -> tuple[float, ...]:
     """Return the means over pictures of L_T, sum L_(t-1), L_0 (nats) and bits per dimension, and
     the latter's error."""
     model, t = load(name), torch.arange(999.0, -1, -1, dtype=torch.float64, device="cpu")
@@ -58,7 +59,7 @@ def row(name, x0):
     return *terms, bound.bits.std().item() / len(x0) ** 0.5
 
 
-def table(x0, what):
+def table(x0: Tensor, what: str) -> str:
     """Return the bounds of all models as lines of text."""
     lines = [
         f"variational bound of {len(x0)} {what}, no class, in nats per picture",

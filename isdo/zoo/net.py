@@ -4,7 +4,7 @@ says."""
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..denoiser import PREDICTIONS
@@ -24,12 +24,12 @@ CLASSES = (
 NULL = len(CLASSES)
 
 
-def scaled_linear():
+def scaled_linear() -> Tensor:
     """Return alphas_cumprod (1000,) float64 of Stable Diffusion's scaled-linear schedule."""
     return (1 - scaled_linear_betas()).cumprod(0)
 
 
-def zero_terminal_snr(alphas_cumprod):
+def zero_terminal_snr(alphas_cumprod: Tensor) -> Tensor:
     """Return the schedule shifted so that nothing of the picture is left at its end (Lin et al.
     2023, algorithm 1).
 
@@ -41,23 +41,29 @@ def zero_terminal_snr(alphas_cumprod):
     return (root**2).clamp(min=4.8973451890853435e-08)
 
 
-def group_norm(channels):
+def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(channels // 16, channels, eps=1e-5)
+
+
+def _silence(layer: nn.Conv2d) -> None:
+    """Let a layer answer 0 until it has learned something."""
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
 
 
 class Block(nn.Module):
     """Two 3x3 convolutions with a residual; the embedding scales and shifts the middle."""
 
-    def __init__(self, inputs, outputs, embedding):
+    def __init__(self, inputs: int, outputs: int, embedding: int) -> None:
         super().__init__()
         self.norm1, self.conv1 = group_norm(inputs), nn.Conv2d(inputs, outputs, 3, padding=1)
         self.modulation = nn.Linear(embedding, 2 * outputs)
         self.norm2, self.conv2 = group_norm(outputs), nn.Conv2d(outputs, outputs, 3, padding=1)
         self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
-        nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)
+        _silence(self.conv2)
 
-    def forward(self, x, embedding):
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, dim=1)
         h = self.conv1(F.silu(self.norm1(x)))
         h = torch.addcmul(shift, self.norm2(h), 1 + scale)
@@ -67,14 +73,13 @@ class Block(nn.Module):
 class Attention(nn.Module):
     """Self-attention over the pixels, with a residual."""
 
-    def __init__(self, channels, heads=4):
+    def __init__(self, channels: int, heads: int = 4) -> None:
         super().__init__()
         self.heads, self.norm = heads, group_norm(channels)
         self.qkv, self.out = nn.Conv2d(channels, 3 * channels, 1), nn.Conv2d(channels, channels, 1)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        _silence(self.out)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         batch, channels, height, width = x.shape
         qkv = self.qkv(self.norm(x)).reshape(
             batch, 3, self.heads, channels // self.heads, height * width
@@ -88,7 +93,11 @@ class Trunk(nn.Module):
     """The learned part: a UNet on a picture of unit variance, told the noise level and the
     class."""
 
-    def __init__(self, channels=(64, 96, 128), embedding=128, heads=4):
+    frequencies: Tensor
+
+    def __init__(
+        self, channels: tuple[int, int, int] = (64, 96, 128), embedding: int = 128, heads: int = 4
+    ) -> None:
         super().__init__()
         c1, c2, c3 = channels
         # at most one turn over a factor e^2 of noise: a denoiser that is smooth in sigma is one
@@ -114,10 +123,9 @@ class Trunk(nn.Module):
         )
         self.up2_attention = Attention(c2, heads)
         self.outlet_norm, self.outlet = group_norm(c1), nn.Conv2d(c1, 12, 3, padding=1)
-        nn.init.zeros_(self.outlet.weight)
-        nn.init.zeros_(self.outlet.bias)
+        _silence(self.outlet)
 
-    def forward(self, x, level, labels):
+    def forward(self, x: Tensor, level: Tensor, labels: Tensor) -> Tensor:
         """x (B, 3, H, W), H and W multiples of 8; level (B,) the log noise-to-signal ratio; labels
         (B,) long."""
         angle = level[:, None] * self.frequencies
@@ -146,19 +154,21 @@ class Net(nn.Module):
     are interpolated in log sigma, as k-diffusion does), and sigma itself for flow.
     """
 
-    def __init__(self, prediction, alphas_cumprod=None, sigma_data=0.6):
+    def __init__(
+        self, prediction: str, alphas_cumprod: Tensor | None = None, sigma_data: float = 0.6
+    ) -> None:
         super().__init__()
         self.prediction, self.sigma_data, self.trunk = PREDICTIONS[prediction], sigma_data, Trunk()
         self.set_schedule(alphas_cumprod)
 
-    def set_schedule(self, alphas_cumprod):
+    def set_schedule(self, alphas_cumprod: Tensor | None) -> None:
         """Give t its meaning: alphas_cumprod (1000,), or None where t is sigma itself."""
         self.alphas_cumprod = alphas_cumprod
         self.log_sigmas = (
             None if alphas_cumprod is None else ((1 - alphas_cumprod) / alphas_cumprod).log() / 2
         )
 
-    def sigma(self, t):
+    def sigma(self, t: Tensor) -> Tensor:
         """Return sigma (float32) of t."""
         if self.log_sigmas is None:
             return t.float()
@@ -166,7 +176,7 @@ class Net(nn.Module):
         fraction, table = t - low, self.log_sigmas.to(t.dtype).to(t.device)
         return (table[low] * (1 - fraction) + table[low + 1] * fraction).exp().float()
 
-    def forward(self, x, t, labels=None):
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """x (B, 3, H, W); t (B,); labels (B,) long or None for the null class."""
         labels = torch.full((len(x),), NULL, device=x.device) if labels is None else labels
         sigma = self.sigma(t)[:, None, None, None]
