@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from isdo.bench import refinement as bench
+from isdo.bench import improvement as bench
 from isdo.bench.judge import Judge
 from isdo.bench.moments import frechet, moments
 from isdo.models import Given, Own
