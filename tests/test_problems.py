@@ -333,8 +333,8 @@ def test_report_draws_and_tabulates(tmp_path):
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
     assert "| p (ve) | 0.25 | 0.17 | 0.20 | 0.25 (karras, 6 calls, euler) |" in report.table(rows)
     assert set(SAMPLERS) == set(report.STYLES)
-    with pytest.raises(ValueError, match="no rows on the grid 'none'"):
-        report.plot(rows, tmp_path / "plot.png", grid="none")
+    with pytest.raises(ValueError, match="no rows on the schedule 'none'"):
+        report.plot(rows, tmp_path / "plot.png", schedule="none")
 
 
 def test_a_page_says_where_isdo_stands_and_keeps_what_was_written_by_hand(tmp_path):

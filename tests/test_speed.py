@@ -65,8 +65,10 @@ def test_operations_a_step_do_not_grow_with_the_steps(name):
 @pytest.mark.parametrize("name", BY_SCHEDULE)
 def test_the_number_of_latents_held_does_not_depend_on_the_number_of_steps(name):
     few, many = (speed.memory(name, SHAPE, steps=steps) for steps in (8, 40))
-    flags = 64 * 5 / (4 * 4 * 24 * 40)  # a byte a call, in blocks of 64: whether it was finite
-    assert many == pytest.approx(few, abs=flags)
+    notes = (
+        3 * 4 * 6 * 40 / (4 * 4 * 24 * 40)
+    )  # three numbers a call: its level, and what it summed to
+    assert many == pytest.approx(few, abs=notes)
     assert few[0] < few[1] < 60
 
 
@@ -178,11 +180,12 @@ def test_the_page_says_what_is_not_kept_on_a_gpu(rows):
     assert any("float16: batches equal" in line and "NOT kept, of 4, 8" in line for line in found)
 
 
-def test_waits_that_happen_once_a_run_are_none_of_a_steps(monkeypatch):
+@pytest.mark.parametrize("name", ["dpmpp_2m", "refine"])
+def test_waits_that_happen_once_a_run_are_none_of_a_steps(monkeypatch, name):
     """A GPU's counters, of a sampler that waits five times a run and twice a step."""
     monkeypatch.setattr(counters, "launches", lambda work: (40 * work.steps, work.steps))
     monkeypatch.setattr(counters, "synchronisations", lambda work: 5 + 2 * work.steps)
-    found = speed.of_gpu("dpmpp_2m", speed.Work("dpmpp_2m", SHAPE))
+    found = speed.of_gpu(name, speed.Work(name, SHAPE))
     assert found == {"launches": 40, "copies": 1, "synchronisations": 2}
 
 

@@ -13,7 +13,7 @@ from .. import gallery
 from ..refinement import refine
 from ..sampling import sample_isdo
 from ..schedules import karras
-from ..settings import Settings
+from ..settings import RefineSettings, Settings
 from . import counters
 from .baselines import BASELINES
 from .report import markdown
@@ -41,6 +41,8 @@ class Sampler:
         finished: it is handed finished pictures instead of noise, and its step is a model call.
         masked: it has a mask: half of the picture is painted.
         costly: it is measured at the first shape only.
+        shorter: ``run`` with about half of its steps, where these are its own and not the
+            schedule's.
     """
 
     label: str
@@ -48,14 +50,15 @@ class Sampler:
     finished: bool = False
     masked: bool = False
     costly: bool = False
+    shorter: Callable | None = None
 
 
 def _isdo(model, x, sigmas, mask, **settings):
     return sample_isdo(model, x, sigmas, disable=True, settings=Settings(**settings), mask=mask)
 
 
-def _refine(model, x, sigmas, mask, seeds=0):
-    return refine(model, x, disable=True, seeds=seeds).x
+def _refine(model, x, sigmas, mask, seeds=0, **settings):
+    return refine(model, x, disable=True, settings=RefineSettings(**settings), seeds=seeds).x
 
 
 def _baseline(name, model, x, sigmas, mask):
@@ -70,7 +73,7 @@ SAMPLERS = {
     "srk4": Sampler("ISDO, srk4", partial(_isdo, solver="srk4")),
     "srk5": Sampler("ISDO, srk5", partial(_isdo, solver="srk5")),
     "trajectory": Sampler("ISDO, trajectory", partial(_isdo, solver="trajectory"), costly=True),
-    "refine": Sampler("refinement", _refine, finished=True),
+    "refine": Sampler("refinement", _refine, finished=True, shorter=partial(_refine, iterations=2)),
     **{
         name: Sampler(BASELINES[name].label, partial(_baseline, name))
         for name in ("dpmpp_2m", "unipc_2")
@@ -155,24 +158,25 @@ class Work:
         shape: of x.
         device: where.
         steps: of the run; a refinement takes its own.
-        dtype: of x.
+        run: in the place of the sampler's own.
 
     ``calls`` are the model calls of a run, ``steps`` what its cost is shared by: the calls of a
     refinement, else the schedule's steps. Tables that are made once a process are made here.
     """
 
-    def __init__(self, sampler, shape, device="cpu", steps=STEPS, dtype=torch.float32):
+    def __init__(self, sampler, shape, device="cpu", steps=STEPS, run=None):
         self.row = SAMPLERS[sampler]
+        self.run = run or self.row.run
         self.sigmas = karras(steps, *SIGMAS).to(device)
-        self.x = started(noise(shape), self.row, self.sigmas[0]).to(device, dtype)
+        self.x = started(noise(shape), self.row, self.sigmas[0]).to(device)
         self.mask, recorder = half(self.x) if self.row.masked else None, Recorder(Soft())
-        self.row.run(recorder, self.x, self.sigmas, self.mask)
+        self.run(recorder, self.x, self.sigmas, self.mask)
         self.model, self.calls = Replay(recorder.answers), len(recorder.answers)
         self.steps = self.calls if self.row.finished else steps
 
     def __call__(self):
         self.model.asked = 0
-        return self.row.run(self.model, self.x, self.sigmas, self.mask)
+        return self.run(self.model, self.x, self.sigmas, self.mask)
 
 
 def noise(shape):
@@ -273,17 +277,15 @@ def of_gpu(sampler, work):
     """Return what only a GPU can say of a step: kernels, copies, and how often it is waited for.
 
     What waits once a run, where the schedule is read, is none of a step's: a run of half the steps
-    waits for it just as often. A refinement's steps are its own: each is counted in full.
+    waits for it just as often.
     """
     kernels, copies = counters.launches(work)
-    waits, steps = counters.synchronisations(work), work.steps
-    if not work.row.finished:
-        shorter = Work(sampler, work.x.shape, work.x.device, work.steps // 2)
-        waits, steps = waits - counters.synchronisations(shorter), steps - shorter.steps
+    shorter = Work(sampler, work.x.shape, work.x.device, work.steps // 2, work.row.shorter)
+    waits = counters.synchronisations(work) - counters.synchronisations(shorter)
     return {
         "launches": kernels / work.steps,
         "copies": copies / work.steps,
-        "synchronisations": waits / steps,
+        "synchronisations": waits / (work.steps - shorter.steps),
     }
 
 
