@@ -157,6 +157,7 @@ class Run:
                         callback(told)
                 if arrived := not (amid or end < sigma):
                     continue  # a level that is there twice
+                state = asked = None  # memory that the step can use
                 solver.observe(sigma, modes, self.spectrum.forward(denoised.to(self.dtype)), end)
                 sigma, modes, arrived = solver.predict(end)
                 state, amid = self.spectrum.inverse(modes, self.given.shape), not arrived

@@ -87,6 +87,7 @@ class Multistep:
             depth = max(self.settings.order, self.settings.corrector)
             self.history = History(state, depth, self.tuned.twin)
         again = self.history.add(sigma, self.path.signal(sigma), state, denoised)
+        del denoised  # which the history has, too
         self.starts, self.calls = [state, *self.starts[again:]], self.calls + 1
         if again:
             self.gap = None
@@ -244,17 +245,15 @@ class Multistep:
                 else torch.addcmul(mean, lift * lifted[..., None], self.gap)
             )
         newest = self.residuals[:, slots[0]]
-        last, before = (
-            self.residuals[:, slot] for slot in (slots[1:3] if len(slots) > 2 else slots[:2])
-        )
+        made = self.residuals[:, list(slots[1:3])]
+        self.residuals = None  # whose memory is wanted now
         if self.gap is not None:
-            lift = lift * self.unit
-            newest, last = (torch.addcmul(m, lift, self.gap) for m in (newest, last))
-        if self.nodes < 3 or self.settings.order == 1 or not 0 < self.low < history.sigmas[0]:
+            newest = torch.addcmul(newest, lift * self.unit, self.gap)
+            made[:, 0].addcmul_(lift * self.unit, self.gap)
+        few = self.nodes < 3 or self.settings.order == 1
+        if few or not 0 < self.low < history.sigmas[0]:
             return newest
-        return foresee(
-            history, newest, (last, before), self.low, self.tuned, self.window, self.spectrum
-        )
+        return foresee(history, newest, made, self.low, self.tuned, self.window, self.spectrum)
 
     def advance(self, x, mean, ratio, node, end):
         """Return x (modes) at ``end``, from x at a node; kept pixels go where a constant D leads."""

@@ -8,7 +8,7 @@ import torch
 from ..device import table
 
 
-def foresee(history, newest, changes, low, tuned, window, spectrum):
+def foresee(history, newest, made, low, tuned, window, spectrum):
     """Return m (modes) carried on to the smallest sigma of the model, where the picture is what D
     says; theory page, section 7.
 
@@ -21,54 +21,52 @@ def foresee(history, newest, changes, low, tuned, window, spectrum):
     Args:
         history: a History of three nodes at least.
         newest: m (B, channels, K).
-        changes: the last two of m.
+        made: the last two changes of m (B, 2, channels, K).
         low: the smallest sigma of the model, below the newest.
         tuned: Tuned.
         window: Whole or Masked.
         spectrum: a Spectrum.
     """
-    (sigma, sigma1, sigma2), (last, before) = history.sigmas[:3], changes
-    noise, noise1, noise2 = noises(history)
+    sigma, sigma1, sigma2 = history.sigmas[:3]
     length, length1 = math.log(sigma1 / sigma), math.log(sigma2 / sigma1)
     ahead = min(tuned.reach * length, math.log(sigma / low))
-    lengths = torch.stack([length * noise1, length1 * noise2], 1)
     seen = length + (length1 if history.signals[2] else 0.0)
-    made = torch.stack([last, before], 1)
-    grown = held(made, torch.stack([noise1, noise2], 1), window) / seen
+    noise, older = noises(history)
+    grown = held(made, older, window) / seen
     growth = grown.clamp(0, tuned.detail * sigma / ahead) if ahead else 0 * grown
     # what changed besides, and the line before it, carried on to where that was
-    made = torch.addcmul(made, growth[:, None], lengths, value=-1)
-    scale = (1.0, (sigma1 - sigma) / (sigma2 - sigma1))
-    painted = window.painted(made) * table(scale, made)[:, None, None]
-    made2, both, line2 = agreement(painted, spectrum)
-    part = (both / line2).clamp(max=1) * (both / line2) * (both / made2)
+    along = older.mul_(table((length, length1), older)[:, None, None])
+    made = torch.addcmul(made, growth[:, None], along, value=-1)
+    del older, along
+    scale = table((1.0, (sigma1 - sigma) / (sigma2 - sigma1)), made)
+    part = agreement(window.painted(made), scale, spectrum)
     reach = min(tuned.reach, (sigma - low) / (sigma1 - sigma))
     carried = torch.addcmul(newest, spectrum.spread(part, newest), made[:, 0], value=reach)
-    return torch.addcmul(carried, growth, noise, value=ahead)
+    return carried.addcmul_(growth, noise, value=ahead)
 
 
 def noises(history):
-    """Return n = (x - a D)/s (modes) at the last three nodes; 0 where nothing but it shows."""
-    e = history.last[:, 1]
+    """Return n = (x - a D)/s (modes) at the newest node and, stacked, at the two before it; 0 where
+    nothing but it shows."""
     scales = [
         s / a if a else 0.0 for s, a in zip(history.sigmas[:3], history.signals, strict=False)
     ]
-    e1 = e - history.change(0)[:, 1]
-    return [
-        each * scale
-        for each, scale in zip((e, e1, e1 - history.change(1)[:, 1]), scales, strict=True)
-    ]
+    e, de, de1 = history.last[:, 1], history.change(0)[:, 1], history.change(1)[:, 1]
+    before = e - de
+    older = torch.stack([before, before - de1], 1).mul_(table(tuple(scales[1:]), e)[:, None, None])
+    return e * scales[0], older
 
 
-def agreement(pair, spectrum):
-    """Return |p|^2, <p, q> where that is above 0, and |q|^2 of p and q (B, 2, channels, K), by band
-    (B, bands)."""
-    products = spectrum.pooled(
-        torch.stack([pair[:, 0] * pair[:, 0], pair[:, 0] * pair[:, 1], pair[:, 1] * pair[:, 1]], 1)
-    )
+def agreement(pair, scale, spectrum):
+    """Return the part of p (B, bands) that its agreement with q lets be carried on: 1 where they
+    are alike, 0 where they point away from each other; p and q (B, 2, channels, K) times scale."""
+    p, q = pair.unbind(1)
     tiny = torch.finfo(spectrum.precision).tiny ** 0.25
-    found = spectrum.per_band(products.sum(2))
-    return found.clamp_(min=table((tiny, 0.0, tiny), found)[:, None]).unbind(1)
+    products = [spectrum.pooled(v * w).sum(1) for v, w in ((p, p), (p, q), (q, q))]
+    found = spectrum.per_band(torch.stack(products, 1))
+    size, both, line = (found * (scale[[0, 0, 1]] * scale[[0, 1, 1]])[:, None]).unbind(1)
+    both, line = both.clamp(min=0), line + tiny
+    return (both / line).clamp(max=1) * (both / line) * (both / (size + tiny))
 
 
 def held(changes, noises, window):
