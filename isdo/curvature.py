@@ -3,8 +3,8 @@ noise-to-signal ratio."""
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from .device import wide
 from .path import Path
@@ -16,9 +16,9 @@ RATIO_LIMIT = 100.0
 FLOOR = 1e-3  # of the largest value: where D seemed to stand still in the probe, steps still grow no more than tenfold
 
 
-def noise_to_signal(path: Path, sigma: Tensor) -> Tensor:
-    """Return r = s/a of a sigma (tensor), at most RATIO_LIMIT."""
-    return sigma / torch.maximum(path.signal(sigma) + 0 * sigma, sigma / RATIO_LIMIT)
+def noise_to_signal(path: Path, sigma: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return r = s/a of sigmas (an array), at most RATIO_LIMIT."""
+    return sigma / np.maximum(path.signal(sigma), sigma / RATIO_LIMIT)
 
 
 @dataclass(frozen=True)
@@ -59,16 +59,9 @@ class Curvature:
                 f"curvature must be positive and finite, not {self.values}: did the model say the same?"
             )
 
-    def at(self, log_ratio: Tensor) -> Tensor:
-        """Return the curvature at log r (float64 tensor)."""
-        r, k = (wide(v).log().flip(0) for v in (self.ratios, self.values))
-        inside = interpolate(log_ratio.clamp(r[0], r[-1]), r, k)
-        return (inside + (log_ratio - r[0]).clamp(max=0) - (log_ratio - r[-1]).clamp(min=0)).exp()
-
-
-def interpolate(at: Tensor, knots: Tensor, values: Tensor) -> Tensor:
-    """Return the piecewise linear function through (knots, values), knots rising, at points within
-    their range."""
-    low = (torch.searchsorted(knots, at, right=True) - 1).clamp(0, len(knots) - 2)
-    width = (knots[low + 1] - knots[low]).clamp(min=torch.finfo(knots.dtype).tiny)
-    return torch.lerp(values[low], values[low + 1], (at - knots[low]) / width)
+    def at(self, log_ratio: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the curvature at log r (an array)."""
+        r, k = (np.log(v)[::-1] for v in (self.ratios, self.values))
+        inside = np.interp(log_ratio, r, k)
+        below, above = np.minimum(log_ratio - r[0], 0), np.maximum(log_ratio - r[-1], 0)
+        return np.exp(inside + below - above)

@@ -39,6 +39,22 @@ def constants(values: Any, like: Tensor) -> Tensor:
     )
 
 
+def table(values: tuple[Any, ...], like: Tensor) -> Tensor:
+    """Return (nested tuples of) numbers as a tensor beside ``like``, made once: schedules repeat, and
+    what depends on their levels alone does."""
+    return _table(values, like.dtype, like.device)
+
+
+@functools.lru_cache(maxsize=4096)
+def _table(values: tuple[Any, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    made = torch.tensor(values, dtype=dtype, device="cpu")
+    return (
+        made.pin_memory().to(device, non_blocking=True)
+        if device.type == "cuda"
+        else made.to(device)
+    )
+
+
 @functools.cache
 def _pins() -> bool:
     """Say whether memory can be pinned for a GPU."""

@@ -6,10 +6,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import trange
 
-from .fit import Change, measured, unknown
-from .fit import trust as trusted
+from .fit import Change, measure_of
 from .inputs import check_settings, check_sigmas, check_x
-from .multistep import BLIND
 from .path import Path, path_of, smallest_sigma
 from .protocols import Callback, ExtraArgs, Model, Sigmas
 from .quadrature import step_total
@@ -144,9 +142,7 @@ class Plan:
         self.levels, solved = rising(bent(sigmas, settings.placement, low, path), path, low)
         steps, top = len(self.levels) - 1, self.levels[-1]
         self.bottom = (EXACT if row.sweeps else calls_at_bottom(len(self.levels))) if solved else 0
-        self.blind = (
-            row.redoes and settings.corrector > 0 and steps > 0 and path.signal(top) <= BLIND * top
-        )
+        self.blind = row.redoes and settings.corrector > 0 and steps > 0 and path.signal(top) == 0
         if row.sweeps:
             self.calls = self.bottom + row.sweeps * steps
             return
@@ -224,12 +220,14 @@ class Ascent(Run):
 
         In half precision what changed between them is rounding.
         """
-        known = unknown(asked[0].state, self.spectrum)
-        if self.settings.power == "fitted" and torch.finfo(self.given.dtype).eps < HALF:
-            fitted = self.spectrum.lowest(self.settings.modes)
-            known = measured(Change(asked[1], asked[0], self.window(), self.spectrum), fitted)
-        sure = trusted(known.trust, SURE)
-        return known.modes * sure, sure
+        like = asked[0].state
+        power_of = measure_of(self.spectrum, self.settings)
+        if power_of is None or torch.finfo(self.given.dtype).eps >= HALF:
+            return torch.zeros_like(like[:, :1]), torch.zeros_like(like[:, :1, :1])
+        change = Change.between(asked[1], asked[0], self.window(), self.spectrum)
+        known = power_of(change)
+        sure = ((known.trust - SURE) / (1 - SURE)).clamp(0, 1)
+        return known.numbers(self.spectrum.basis.parts) * sure, sure
 
     def mixed(self, before: list[tuple[Tensor, Tensor]]) -> Tensor:
         """Return the next x (modes) out of the last (x, miss), newest first: Anderson's mixing, per

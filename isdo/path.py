@@ -6,7 +6,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from .device import wide
-from .protocols import Number
+from .protocols import Level
 from .settings import Settings
 
 # A table that was computed in float32 may end some roundings above the limit of its path: so much
@@ -26,15 +26,15 @@ class Path:
     fade: float  # 0: the signal stays whole (variance exploding); 1: it fades out linearly (flow)
     sigma_limit: float  # the largest sigma that has a meaning
 
-    def signal(self, sigma: Number) -> Number:
+    def signal(self, sigma: Level) -> Level:
         """Return a(sigma), of sigma's own kind (float or tensor)."""
         return 1 - self.fade * sigma
 
-    def noise_to_signal(self, sigma: Number) -> Number:
+    def noise_to_signal(self, sigma: Level) -> Level:
         """Return r = s/a; infinity at the pure-noise end of the flow path."""
         return sigma / self.signal(sigma)
 
-    def from_noise_to_signal(self, ratio: Number) -> Number:
+    def from_noise_to_signal(self, ratio: Level) -> Level:
         """Return the sigma at which s/a equals ``ratio``."""
         return ratio / (1 + self.fade * ratio)
 

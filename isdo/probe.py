@@ -38,7 +38,7 @@ def measure_curvature(
     path, spectrum = detect_path(model), Spectrum(x.shape[-2], x.shape[-1], x.device)
     sigmas = wide(sigmas)
     sigmas = sigmas[sigmas > 0]
-    log_ratio = noise_to_signal(path, sigmas).log()
+    log_ratio = wide(noise_to_signal(path, sigmas.numpy())).log()
     if len(log_ratio.unique()) < 3:
         raise ValueError(
             f"sigmas must hold 3 levels or more with s/a up to {RATIO_LIMIT:g}: take 12 to 30"

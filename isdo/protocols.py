@@ -3,7 +3,9 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, SupportsIndex, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -31,3 +33,5 @@ NoiseSource = Callable[[Tensor], Tensor]  # noise(x) -> normal noise shaped like
 Device = torch.device | str
 # A formula of numbers that is one of tensors, too: what goes in as a float comes out as one.
 Number = TypeVar("Number", float, Tensor)
+# and one of arrays
+Level = TypeVar("Level", float, Tensor, NDArray[np.float64])

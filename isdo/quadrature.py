@@ -6,41 +6,32 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
+import numpy as np
 import torch
 
 from .curvature import RATIO_LIMIT
-from .device import constants
 
 
-def _tanh_sinh(half, reach):
+@functools.cache
+def _rule(half=20, reach=3.1):
     """Return nodes c in (0, 1), 1 - c and weights of the tanh-sinh rule; weights sum to one.
 
-    Its nodes crowd doubly exponentially towards both ends, so that neither the square root that
-    sigma has at its zero nor the logarithm at a tiny last sigma needs a case of its own (Takahasi
-    and Mori 1974).
+    Its nodes crowd doubly exponentially towards both ends, the outermost e^-35 from them, so that
+    neither the square root that sigma has at its zero nor the logarithm at a tiny last sigma needs
+    a case of its own (Takahasi and Mori 1974).
     """
-    t = torch.linspace(-reach, reach, 2 * half + 1, dtype=torch.float64, device="cpu")
-    y = math.pi * t.sinh()
-    weights = t.cosh() / (y / 2).cosh() ** 2
-    return 1 / (1 + (-y).exp()), 1 / (1 + y.exp()), weights / weights.sum()
-
-
-# The outermost node lies e^-35 from the end; in single precision its square would leave the range,
-# and e^-19 is near enough.
-REACH = {torch.float64: 3.1, torch.float32: 2.5}
-
-
-@functools.lru_cache(maxsize=8)
-def _rule(device, dtype):
-    return tuple(v.to(dtype).to(device) for v in _tanh_sinh(half=20, reach=REACH[dtype]))
+    t = np.linspace(-reach, reach, 2 * half + 1)
+    y = math.pi * np.sinh(t)
+    weights = np.cosh(t) / np.cosh(y / 2) ** 2
+    return 1 / (1 + np.exp(-y)), 1 / (1 + np.exp(y)), weights / weights.sum()
 
 
 def _log1p(value):
-    return math.log1p(value) if isinstance(value, float) else value.log1p()
+    return value.log1p() if torch.is_tensor(value) else np.log1p(value)
 
 
 def _expm1(value):
-    return math.expm1(value) if isinstance(value, float) else value.expm1()
+    return value.expm1() if torch.is_tensor(value) else np.expm1(value)
 
 
 @dataclass(frozen=True)
@@ -81,10 +72,10 @@ def depth(path, limit=RATIO_LIMIT):
     return Tau("depth", difference)
 
 
-# For corrections, which interpolate, whatever variable extrapolates best: D was asked at a
-# predicted x, and of the done part of a step this variable leaves the newer, less certain answer a
-# smaller share than log1p does.
-BETWEEN = Tau("sigma^1.5", _power(1.5))
+@functools.lru_cache(maxsize=64)
+def power_tau(exponent):
+    """Return the Tau that is sigma to a power."""
+    return Tau(f"sigma^{exponent:g}", _power(exponent))
 
 
 def step_total(path, start, end, power):
@@ -109,85 +100,68 @@ def step_total(path, start, end, power):
     return ratio, (start - end) * (a1 * start + a0 * end) / (ratio * a0).add_(a1).mul_(square0)
 
 
-def step_rises(path, start, end, nodes, power, taus):
+def step_rises(start, end, nodes, tau):
     """Return what the changes between nodes add to the m of the newest one in the mean over a step,
-    du, u = a/psi.
+    as numbers.
 
     The interpolation polynomial is taken in Newton's form, m = m_0 + sum_k N_k [tau_0 ... tau_k] m,
     and the divided differences are written in the changes m_j - m_(j+1): its mean is m_0 + sum_k
-    sum_j rise_kj (m_j - m_(j+1)), and a lower order is the same without the last k. All is written
-    in the fraction c of the integral of du that is done, and every difference is factored as in
-    `step_total`, r^2 - r1^2 for the noise-to-signal ratio r at c among them. So there is no
-    threshold: the same lines serve a step of 1e-12 and one of e^50, S = 0 and sigma = 1 of the flow
-    path.
+    sum_j rise_kj (m_j - m_(j+1)), and a lower order is the same without the last k.
+
+    The mean is that of du, u = a/psi, for S = 0: on both paths that is d(1/sigma). Where S is not 0
+    the data have proved Gaussian and m does not change, so that the weight of its changes does not
+    matter; docs/experiments.md has what S made of it.
 
     Args:
-        path, start, power: as in `step_total`.
-        end: sigma1 > 0, a float. The mean is that of the interval, whichever way it is gone
-            through: all is measured from its lower end, so that a rising step may end where the
-            picture is gone, as a falling one may start there.
+        start, end: sigma0 > 0 and sigma1 > 0, floats. The mean is that of the interval, whichever
+            way it is gone through: all is measured from its lower end.
         nodes: n distinct sigmas, floats, newest first.
-        taus: of class Tau.
+        tau: a Tau.
 
     Returns:
-        rises (len(taus), n - 1, n - 1, *power's shape), by tau, degree k and change j.
+        n - 1 rows of n - 1 floats, by degree k and change j.
     """
-    start, end = max(start, end), min(start, end)
-    gap, weight = _along(path, start, end, power)
-    polynomials, tables = [], []
-    for tau in taus:
-        knots = [tau.difference(end, s - end) for s in nodes]
-        polynomials += _newton(tau.difference(end, gap), knots)
-        tables.append(_divided_differences(knots))
-    means = (torch.stack(polynomials) * weight).sum(-1).unflatten(0, (len(taus), -1))
-    table = constants(tables, power)
-    return means[:, :, None] * table.view(*table.shape, *[1] * power.ndim)
+    gap, low, weight = _along(start, end)
+    knots = [tau.difference(low, s - low) for s in nodes]
+    means = [float((p * weight).sum()) for p in _newton(tau.difference(low, gap), knots)]
+    return [
+        [float(mean * factor) for factor in row]
+        for mean, row in zip(means, _divided_differences(knots), strict=True)
+    ]
 
 
-def _along(path, start, end, power):
-    """Return how far sigma is from ``end`` at points of a step, (*power's shape, points), and their
-    weights in the mean, du."""
-    a1 = path.signal(end)
-    node, co_node, weight = _rule(power.device, power.dtype)
-    psi1 = (a1**2 * power + end**2).sqrt()[..., None]
-    ratio, total = (v[..., None] for v in step_total(path, start, end, power))
-    rest, done = (
-        co_node * total,
-        path.signal(start) * ratio + node * total,
-    )  # of psi1 u: what is to come, and what it is
-    squares = psi1**2 * rest * (a1 + done) / (done * a1) ** 2  # r^2 - r1^2
-    r1 = end / a1
-    r = (r1**2 + squares).sqrt()
-    return squares / ((r + r1) * ((1 + path.fade * r) * (1 + path.fade * r1))), weight
+def _along(start, end):
+    """Return how far sigma is from its lower end at points of a step, that end, and the points'
+    weights in the mean, d(1/sigma)."""
+    high, low = max(start, end), min(start, end)
+    node, co_node, weight = _rule()
+    return co_node * ((high - low) * low) / (low + node * (high - low)), low, weight
 
 
-def step_shares(path, start, end, nodes, power, tau):
-    """Return the share of each node's m in the mean over a step, du: means of Lagrange's
-    polynomials.
+def step_shares(start, end, nodes, tau):
+    """Return the share of each node's m in the mean over a step: means of Lagrange's polynomials.
 
     `step_rises` for many nodes, where divided differences would lose digits. The mean over a step
     does not depend on the direction in which it is gone.
 
     Args:
-        path, start, end, power: as in `step_rises`.
-        nodes: n distinct sigmas, floats, in any order.
-        tau: of class Tau.
+        start, end, nodes, tau: as for `step_rises`, but that the nodes are in any order.
 
     Returns:
-        (n, *power's shape); they sum to 1.
+        n floats; they sum to 1.
     """
-    gap, weight = _along(path, start, end, power)
-    at, knots = tau.difference(end, gap), [tau.difference(end, s - end) for s in nodes]
+    gap, low, weight = _along(start, end)
+    at, knots = tau.difference(low, gap), [tau.difference(low, s - low) for s in nodes]
     factors = [at - knot for knot in knots]
     # the product of all factors but one: of those before it and those behind it
-    before = list(accumulate(factors[:-1], torch.mul, initial=torch.ones_like(at)))
-    behind = list(accumulate(factors[:0:-1], torch.mul, initial=torch.ones_like(at)))[::-1]
+    before = list(accumulate(factors[:-1], np.multiply, initial=np.ones_like(at)))
+    behind = list(accumulate(factors[:0:-1], np.multiply, initial=np.ones_like(at)))[::-1]
     scales = [
         math.prod(knot - other for j, other in enumerate(knots) if j != i)
         for i, knot in enumerate(knots)
     ]
     parts = zip(before, behind, scales, strict=True)
-    return torch.stack([(one * other * weight).sum(-1) / scale for one, other, scale in parts])
+    return [float((one * other * weight).sum() / scale) for one, other, scale in parts]
 
 
 def _newton(at, knots):

@@ -67,7 +67,7 @@ class Run:
     def window(self, part=ALL):
         """Return the Whole or Masked of some of the pictures."""
         mask = self.mask
-        return Whole() if mask is None else Masked(self.spectrum, mask[part].shape, mask[part])
+        return Whole() if mask is None else Masked(self.spectrum, mask[part])
 
     def solver(self, part=ALL, settings=None):
         """Return a solver for some of the pictures."""
@@ -126,27 +126,30 @@ class Run:
             self.row.calls_a_step == 1,
         )
         self.begin_answers(calls, "step" if whole and self.each == 1 else "call")
-        solver, state, modes, sigma = (
-            self.solver(),
-            self.state,
-            self.spectrum.forward(self.state),
-            levels[0],
+        solver, state, sigma = self.solver(), self.state, levels[0]
+        modes = self.spectrum.forward(state)
+        # of all calls at levels of the schedule, and what the callback is told: sent in one go
+        at, scheduled = (
+            constants([levels[:-1], given[:-1]], state)[:, :, None]
+            .expand(-1, -1, len(state))
+            .contiguous()
+            if len(levels) > 1
+            else (None, None)
         )
         for i in trange(len(levels) - 1, disable=disable):
             end, told, amid, arrived = levels[i + 1], None, False, False
             while not arrived:
-                level = torch.full((len(state),), sigma, dtype=self.dtype, device=state.device)
+                level = torch.full_like(at[i], sigma) if amid else at[i]
                 asked, denoised, anew = self.ask(state, level, sigma)
                 self.report |= {"calls": [self.calls] * len(state), "rejected": [0] * len(state)}
                 if anew:  # a refiner took over: what the other model said is no history of this one
                     solver.reset()
                     amid = False
                 if told is None and callback is not None:
-                    scheduled = torch.full_like(level[0], given[i])
                     told = {
                         "x": asked,
                         "i": i,
-                        "sigma": scheduled,
+                        "sigma": scheduled[i, 0],
                         "sigma_hat": level[0],
                         "denoised": denoised,
                     }
@@ -154,7 +157,7 @@ class Run:
                         callback(told)
                 if arrived := not (amid or end < sigma):
                     continue  # a level that is there twice
-                solver.observe(sigma, modes, self.spectrum.forward(denoised.to(self.dtype)))
+                solver.observe(sigma, modes, self.spectrum.forward(denoised.to(self.dtype)), end)
                 sigma, modes, arrived = solver.predict(end)
                 state, amid = self.spectrum.inverse(modes, self.given.shape), not arrived
             if callback is not None and not whole:

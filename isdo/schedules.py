@@ -8,10 +8,12 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, SupportsIndex
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from .curvature import Curvature, interpolate, noise_to_signal
+from .curvature import Curvature, noise_to_signal
 from .device import wide
 from .path import VE, Path, detect_path
 from .protocols import Sigmas
@@ -181,13 +183,16 @@ def rest(sigmas: Sigmas, start: float, steps: int, low: float = 0.0, high: float
         end = wide([0.0])
     falling, count = torch.cat([positive, end]), len(positive)
     index = torch.arange(len(falling), dtype=torch.float64, device="cpu")
-    first = float(interpolate(wide(start).clamp(max=positive[0]), falling.flip(0), index.flip(0)))
+    first = float(
+        np.interp(min(start, float(positive[0])), falling.flip(0).numpy(), index.flip(0).numpy())
+    )
     last = count - 1.0
     if len(end):
         last = max(last, count - (count - first) / steps)
         if floor < start / LEAST_ROOM:  # else there is no room above it for a second level
             last = min(last, count - floor / bottom)
-    inner = interpolate(_ramp(first, last, steps + 1 - len(end)), index, falling)
+    places = _ramp(first, last, steps + 1 - len(end)).numpy()
+    inner = wide(np.interp(places, index.numpy(), falling.numpy()))
     inner[0] = start
     return torch.cat([inner, end]).float()
 
@@ -240,29 +245,25 @@ def curvature_sigmas(
     et al. 2024 (AYS).
     """
     steps, ends = _count(steps, least=0), _range(sigma_min, sigma_max)
-    return _to_zero(_curved(steps, *ends, curvature, path, left)[:steps])
+    levels = _curved(steps, *ends, curvature, path, left)[:steps]
+    return _to_zero(wide(levels))
 
 
 def _curved(
     steps: int, low: float, high: float, curvature: Curvature, path: Path, left: float
-) -> Tensor:
-    """Return the ``steps`` positive levels of `curvature_sigmas`, float64."""
-    top, bottom = wide(high), wide(low)
-    log_ratio = _ramp(noise_to_signal(path, top).log(), noise_to_signal(path, bottom).log(), 4001)
+) -> NDArray[np.float64]:
+    """Return the ``steps`` positive levels of `curvature_sigmas`, an array."""
+    first, last = np.log(noise_to_signal(path, np.array([high, low])))
+    log_ratio = np.linspace(first, last, 4001)
     kappa, h = curvature.at(log_ratio), log_ratio[0] - log_ratio[1]
     density = kappa ** (1 / (ORDER + 1))
-    done, turned = (
-        torch.cat([v.new_zeros(1), ((v[1:] + v[:-1]) / 2 * h).cumsum(0)]) for v in (density, kappa)
-    )
-    between = float(
-        max(1, steps - 1)
-    )  # of a whole number the fifth power may be too large for a tensor
-    error = (STEP_ERROR * done ** (ORDER + 1)) ** 2 / between ** (2 * ORDER + 1) + (
-        left * (turned[-1] - turned)
-    ) ** 2
-    last = done[max(1, int(error.argmin()))]
-    inner = interpolate(_ramp(0, last, max(2, steps))[1:steps], done, log_ratio).exp()
-    return torch.cat([top[None], path.from_noise_to_signal(inner)])
+    done, turned = (np.append(0.0, np.cumsum((v[1:] + v[:-1]) / 2 * h)) for v in (density, kappa))
+    between = float(max(1, steps - 1))  # of a whole number the fifth power may be too large
+    error = (STEP_ERROR * done ** (ORDER + 1)) ** 2 / between ** (2 * ORDER + 1)
+    error += (left * (turned[-1] - turned)) ** 2
+    shares = np.linspace(0, done[max(1, int(error.argmin()))], max(2, steps))[1:steps]
+    inner = np.exp(np.interp(shares, done, log_ratio))
+    return np.append(high, path.from_noise_to_signal(inner))
 
 
 def bent(
@@ -297,10 +298,10 @@ def bent(
     if not low < levels[0]:
         return [*levels, end]
     given, curved = (
-        noise_to_signal(path, wide(v[1:])).log()
+        np.log(noise_to_signal(path, np.array(v[1:])))
         for v in (levels, _curved(len(levels), low, levels[0], TYPICAL, path, AHEAD))
     )
-    moved = path.from_noise_to_signal(torch.lerp(given, curved, share).exp())
+    moved = path.from_noise_to_signal(np.exp(given + share * (curved - given)))
     return [levels[0], *moved.tolist(), end]
 
 

@@ -3,29 +3,28 @@ grouped."""
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from .device import full_precision, has_complex_fft, precision
+from .device import beside, full_precision, has_complex_fft, precision
 from .protocols import Device
 
 
-def _fourier_modes(height: int, width: int) -> Iterable[Tensor]:
+def _fourier_modes(height: int, width: int) -> tuple[NDArray[np.float64], ...]:
     """Return |frequency| (cycles per pixel) and multiplicity of each real number of the real FFT,
     (K,) each."""
-    ky, kx = (
-        f(n, dtype=torch.float64, device="cpu")
-        for f, n in ((torch.fft.fftfreq, height), (torch.fft.rfftfreq, width))
-    )
-    multiplicity = torch.full((height, len(kx)), 2.0, dtype=torch.float64, device="cpu")
+    ky, kx = np.fft.fftfreq(height), np.fft.rfftfreq(width)
+    multiplicity = np.full((height, len(kx)), 2.0)
     multiplicity[:, 0] = 1
     if width % 2 == 0:
         multiplicity[:, -1] = 1
-    radius = torch.hypot(ky[:, None].abs(), kx[None])
-    return (v[..., None].expand(-1, -1, 2).flatten() for v in (radius, multiplicity))
+    radius = np.hypot(np.abs(ky)[:, None], kx[None])
+    return tuple(np.repeat(v, 2) for v in (radius, multiplicity))
 
 
 def _fourier_forward(x: Tensor) -> Tensor:
@@ -41,10 +40,10 @@ def _fourier_inverse(modes: Tensor, height: int, width: int) -> Tensor:
     return inverse[:1] if alone else inverse
 
 
-def _cosine_modes(height: int, width: int) -> Iterable[Tensor]:
-    ky, kx = (torch.arange(n, dtype=torch.float64, device="cpu") / (2 * n) for n in (height, width))
-    radius = torch.hypot(ky[:, None], kx[None]).flatten()
-    return radius, torch.ones_like(radius)
+def _cosine_modes(height: int, width: int) -> tuple[NDArray[np.float64], ...]:
+    ky, kx = (np.arange(n) / (2 * n) for n in (height, width))
+    radius = np.hypot(ky[:, None], kx[None]).flatten()
+    return radius, np.ones_like(radius)
 
 
 @functools.lru_cache(maxsize=16)
@@ -79,14 +78,14 @@ def _cosine_inverse(modes: Tensor, height: int, width: int) -> Tensor:
 class Basis:
     """An orthonormal real transform over the last two axes, as a row of functions.
 
-    ``forward`` maps (..., H, W) to real numbers (..., K); their inner product, weighted with the
-    multiplicity that ``modes`` returns beside the frequency, is that of the pictures. ``parts``
+    ``forward`` maps (..., H, W) to real numbers (..., K); times the root of the multiplicity that
+    ``modes`` returns beside the frequency, their inner product is that of the pictures. ``parts``
     neighbours are one mode: the real and the imaginary part of a Fourier coefficient.
     """
 
     name: str
     parts: int
-    modes: Callable[[int, int], Iterable[Tensor]]
+    modes: Callable[[int, int], tuple[NDArray[np.float64], ...]]
     forward: Callable[[Tensor], Tensor]
     inverse: Callable[[Tensor, int, int], Tensor]
 
@@ -103,28 +102,45 @@ BASES = {
 @functools.lru_cache(maxsize=32)
 def _radial_bands(
     basis: str, height: int, width: int, device: torch.device, halves: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the radial band of every number (K,) and of every mode (K / parts,), the modes'
-    multiplicity and the bands' size.
+) -> tuple[Tensor, Tensor, Tensor, Tensor, tuple[float, ...]]:
+    """Return the radial band of every number (K,), the bands' size, and where to gather the modes
+    of each band from (bands, longest), with 1 where there is one and 0 where there is none.
 
     A band is one step of the coarsest frequency that the longer side resolves, so pictures whose
     longer sides are equal share their bands: frequency is physical, in cycles per pixel.
     """
     radius, multiplicity = BASES[basis].modes(height, width)
     waves = radius * max(height, width)
-    index = ((2 * waves - 1e-9).ceil().long() - 1).clamp(min=0) if halves else waves.round().long()
+    index = np.maximum(np.ceil(2 * waves - 1e-9) - 1, 0) if halves else np.round(waves)
+    index = index.astype(np.int64)
     # a mode and its mirror image, or a real part and an imaginary part that is 0, are one degree of
     # freedom
-    parts = BASES[basis].parts
-    size = multiplicity.new_zeros(int(index.max()) + 1).index_add_(0, index, multiplicity / parts)
-    band, multiplicity = index[::parts].contiguous(), multiplicity[::parts].contiguous()
-    number = precision(device)
+    parts, count = BASES[basis].parts, int(index.max()) + 1
+    size = np.bincount(index, multiplicity / parts, count)
+    bands = index[::parts]
+    order, lengths = np.argsort(bands, kind="stable"), np.bincount(bands, minlength=count)
+    present = np.arange(lengths.max()) < lengths[:, None]
+    gather = np.zeros(present.shape, np.int64)
+    gather[present] = order
+    like = torch.zeros(0, dtype=precision(device), device=device)
     return (
-        index.to(device),
-        band.to(device),
-        multiplicity.to(number).to(device),
-        size.to(number).to(device),
+        torch.from_numpy(index).to(device),
+        beside(torch.from_numpy(size), like),
+        torch.from_numpy(gather).flatten().to(device),
+        beside(torch.from_numpy(present), like),
+        tuple((np.cumsum(size) - size).tolist()),
     )
+
+
+@functools.lru_cache(maxsize=32)
+def _scale(
+    basis: str, height: int, width: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Return by what each number (K,) is multiplied so that the basis is orthonormal: the root of
+    its multiplicity; and by what it is divided again."""
+    _, multiplicity = BASES[basis].modes(height, width)
+    like, root = torch.zeros(0, dtype=dtype, device=device), np.sqrt(multiplicity)
+    return beside(torch.from_numpy(root), like), beside(torch.from_numpy(1 / root), like)
 
 
 class Spectrum:
@@ -152,7 +168,7 @@ class Spectrum:
             width,
             precision(device),
         )
-        self.index, self.band, self.multiplicity, self.size = _radial_bands(
+        self.index, self.size, self._gather, self._present, self._below = _radial_bands(
             basis, height, width, device, halves
         )
         self.count = len(self.size)
@@ -166,37 +182,41 @@ class Spectrum:
         below = self.size.cumsum(0) - self.size
         return (below < modes).to(self.precision)
 
+    def among_lowest(self, modes: int) -> Tensor | None:
+        """Return (K,) ones for the numbers in the bands of the ``modes`` lowest modes, zeros for the
+        others; None where that is all of them."""
+        return None if self._below[-1] < modes else self.lowest(modes)[self.index]
+
     def forward(self, x: Tensor) -> Tensor:
         """Map x (B, ..., H, W) to modes (B, channels, K), channels being all axes between."""
-        return self.basis.forward(x.reshape(len(x), -1, self.height, self.width))
+        modes = self.basis.forward(x.reshape(len(x), -1, self.height, self.width))
+        return modes if self.basis.parts == 1 else modes.mul_(self._scales(modes)[0])
 
     def inverse(self, modes: Tensor, shape: Sequence[int]) -> Tensor:
         """Map modes (B, channels, K) back to a picture of ``shape``."""
+        if self.basis.parts > 1:
+            modes = modes * self._scales(modes)[1]
         return self.basis.inverse(modes, self.height, self.width).reshape(shape)
 
-    def per_mode(self, p: Tensor, q: Tensor) -> Tensor:
-        """Return the products of p and q (B, channels, K) for each mode, its parts pooled: (B,
-        channels, K / parts)."""
-        product = p * q
-        return product if self.basis.parts == 1 else product[..., ::2] + product[..., 1::2]
+    def _scales(self, modes: Tensor) -> tuple[Tensor, Tensor]:
+        return _scale(self.basis.name, self.height, self.width, modes.dtype, modes.device)
+
+    def pooled(self, numbers: Tensor) -> Tensor:
+        """Return numbers (..., K) summed over the parts of each mode: (..., K / parts)."""
+        return numbers if self.basis.parts == 1 else numbers[..., ::2] + numbers[..., 1::2]
 
     def per_band(self, values: Tensor) -> Tensor:
-        """Return values (..., K / parts) summed over each band, with the multiplicity: (...,
-        bands)."""
-        values = values.to(self.precision) * self.multiplicity
-        return values.new_zeros(*values.shape[:-1], self.count).index_add_(-1, self.band, values)
+        """Return values (..., K / parts) summed over each band: (..., bands)."""
+        gathered = values.to(self.precision).index_select(-1, self._gather)
+        return gathered.unflatten(-1, self._present.shape).mul_(self._present).sum(-1)
 
     def inner(self, p: Tensor, q: Tensor) -> Tensor:
         """Return the inner product of p and q, per image and band (B, bands): pooled over channels,
         never over the batch."""
-        return self.per_band(self.per_mode(p, q).sum(1))
+        return self.per_band(self.pooled(p * q).sum(1))
 
     def spread(self, per_band: Tensor, like: Tensor) -> Tensor:
         """Return per_band (..., B, bands) at every number, (..., B, 1, K), in the dtype of
         ``like``."""
         index = self.index.expand(*per_band.shape[:-1], -1)
         return per_band.to(like.dtype).gather(-1, index).unsqueeze(-2)
-
-    def to_parts(self, per_mode: Tensor) -> Tensor:
-        """Return per_mode (..., K / parts) for every part of each mode, (..., K)."""
-        return torch.stack([per_mode] * self.basis.parts, -1).flatten(-2)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from .fit import Change, measured, unknown
+from .fit import Change, measure_of
 from .quadrature import step_total
 
 # A step in log sigma that is shorter than this says nothing of the power: what changed over it is
@@ -22,11 +22,6 @@ class Call(NamedTuple):
     state: torch.Tensor
     denoised: torch.Tensor
     noise: torch.Tensor
-
-    @property
-    def corrected(self):
-        """The best x known: that at which the model was asked."""
-        return self.state
 
 
 class Srk:
@@ -48,7 +43,7 @@ class Srk:
 
     def __init__(self, tableau, path, spectrum, settings, like, window, low=0.0):
         self.tableau, self.path, self.spectrum, self.window = tableau, path, spectrum, window
-        self.fitted = spectrum.lowest(settings.modes) if settings.power == "fitted" else None
+        self.power_of = measure_of(spectrum, settings)
         self.stages = (
             tableau.stages - tableau.fsal
         )  # the last stage of FSAL is the first of the next step
@@ -59,12 +54,13 @@ class Srk:
         self.start = self.end = self.power = None
         self.slopes = ()
 
-    def observe(self, sigma, state, denoised):
+    def observe(self, sigma, state, denoised, end=None):
         """Take in a call of the model: a stage that ``predict`` asked for, or where a step starts.
 
         Args:
             sigma: float.
             state, denoised: modes (B, channels, K); denoised is D at state.
+            end: where the next step leads, if that is known; not needed here.
 
         Returns:
             at the end of a step, the embedded estimate of its error (modes of x); None amid a step,
@@ -78,15 +74,10 @@ class Srk:
             return None
         error = self.error(call) if self.slopes and self.tableau.low else None
         if self.power is None:
-            self.power = unknown(state, self.spectrum).modes
-        if (
-            self.slopes
-            and self.fitted is not None
-            and abs(math.log(self.start.sigma / sigma)) > SHORTEST
-        ):
-            self.power = measured(
-                Change(call, self.start, self.window, self.spectrum), self.fitted
-            ).modes
+            self.power = torch.zeros_like(state[:, :1])
+        if self.slopes and self.power_of and abs(math.log(self.start.sigma / sigma)) > SHORTEST:
+            change = Change.between(call, self.start, self.window, self.spectrum)
+            self.power = self.power_of(change).numbers(self.spectrum.basis.parts)
         self.start, self.slopes = call, ()
         return error
 
@@ -148,9 +139,8 @@ class Srk:
         moved = start.state + self.moved(weights, self.slopes) if weights else start.state
         x = torch.addcmul(ratio * moved, total, self.residual(start))
         shrink = sigma / start.sigma
-        return self.window.keep(
-            x, start, shrink, self.path.signal(sigma) - self.path.signal(start.sigma) * shrink
-        )
+        rise = self.path.signal(sigma) - self.path.signal(start.sigma) * shrink
+        return self.window.keep(x, start.state, lambda: start.denoised, shrink, rise)
 
     def error(self, call):
         """Return the embedded estimate (modes of x) at the end of a step, where FSAL makes ``call``

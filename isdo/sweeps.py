@@ -9,6 +9,7 @@ from tqdm.auto import tqdm
 from .batch import Batch
 from .curvature import RATIO_LIMIT
 from .device import constants
+from .fit import measure_of
 from .schedules import bent
 from .settings import Settings
 from .trajectory import Equations, Trajectory, chebyshev, resampled, sweep
@@ -37,9 +38,7 @@ class Sweeps:
         self.modes, self.spent = run.spectrum.forward(run.state), [0] * len(run.state)
         # under a mask the host's denoiser holds the known picture of each place in its batch
         self.batch = Batch(run.model, run.extra_args, len(run.state), together=run.mask is None)
-        self.fitted = (
-            run.spectrum.lowest(run.settings.modes) if run.settings.power == "fitted" else None
-        )
+        self.power_of = measure_of(run.spectrum, run.settings)
 
     def by_schedule(self, given, callback, disable):
         """Solve at the levels of a schedule, bent as the settings say; return x at its end."""
@@ -131,7 +130,7 @@ class Sweeps:
             part = slice(b, b + 1)
             made[b] = Trajectory(
                 equations, self.modes[part], run.norm(part, tolerance), run.window(part), run.settings.window,
-                most=most - self.spent[b], fitted=self.fitted, guess=(guesses or {}).get(b), **options,
+                most=most - self.spent[b], power_of=self.power_of, guess=(guesses or {}).get(b), **options,
             )  # fmt: skip
         return made
 

@@ -15,7 +15,7 @@ import torch
 
 from .curvature import RATIO_LIMIT
 from .device import constants, full_precision, wide
-from .fit import Change, measured
+from .fit import Change
 from .quadrature import depth, step_shares, step_total
 
 # An interval's interpolation takes as many nodes as leave its Lebesgue constant below that: all of
@@ -159,20 +159,16 @@ class Equations:
             if (j, first, end) not in self.plain:
                 zero = torch.zeros((), dtype=torch.float64, device="cpu")
                 ratio, total = step_total(self.path, *self.sigmas[j : j + 2], zero)
-                shares = self._shares(j, first, end, zero).tolist()
+                shares = self._shares(j, first, end)
                 self.plain[j, first, end] = Interval(
                     float(ratio), float(total), shares, first, final
                 )
             return self.plain[j, first, end]
         ratio, total = step_total(self.path, *self.sigmas[j : j + 2], power.modes)
-        shares = self.spectrum.spread(self._shares(j, first, end, power.bands), self.like).squeeze(
-            1
-        )
-        return Interval(ratio, total, shares, first, final)
+        return Interval(ratio, total, self._shares(j, first, end), first, final)
 
-    def _shares(self, j, first, end, power):
-        low, high = sorted(self.sigmas[j : j + 2])
-        return step_shares(self.path, high, low, self.sigmas[first:end], power, self.tau)
+    def _shares(self, j, first, end):
+        return step_shares(*self.sigmas[j : j + 2], self.sigmas[first:end], self.tau)
 
 
 def stencils(places, widest):
@@ -242,8 +238,7 @@ class Trajectory:
     Rarely needed:
         power: the Power of the data where it is known: if they are Gaussian, the first sweep is
             exact.
-        fitted: (bands,) ones where the power of each interval is measured from the change over it;
-            None: it is 0.
+        power_of: what makes a Power of a Change over an interval (`fit.measure_of`); None: it is 0.
         acceleration: an Acceleration.
         guess: modes of x at all nodes, to begin with; None: m is held.
         most: model calls; when one more sweep would take more, it is left as it is.
@@ -266,15 +261,15 @@ class Trajectory:
         reach,
         *,
         power=None,
-        fitted=None,
+        power_of=None,
         acceleration=None,
         guess=None,
         most=math.inf,
     ):
         self.equations, self.norm, self.window, self.reach = equations, norm, window, max(reach, 2)
-        self.power, self.fitted, self.most, self.first, self.spent = (
+        self.power, self.power_of, self.most, self.first, self.spent = (
             power,
-            fitted,
+            power_of,
             most,
             None,
             False,
@@ -341,13 +336,13 @@ class Trajectory:
         span, powers = range(self.low, self.known - 1), {}
         if self.power is not None:
             powers = dict.fromkeys(span, self.power)
-        elif self.fitted is not None:
+        elif self.power_of is not None:
             nodes, spectrum = (
                 [self.node(j) for j in range(self.low, self.known)],
                 self.equations.spectrum,
             )
             found = [
-                measured(Change(new, old, self.window, spectrum), self.fitted)
+                self.measured(Change.between(new, old, self.window, spectrum))
                 for old, new in pairwise(nodes)
             ]
             trusted = torch.stack([each.trust.amax() for each in found]).cpu().tolist()
@@ -356,6 +351,11 @@ class Trajectory:
             }
         self.powers = powers
         self.intervals = {j: self.equations.interval(j, self.known, powers.get(j)) for j in span}
+
+    def measured(self, change):
+        """Return the Power that a Change shows, its modes at every number."""
+        power = self.power_of(change)
+        return power._replace(modes=power.numbers(change.spectrum.basis.parts))
 
     def residual(self, j, power):
         """Return m = D - S e at a node."""
@@ -385,7 +385,8 @@ class Trajectory:
             _, _, shares, begin, _ = self.intervals[j]
             part = slice(begin - first, begin - first + len(shares))
             means[j] = (
-                torch.addcmul(denoised[part], power.modes, noise[part], value=-1) * shares
+                torch.addcmul(denoised[part], power.modes, noise[part], value=-1)
+                * constants(shares, denoised)[:, None, None]
             ).sum(0, keepdim=True)
         return {
             j + 1: self.kept(j, interval.ratio * self.states[j] + interval.total * means[j])

@@ -1,13 +1,6 @@
 """The command line as tests call it."""
 
-import pytest
-
 from isdo import __main__ as cli
-from isdo import zoo
-
-needs_weights = pytest.mark.skipif(
-    not (zoo.FOLDER / "eps.safetensors").exists(), reason="eps is not trained yet"
-)
 
 
 def run(capsys, *arguments):

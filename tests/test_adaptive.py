@@ -40,7 +40,7 @@ def test_a_promise_is_told_by_its_median():
 def test_every_solver_is_measured_at_every_tolerance_and_tighter_is_nearer(rows):
     assert len(rows) == 2 * sum(len(sampler.tolerances) for sampler in adaptive.SAMPLERS.values())
     for lines in adaptive.curves(rows).values():
-        for name in adaptive.PEERS:
+        for name in adaptive.BASELINES:
             assert (
                 lines[name][-1][1] < 0.1 * lines[name][0][1]
             )  # what they are measured by is theirs to keep
@@ -61,7 +61,7 @@ def test_calls_are_those_of_the_model():
         held.path, held.sigmas = p.model.path, p.model.sigmas
         x, calls, _ = sampler.run(adaptive.replace(p, model=held), 0.03)
         assert rms(x - p.reference()).max() < 0.5
-        assert len(model) == (sum(calls) if name in adaptive.PEERS else max(calls)), name
+        assert len(model) == (sum(calls) if name in adaptive.BASELINES else max(calls)), name
 
 
 def test_rows_of_an_earlier_run_are_not_measured_again(rows, monkeypatch):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from isdo.bench import ceiling
-from isdo.bench.peers import PEERS
+from isdo.bench.baselines import BASELINES
 from isdo.bench.problems import Problem, problem, rms
 from isdo.path import PATHS
 from isdo.schedules import karras
@@ -44,7 +44,7 @@ def grid(problem, calls):
 def test_weights_of_dpmpp_2m_are_those_of_k_diffusion():
     mixture = problem("stationary", "ve")
     sigmas = grid(mixture, 7)
-    expected = PEERS["dpmpp_2m"].run(
+    expected = BASELINES["dpmpp_2m"].run(
         mixture.model, mixture.x, sigmas, mixture.extra_args, disable=True
     )
     run = ceiling.linear(
@@ -105,7 +105,7 @@ def test_a_fit_to_a_mixture_is_far_ahead_of_where_it_began():
     assert error["fitted"] < error["start"] - 1
 
 
-def test_the_bench_sets_the_fits_beside_isdo_and_its_peers():
+def test_the_bench_sets_the_fits_beside_isdo_and_the_baselines():
     rows, text = ceiling.run(limit=2, only="v, guidance 1", calls=(4,))
     assert {row["grid"] for row in rows} == {"karras"}
     median = {row["sampler"]: row["median"] for row in rows}

@@ -3,13 +3,14 @@ refused."""
 
 import itertools
 import math
+from pathlib import Path
 
 import pytest
 import torch
 
 from isdo import Settings, sample_isdo
 from isdo.bench.problems import rms
-from isdo.control import HOPELESS, SHORTEST, Controller, Norm, Way
+from isdo.control import HOPELESS, SHORTEST, Controller, Norm, Walk, Way
 from isdo.curvature import RATIO_LIMIT
 from isdo.path import PATHS
 from isdo.solver import SOLVERS
@@ -331,3 +332,53 @@ def test_the_norm_is_the_error_that_reaches_the_end_of_a_gaussian(normal):
     assert found == pytest.approx(
         0.01 * (power / (power + sigma**2)) ** 0.5 / (0.1 * 1.7), rel=0.05
     )
+
+
+@pytest.mark.parametrize("order", [2, 3, 6])
+def test_the_next_length_is_that_of_the_theory_page(order):
+    """Equation 12.3, and what is said below it of a step that does not count."""
+    errors, controller = (0.5, 0.9, 0.03, 0.6), Controller(order, length=0.4)
+    length, before = 0.4, 1.0
+    for error in errors:
+        assert controller.judge(error)
+        length *= min(5, max(0.2, 0.9 * error ** (-0.7 / order) * before ** (0.4 / order)))
+        before = error
+        assert controller.length == pytest.approx(length, rel=1e-12)
+    assert not controller.judge(3.0)
+    length *= max(0.2, 0.9 * 3.0 ** (-1 / order))
+    assert controller.length == pytest.approx(length, rel=1e-12)
+    text = (Path(__file__).parents[1] / "docs" / "theory.md").read_text(encoding="utf-8")
+    assert "h <- h min(5, max(0.2, 0.9 E^(-0.7/k) E_before^(0.4/k)))" in text
+
+
+def test_a_short_step_has_to_be_right_like_any_other():
+    """Only a thousandth of a unit of log r counts whatever its estimate is."""
+    assert not Controller(3, length=0.01).judge(1.5)
+    assert not Controller(3, length=0.0011).judge(1.5)
+    assert Controller(3, length=0.001).judge(HOPELESS)
+
+
+class Steps:
+    """A solver that goes nowhere."""
+
+    asked = False
+
+    def observe(self, sigma, modes, denoised):
+        first, self.asked = not self.asked, True
+        return None if first else torch.ones(())
+
+    def predict(self, end):
+        return end, torch.zeros(1), True
+
+
+@pytest.mark.parametrize("error", [float("nan"), float("inf"), -float("inf")])
+def test_an_error_that_is_no_number_is_a_step_that_does_not_count(error):
+    way = Way(PATHS["ve"], 10.0, 0.1)
+    walk = Walk(Steps(), Controller(3), way, lambda *_: torch.tensor(error), torch.zeros(1))
+    walk.take(torch.zeros(1), False)
+    length, sigma = walk.controller.length, walk.sigma
+    told = walk.take(torch.zeros(1), False)
+    walk.settle(float(told))
+    assert walk.rejected == 1 and walk.here == 10.0
+    assert walk.controller.length == pytest.approx(length / 5)  # as little as it may
+    assert sigma < walk.sigma < 10.0 and math.isfinite(walk.sigma)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from isdo import Settings, sample_isdo
-from isdo.bench.peers import k_diffusion
+from isdo.bench.baselines import k_diffusion
 from isdo.bench.problems import GAUSSIAN, problem, rms
 from isdo.path import PATHS
 
@@ -313,7 +313,7 @@ MODES = (0, 4, 16, 64, 256)
 @pytest.mark.parametrize("name, slack, gain", [(GAUSSIAN, 1.001, 1e-6), ("stationary", 1.1, 1.1)])
 def test_the_error_falls_with_the_modes(path, name, slack, gain):
     p = problem(name, path)
-    sigmas = p.grids()["karras"](10)
+    sigmas = p.schedules()["karras"](10)
     errors = [
         rms(run(p.model, p.x, sigmas, modes=modes, placement=0) - p.reference()).median().item()
         for modes in MODES

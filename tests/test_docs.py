@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from isdo.bench.peers import PEERS
+from isdo.bench.baselines import BASELINES
 
 ROOT = Path(__file__).parents[1]
 SUITES = ("analytic", "zoo")
@@ -27,19 +27,19 @@ def page(name):
 
 
 def standing(name):
-    """Return the ratio to the best peer of each cell."""
-    return float(re.search(r"best peer of each cell: \*\*([\d.]+)\*\*", page(name))[1])
+    """Return the ratio to the best baseline of each cell."""
+    return float(re.search(r"best baseline of each cell: \*\*([\d.]+)\*\*", page(name))[1])
 
 
 README = rows((ROOT / "README.md").read_text(encoding="utf-8"), columns=2)
 PAGES = {name: rows(page(name), columns=1) for name in SUITES}
-BY_LABEL = {peer.label.removesuffix(" tAB-3"): name for name, peer in PEERS.items()}
+BY_LABEL = {baseline.label.removesuffix(" tAB-3"): name for name, baseline in BASELINES.items()}
 
 
 @pytest.mark.parametrize("column, suite", list(enumerate(SUITES)))
 def test_the_readme_compares_as_the_pages_do(column, suite):
     told = {BY_LABEL[label]: cells[column] for label, cells in README.items() if label in BY_LABEL}
-    assert len(told) == len(PEERS) and told == {name: PAGES[suite][name][0] for name in told}
+    assert len(told) == len(BASELINES) and told == {name: PAGES[suite][name][0] for name in told}
     assert float(README["whichever is best in each single cell"][column]) == pytest.approx(
         standing(suite), abs=0.0051
     )

@@ -14,7 +14,8 @@ from commandline import run
 from PIL import Image
 
 from isdo import files, gallery, zoo
-from isdo.bench import demo, report, suites
+from isdo.bench import demo, report
+from isdo.commands import suites
 
 Usage = namedtuple("Usage", "total used free")
 

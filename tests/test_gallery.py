@@ -10,8 +10,8 @@ from commandline import run
 from PIL import Image, ImageFile, ImageFont, TiffImagePlugin, features
 from pixels import chunk, png, text, tiff
 
-from isdo import __main__ as cli
 from isdo import gallery
+from isdo.commands.pages import opened
 
 RAMP = bytes(8 * n for n in range(32))  # one row
 
@@ -92,7 +92,7 @@ def test_numbers_that_nobody_can_read_are_refused(image):
 def test_signed_numbers_are_refused(tmp_path, bits, form):
     file = written(tmp_path, tiff((32, 32), bits, struct.pack(form, *[-1, 1] * 512), sign=2))
     with pytest.raises(ValueError, match="picture"):  # or Pillow does not know it
-        cli.opened(file)
+        opened(file)
 
 
 @pytest.mark.parametrize("depth, colour, shown, key", [
@@ -109,7 +109,7 @@ def test_a_transparent_colour_is_white_in_every_depth(tmp_path, depth, colour, s
         tmp_path,
         png((32, 8), depth, colour, _rows(depth, colour, shown), before=chunk(b"tRNS", key)),
     )
-    found = gallery.to_bytes(cli.opened(file)[0][0])
+    found = gallery.to_bytes(opened(file)[0][0])
     assert found[:, 0].eq(0).all() and found[:, 1].eq(255).all()
 
 
@@ -133,7 +133,7 @@ def test_a_palette_may_have_transparent_colours(tmp_path, key):
     image = Image.new("P", (8, 8), 3)
     image.putpalette([9] * 768)
     image.save(tmp_path / "a.png", transparency=key)
-    assert cli.opened(tmp_path / "a.png")[0].eq(1).all()
+    assert opened(tmp_path / "a.png")[0].eq(1).all()
 
 
 # EXIF's orientation: in which corner the file's first pixel, and the last of its first row, belong
@@ -161,7 +161,7 @@ def test_a_picture_is_turned_as_a_viewer_turns_it(tmp_path, format_, orientation
     info = TiffImagePlugin.ImageFileDirectory_v2()
     info[0x0112] = orientation
     image.save(file, "png" if format_ == "16 bits" else format_, exif=exif, tiffinfo=info)
-    found = cli.opened(file)[0][0, 0]
+    found = opened(file)[0][0, 0]
     assert found.shape == ((16, 32) if orientation < 5 else (32, 16))
     first, second = ((-row, -column) for row, column in CORNERS[orientation])
     assert found[first] < -0.8 and found[second] > 0.8
@@ -173,7 +173,7 @@ def test_a_picture_is_turned_as_a_viewer_turns_it(tmp_path, format_, orientation
 @pytest.mark.parametrize("format_", ["png", "jpeg"])
 def test_broken_exif_turns_nothing(tmp_path, format_, exif):
     Image.new("RGB", (32, 16)).save(tmp_path / "a", format_, exif=exif)
-    assert cli.opened(tmp_path / "a")[0].shape == (1, 3, 16, 32)
+    assert opened(tmp_path / "a")[0].shape == (1, 3, 16, 32)
 
 
 def test_a_turned_page_is_cut_as_it_is_seen(tmp_path):
@@ -185,7 +185,7 @@ def test_a_turned_page_is_cut_as_it_is_seen(tmp_path):
     sheet.save(tmp_path / "a.png", exif=exif)
     data = (tmp_path / "a.png").read_bytes()
     (tmp_path / "a.png").write_bytes(data[:33] + words + data[33:])
-    found, zoom, _ = cli.opened(tmp_path / "a.png")
+    found, zoom, _ = opened(tmp_path / "a.png")
     assert zoom == 1 and torch.equal(gallery.to_bytes(found), gallery.to_bytes(pictures))
 
 
@@ -259,7 +259,7 @@ def test_a_folder_and_a_missing_file_are_no_pictures(capsys, tmp_path):
 def test_an_animation_is_its_first_picture(tmp_path, format_):
     frames = [Image.new("L", (32, 32), 16 * n) for n in range(3, 6)]
     frames[0].save(tmp_path / "a", format_, save_all=True, append_images=frames[1:])
-    assert gallery.to_bytes(cli.opened(tmp_path / "a")[0]).float().mean().item() == pytest.approx(
+    assert gallery.to_bytes(opened(tmp_path / "a")[0]).float().mean().item() == pytest.approx(
         48, abs=2
     )
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from isdo.bench import grids
-from isdo.bench.problems import Problem
+from isdo.bench.problems import Problem, own_problem
+from isdo.models import Given
 from isdo.path import FLOW, PATHS, VE
 from isdo.schedules import karras
 
@@ -107,3 +108,62 @@ def test_the_page_holds_each_grid_against_karras():
         "| ISDO, as scheduled | a | 1.00 | 0.50 |  |" in page
         and "| ISDO, as scheduled | b | 1.00 | 2.00 | 3.00 |" in page
     )
+
+
+@pytest.fixture
+def given(pixel_mixture):
+    """A model of a few pixels, so that the bench is quick."""
+    model = pixel_mixture("ve")
+    model.sigma_min, model.sigma_max = 0.05, 8.0
+    return Given("pixels", model, shape=(1, 4, 6))
+
+
+def test_a_run_holds_every_grid_against_each_sampler_and_searches_on_other_pictures(given):
+    rows, page = grids.run(seed=5, limit=3, calls=(4,), models=(given,))
+    by = {(row["grid"], row["sampler"]): row for row in rows}
+    names = [
+        "karras", "exponential", "curvature, stored", "curvature, probe", "DP, GITS",
+        "DP, arriving", "searched",
+    ]  # fmt: skip
+    assert set(by) == {(name, sampler) for name in names for sampler in grids.JUDGED}
+    assert len(rows) == len(by) and {row["seed"] for row in rows} == {5}
+    assert {row["problem"] for row in rows} == {"pixels"}
+    problem, other = own_problem(given, 5, 3), own_problem(given, 5 + grids.SEED, 3)
+    for (name, sampler), row in by.items():
+        levels = row["sigmas"]
+        assert len(levels) == 5 and levels[0] == pytest.approx(8.0) and levels[-1] == 0, name
+        assert levels == sorted(levels, reverse=True) and row["made"] == row["calls"] == 4
+        run = grids.SAMPLERS[sampler].run
+        x = run(problem.model, problem.x, torch.tensor(levels), disable=True)
+        error = grids.rms(x - problem.reference()).median().item()
+        assert row["median"] == pytest.approx(error, rel=0.02, abs=1e-5)
+    fine, _, _ = grids.teacher(other)
+    for name in ("DP, GITS", "DP, arriving"):
+        levels = by[name, "dpmpp_2m"]["sigmas"][:-1]
+        assert all((fine / level - 1).abs().min() < 1e-5 for level in levels)
+    # what was searched is no worse than where it began, on the pictures that it was searched on
+    start, found = (torch.tensor(by[name, "dpmpp_2m"]["sigmas"]) for name in names[3::3])
+    run, wanted = grids.SAMPLERS["dpmpp_2m"].run, grids.teacher(other)[2][-1]
+    before, after = (
+        grids.rms(run(other.model, other.x, levels, disable=True) - wanted).median()
+        for levels in (start, found)
+    )
+    assert after < before and not torch.equal(start, found)
+    assert (
+        f"| {grids.SAMPLERS['dpmpp_2m'].label} | karras |" in page and page.count("| 1.00 |") >= 2
+    )
+
+
+def test_a_run_of_no_problem_says_which_there_are(given):
+    with pytest.raises(ValueError, match="no problem has 'emoji' in its name: there are pixels"):
+        grids.run(only="emoji", models=(given,))
+
+
+def test_a_model_that_every_sampler_draws_exactly_has_a_page():
+    """One that always says the same, say: errors of 0 are all alike."""
+    rows = [
+        {"problem": "flat", "grid": grid, "calls": 5, "sampler": sampler, "median": 0.0}
+        for grid in ("karras", "other")
+        for sampler in grids.JUDGED
+    ]
+    assert "| flat | 1.00 | 1.00 |" in grids.text(rows)

@@ -125,3 +125,56 @@ def test_another_network_or_other_weights_are_a_change(wrap, how):
     )
     out = run(model, 14.6 * torch.randn(2, 1, 4, 4), callback=lambda info: states.append(info["x"]))
     torch.testing.assert_close(out, run(then, states[3], SIGMAS[3:]), rtol=1e-5, atol=1e-5)
+
+
+class Plain:
+    """Something that computes and holds no network."""
+
+    def first(self, x, sigma):
+        return x
+
+    def second(self, x, sigma):
+        return x
+
+
+def held(inner):
+    return SimpleNamespace(inner_model=inner)
+
+
+def test_where_there_is_no_network_the_object_itself_counts_if_it_stays():
+    stays, other = Plain(), Plain()
+    assert Identity(held(stays)) == Identity(held(stays)) != Identity(held(other))
+
+
+def test_what_is_made_anew_at_each_access_and_holds_no_network_is_no_change():
+    class Fresh:
+        @property
+        def inner_model(self):
+            return Plain()
+
+    assert Identity(Fresh()) == Identity(Fresh())
+
+
+def test_functions_and_methods_count_by_what_they_run():
+    one = Plain()
+    assert Identity(held(one.first)) == Identity(held(one.first))
+    assert Identity(held(one.first)) != Identity(held(one.second))
+
+    def make(number):
+        return lambda x, sigma: number * x
+
+    assert Identity(held(make(1))) == Identity(held(make(1)))
+    assert Identity(held(make(1))) != Identity(held(lambda x, sigma: x))
+
+
+def test_a_network_made_for_inference_keeps_no_count_and_is_told_from_another():
+    with torch.inference_mode():
+        first, second = Net(1), Net(1)
+        assert Identity(held(first)) == Identity(held(first)) != Identity(held(second))
+
+
+def test_what_is_held_in_two_ways_is_looked_at_once():
+    net, wrapper = Net(1), Counting(None)
+    wrapper.net = wrapper.twin = wrapper.owner = Counting(net)
+    wrapper.net.owner = wrapper
+    assert [part for part, _ in Identity(held(wrapper)).parts] == [net.centre]

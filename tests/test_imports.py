@@ -22,7 +22,7 @@ MAY_IMPORT = {  # top-level package: where
     "backend": HOST,
     "fastapi": HOST,
     "gradio": ("isdo/ui.py", *HOST),
-    "k_diffusion": ("isdo/bench/peers.py", "isdo/hosts/", "tests/"),
+    "k_diffusion": ("isdo/bench/baselines.py", "isdo/hosts/", "tests/"),
 }
 
 

@@ -9,9 +9,10 @@ from test_convergence import slope_of
 
 import isdo
 from isdo import Settings, sample_isdo, schedules, zoo
-from isdo.inversion import calls_at_bottom, rising
+from isdo.inversion import Ascent, calls_at_bottom, calls_of, rising
 from isdo.path import PATHS
 from isdo.solver import SOLVERS
+from isdo.srk import Call
 
 pytestmark = pytest.mark.usefixtures("no_grad")
 both_paths = pytest.mark.parametrize("path", PATHS)
@@ -393,3 +394,71 @@ def test_where_another_model_takes_over_history_is_dropped(gaussian, normal):
     begun = next(state for sigma, state in model.states if sigma > 1)
     own = invert(high, begun, sigmas[:3], Settings(placement=0))
     torch.testing.assert_close(out, own, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("explained, sure", [(1.0, 1.0), (0.995, 0.5), (0.98, 0.0), (0.95, 0.0)])
+def test_the_bottom_is_solved_as_a_gaussian_as_far_as_one_is_all_but_proven(
+    explained, sure, normal, rational
+):
+    """Of what D changed between the first two calls a power explains a share: from 0.9 on the fit is
+    trusted in part, and from a trust of 0.9 on the division by what is left of x."""
+    power, x = 0.7, normal(2, 3, 6, 6)
+    settings = Settings(basis="cosine", modes=10**4)  # no mode by itself explains anything there
+    run = Ascent(rational, x, None, settings, PATHS["ve"], None, 0.0, {})
+    spectrum, (noise, other) = (
+        run.spectrum,
+        (run.spectrum.forward(normal(2, 3, 6, 6)) for _ in "ab"),
+    )
+
+    def per_mode(values):
+        return spectrum.spread(values, noise)
+
+    other = other - per_mode(spectrum.inner(other, noise) / spectrum.inner(noise, noise)) * noise
+    size = (spectrum.inner(noise, noise) / spectrum.inner(other, other)).sqrt()
+    rest = power * math.sqrt(1 / explained - 1) * per_mode(size) * other
+    start = torch.zeros_like(noise)
+    calls = [
+        Call(1.0, start, start, start), Call(1.0, start, power * noise + rest, noise)
+    ]  # fmt: skip
+    modes, trust = run.power_of(calls)
+    fit = (explained - 0.9) / 0.1  # what the fit itself is trusted
+    torch.testing.assert_close(trust, torch.full_like(trust, sure), rtol=0, atol=1e-9)
+    torch.testing.assert_close(modes, torch.full_like(modes, power * fit * sure), rtol=0, atol=1e-9)
+
+
+def test_in_half_precision_no_power_is_read_out_of_rounding(gaussian, normal):
+    model, x = gaussian("ve", (2, 6, 6)), normal(2, 2, 6, 6)
+    state = x.to(torch.float32)
+    for dtype, found in ((torch.float32, True), (torch.bfloat16, False), (torch.float16, False)):
+        run = Ascent(model, x.to(dtype), None, Settings(), model.path, None, 0.0, {})
+        modes = [run.spectrum.forward(state * (1 + 0.1 * k)) for k in (0, 1)]
+        calls = []
+        for each in modes:
+            said = model(run.spectrum.inverse(each, x.shape), torch.full((2,), 0.5))
+            denoised = run.spectrum.forward(said)
+            calls.append(Call(0.5, each, denoised, (each - denoised) / 0.25))
+        power, trust = run.power_of(calls)
+        assert bool((power > 0).any()) is bool((trust > 0).any()) is found
+
+
+@pytest.mark.parametrize("path, top", [("flow", 1.0), ("ve", 200.0), ("flow", 0.9), ("ve", 14.6)])
+@pytest.mark.parametrize("corrector", [0, 1])
+@pytest.mark.parametrize("solver", ["multistep", "srk4"])
+def test_pure_noise_is_asked_once_more_where_a_solver_does_its_steps_again(
+    solver, corrector, path, top, pixel_mixture, normal
+):
+    """Where noise covers all, what D says there is news: the step up to it is done again with it."""
+    model, asked = pixel_mixture(path), []
+
+    def noting(x, sigma):
+        asked.append(float(sigma[0]))
+        return model(x, sigma)
+
+    noting.path = PATHS[path]
+    settings = Settings(solver=solver, corrector=corrector, placement=0)
+    sigmas = [top, 0.5 * top, 0.1, 0.05, 0.0]
+    invert(noting, normal(1, 2, 4, 4), sigmas, settings)
+    assert len(asked) == calls_of(settings, torch.tensor(sigmas), PATHS[path], 0.0)
+    blind = PATHS[path].signal(top) <= 0.02 * top and corrector == 1
+    # the last stage of a step of srk4 lies at its end, whatever covers it
+    assert asked.count(pytest.approx(top)) == (1 if solver == "srk4" else blind)

@@ -3,16 +3,14 @@ line for what is neither."""
 
 import pytest
 import torch
-from commandline import needs_weights, run
+from commandline import run
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 import isdo
-from isdo import __main__ as cli
 from isdo import gallery, latents, schedules, zoo
-
-pytestmark = needs_weights
+from isdo.zoo.net import CLASSES
 
 
 @pytest.fixture
@@ -102,7 +100,7 @@ def test_the_noise_is_the_library_s(capsys, tmp_path, page):
     )
     model, settings = zoo.load("eps"), isdo.Settings(solver="srk3")
     sigmas = schedules.schedule("karras", 6, model)
-    told = {"labels": torch.full((2,), cli.CLASSES.index("flags")), "guidance": 1.0}
+    told = {"labels": torch.full((2,), CLASSES.index("flags")), "guidance": 1.0}
     want = isdo.invert(model, pictures(page), sigmas, told, disable=True, settings=settings)
     noise = latents.read(out)
     assert (
@@ -163,7 +161,7 @@ def test_interrupted_it_leaves_nothing(capsys, tmp_path, page, monkeypatch):
     def stop(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "run_invert", stop)
+    monkeypatch.setattr("isdo.commands.invert.invert", stop)
     status, printed, error = run(capsys, "invert", page, "--out", tmp_path / "n.safetensors")
     assert status == 130 and "interrupted" in error and not printed
     assert [file.name for file in tmp_path.iterdir()] == ["page.png"]

@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from commandline import needs_weights, run
+from commandline import run
 
 from isdo import gallery, zoo
 from isdo.zoo import data, likelihood
@@ -23,7 +23,6 @@ def page(tmp_path):
     return file
 
 
-@needs_weights
 def test_the_bounds_of_a_page(capsys, monkeypatch, page):
     monkeypatch.setattr(likelihood, "STRATA", 3)
     status, printed, error = run(capsys, "info", "--elbo", "--pictures", page)
@@ -38,7 +37,6 @@ def test_the_bounds_of_a_page(capsys, monkeypatch, page):
     assert len({row[0] for row in rows.values()}) == 1  # one chain for all: the same prior
 
 
-@needs_weights
 def test_without_a_font_the_zoo_draws_its_own(monkeypatch):
     def missing(*_):
         raise FileNotFoundError("no font")

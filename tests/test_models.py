@@ -10,7 +10,7 @@ from commandline import run
 from PIL import Image
 
 from isdo import entry, gallery, infotext, models, zoo
-from isdo.bench import judge, problems, refinement, sets, sets_page
+from isdo.bench import improvement, judge, problems, sets, sets_page
 from isdo.bench.classifier import load as embedded
 from isdo.bench.report import read_json
 from isdo.path import FLOW, VE, smallest_sigma
@@ -460,9 +460,9 @@ def test_grey_pictures_of_any_size_are_shown_and_refined(capsys, mine):
     ("probe --model sdxl", "'sdxl'"),
     ("probe --model mine:Deaf", "did the model say the same"),
     ("probe --steps 2", "at least 3"),
-    ("bench --suite analytic --model eps", "leave out --model"),
+    ("bench --suite analytic --model eps", "bench analytic: unrecognized arguments: --model eps"),
     ("bench --suite zoo --model mine:three", "it must return model"),
-    ("bench --suite zoo --judge mine:Judge", "judges no sets"),
+    ("bench --suite zoo --judge mine:Judge", "bench zoo: unrecognized arguments: --judge mine:Judge"),
     ("bench --suite zoo --extra a=1", "for a model of your own"),
     ("bench --suite zoo --label 1", "for a model of your own"),
     ("bench --suite grids --guidance 2", "--guidance is for"),
@@ -571,7 +571,8 @@ def test_the_other_suites_measure_on_it(capsys, mine, monkeypatch, suite, key):
     monkeypatch.setattr(grids.run, "__defaults__", (0, None, "", "cpu", (5,), None))
     monkeypatch.setattr(speed.run_with, "__defaults__", (1,))
     monkeypatch.setattr(speed, "THREADS", 1)
-    options = ("--json", "rows.json", "--limit", 2, "--device", "cpu")
+    limit = () if suite == "speed" else ("--limit", 2)
+    options = ("--json", "rows.json", "--device", "cpu", *limit)
     status, printed, error = run(
         capsys, "bench", "--suite", suite, "--model", "mine:Model", *options
     )
@@ -597,7 +598,8 @@ def test_a_judge_of_ones_own_judges_sets(mine):
     )
     page = sets_page.page(rows, found, "--model mine:Model --judge mine:Judge")
     assert (
-        "## mine:Model, karras grid, 8 pictures" in page and "those of the judge mine:Judge" in page
+        "## mine:Model, karras schedule, 8 pictures" in page
+        and "those of the judge mine:Judge" in page
     )
     assert f"| {rows[0]['frechet']:.3f} |" in page and "one half of the real pictures" in page
 
@@ -612,7 +614,7 @@ SETS = [
 def test_the_suites_of_sets_take_both_from_the_command_line(
     capsys, mine, monkeypatch, suite, calls, says
 ):
-    monkeypatch.setattr(refinement, "MIXTURE_COUNT", 4)
+    monkeypatch.setattr(improvement, "MIXTURE_COUNT", 4)
     named = ("--model", "mine:Model", "--judge", "mine:Rich", "--extra", "strength=2")
     options = ("--limit", 4, "--json", "a.json", "--device", "cpu", *calls)
     status, printed, error = run(capsys, "bench", "--suite", suite, *named, *options)
@@ -643,17 +645,17 @@ def test_a_judge_that_answers_something_else_is_told_with_its_name(mine):
 
 @pytest.mark.parametrize("name", ["mine:Judge", "mine:Rich"])
 def test_refinement_is_measured_on_it(mine, monkeypatch, name):
-    monkeypatch.setattr(refinement, "MIXTURE_COUNT", 4)
+    monkeypatch.setattr(improvement, "MIXTURE_COUNT", 4)
     found, given = judge.load(name), models.load("mine:Model")
-    rows = refinement.run(given, 4, levels=(1.0,), judge=found)
+    rows = improvement.run(given, 4, levels=(1.0,), judge=found)
     measured = [row for row in rows if row["part"] == "sets"]
     rich = name == "mine:Rich"
-    assert {row["method"] for row in measured} == set(refinement.METHODS)
+    assert {row["method"] for row in measured} == set(improvement.METHODS)
     assert all(
         (row["detail"] is not None) == (row["loss"][0] is not None) == rich for row in measured
     )
     assert any(row["part"] == "recovery" for row in rows) == rich
-    page = refinement.page(rows, "--model mine:Model", found)
+    page = improvement.page(rows, "--model mine:Model", found)
     assert (
         ("## Recovery" in page) == rich
         and f"the judge {name}" in page

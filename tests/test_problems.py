@@ -5,9 +5,17 @@ import pytest
 import torch
 
 from isdo.bench import problems, report
-from isdo.bench.peers import FURTHER, PEERS
+from isdo.bench.baselines import BASELINES, FURTHER
 from isdo.bench.problems import GAUSSIAN, SUITES, Problem, hartley, problem, rms
-from isdo.bench.work_precision import HEADLINE, SAMPLERS, bent_grids, limited, measure, run, summary
+from isdo.bench.work_precision import (
+    HEADLINE,
+    SAMPLERS,
+    bent_schedules,
+    limited,
+    measure,
+    run,
+    summary,
+)
 from isdo.path import PATHS
 
 pytestmark = pytest.mark.usefixtures("no_grad")
@@ -110,7 +118,7 @@ def test_seeds_make_other_problems_and_the_same_seed_the_same(path):
 @both_paths
 def test_grids_descend_from_the_start_to_zero(path):
     p = problem("stationary", path)
-    for make in p.grids().values():
+    for make in p.schedules().values():
         sigmas = make(10)
         assert (
             sigmas.dtype == p.x.dtype
@@ -147,9 +155,9 @@ def test_a_problem_that_begins_in_the_middle_ends_where_the_whole_one_ends(path)
     p = problems.begun(whole, 0.8)
     assert PATHS[path].noise_to_signal(p.sigma_max) == pytest.approx(0.8)
     assert rms(p.reference() - whole.reference()).max() < 1e-4 and p.name == "gaussian, from 0.8"
-    assert set(p.grids()) == set(whole.grids())
-    for name, make in p.grids().items():
-        sigmas, pace = make(7), whole.grids()[name](problems.PACE)
+    assert set(p.schedules()) == set(whole.schedules())
+    for name, make in p.schedules().items():
+        sigmas, pace = make(7), whole.schedules()[name](problems.PACE)
         assert (
             len(sigmas) == 8
             and sigmas[0].item() == pytest.approx(p.sigma_max, rel=1e-6)
@@ -188,9 +196,9 @@ def tiny(monkeypatch):
 
 
 def test_run_measures_the_error_that_one_sees(tiny):
-    rows = run("tiny", {"euler": PEERS["euler"]}, calls=(6,), progress=False, limit=4)
+    rows = run("tiny", {"euler": BASELINES["euler"]}, calls=(6,), progress=False, limit=4)
     p = problem(GAUSSIAN, "ve")
-    x = PEERS["euler"].run(p.model, p.x[:4], p.grids()["karras"](6), disable=True)
+    x = BASELINES["euler"].run(p.model, p.x[:4], p.schedules()["karras"](6), disable=True)
     row = next(row for row in rows if row["grid"] == "karras")
     assert row["median"] == pytest.approx(rms(x - p.reference()[:4]).quantile(0.5).item(), rel=1e-6)
     assert (
@@ -201,7 +209,7 @@ def test_run_measures_the_error_that_one_sees(tiny):
 
 
 def test_rows_and_references_are_reused(tiny, tmp_path):
-    samplers = {"euler": PEERS["euler"]}
+    samplers = {"euler": BASELINES["euler"]}
     first = run("tiny", samplers, calls=(5,), progress=False, limit=2, cache=tmp_path)
     report.write_json(first, tmp_path / "rows.json")
     rows = report.read_json(tmp_path / "rows.json")
@@ -227,10 +235,10 @@ def test_rows_and_references_are_reused(tiny, tmp_path):
 
 
 @both_paths
-def test_bent_grids_are_where_isdo_makes_its_calls(path):
+def test_bent_schedules_are_where_isdo_makes_its_calls(path):
     case = limited(problem("stationary", path), 2)
     for (name, plain), (bent_name, bend) in zip(
-        case.grids().items(), bent_grids(case).items(), strict=True
+        case.schedules().items(), bent_schedules(case).items(), strict=True
     ):
         assert bent_name == f"{name}, bent" and not torch.equal(plain(7), bend(7))
         by_default = SAMPLERS["isdo"].run(case.model, case.x, plain(7), disable=True)
@@ -240,7 +248,7 @@ def test_bent_grids_are_where_isdo_makes_its_calls(path):
 
 def test_where_all_are_bent_isdo_is_not_bent_twice(tiny):
     rows = run("tiny", calls=(6,), progress=False, limit=2, bend=True)
-    assert {row["sampler"] for row in rows} == {"isdo", *PEERS} and all(
+    assert {row["sampler"] for row in rows} == {"isdo", *BASELINES} and all(
         row["grid"].endswith(", bent") for row in rows
     )
     plain = run("tiny", {"isdo": SAMPLERS["isdo"]}, calls=(6,), progress=False, limit=2)
@@ -255,17 +263,17 @@ def test_where_all_are_bent_isdo_is_not_bent_twice(tiny):
     )
 
 
-def test_peers_that_the_pages_do_not_have_yet_are_measured_where_asked_for(tiny):
+def test_baselines_that_the_pages_do_not_have_yet_are_measured_where_asked_for(tiny):
     rows = run("tiny", calls=(6,), progress=False, limit=2, further=True)
     assert {row["sampler"] for row in rows} == {*SAMPLERS, *FURTHER}
-    assert set(summary(rows)["by_peer"]) == {*PEERS, *FURTHER}
+    assert set(summary(rows)["by_baseline"]) == {*BASELINES, *FURTHER}
 
 
 def test_a_sampler_that_takes_more_calls_than_allowed_is_caught():
     p = problem(GAUSSIAN, "ve")
-    greedy = PEERS["heun"].__class__("greedy", PEERS["heun"].run, "")
+    greedy = BASELINES["heun"].__class__("greedy", BASELINES["heun"].run, "")
     with pytest.raises(RuntimeError, match="greedy made 9 model calls where 5"):
-        measure(p, greedy, p.grids()["karras"], 5)
+        measure(p, greedy, p.schedules()["karras"], 5)
 
 
 def test_a_sampler_that_blows_up_gets_a_large_number(tiny):
@@ -293,7 +301,7 @@ def rows_of(errors, **labels):
     return [base | {"sampler": name, "median": error} for name, error in errors.items()]
 
 
-def test_summary_is_against_the_best_peer_of_each_cell():
+def test_summary_is_against_the_best_baseline_of_each_cell():
     rows = rows_of({"isdo": 0.1, "euler": 0.4, "deis": 0.2}) + rows_of(
         {"isdo": 0.6, "euler": 0.3, "deis": 9}, calls=8
     )
@@ -306,7 +314,7 @@ def test_summary_is_against_the_best_peer_of_each_cell():
         "best"
     ] == "euler"
     assert result["by_calls"] == pytest.approx({5: 10, 6: 0.5, 8: 2})
-    assert result["by_peer"] == pytest.approx(
+    assert result["by_baseline"] == pytest.approx(
         {"euler": (0.25 * 2) ** 0.5, "deis": (0.5 * 0.6 / 9) ** 0.5}
     )
     assert 5 not in HEADLINE and not result["unsure"]

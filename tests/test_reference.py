@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 
-from isdo.bench.peers import k_diffusion
+from isdo.bench.baselines import k_diffusion
 from isdo.path import FLOW, PATHS, VE
 from isdo.process import PROCESSES
 from isdo.reference import METHODS, SAMPLERS, ddim, ddpm, edm, langevin, ode, reverse_sde, seeded

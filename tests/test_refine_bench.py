@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from isdo.bench import refinement as bench
+from isdo.bench import improvement as bench
 from isdo.denoiser import CallCounter
 from isdo.path import PATHS
 from isdo.schedules import karras

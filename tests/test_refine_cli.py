@@ -3,12 +3,14 @@ neither."""
 
 import pytest
 import torch
-from commandline import needs_weights, run
+from commandline import run
 from PIL import Image
 from pixels import text
 
 from isdo import __main__ as cli
 from isdo import gallery, infotext
+from isdo.commands.arguments import flag
+from isdo.commands.pages import opened
 from isdo.settings import REFINE_FIELDS, RefineSettings
 
 QUICK = ("--iterations", "2", "--calls", "1")
@@ -42,7 +44,6 @@ def test_what_is_transparent_is_white():
     )
 
 
-@needs_weights
 def test_a_page_comes_out_as_a_page_with_an_animation(capsys, tmp_path, page):
     file, pictures = page
     out, steps = tmp_path / "out.png", tmp_path / "steps.gif"
@@ -61,7 +62,6 @@ def test_a_page_comes_out_as_a_page_with_an_animation(capsys, tmp_path, page):
     assert (changed.mean((2, 3)) - pictures.mean((2, 3))).abs().max() < 0.1
 
 
-@needs_weights
 def test_any_picture_of_a_size_the_net_takes(capsys, tmp_path):
     file, out = tmp_path / "in.png", tmp_path / "out.png"
     Image.new("RGBA", (40, 24), "orange").save(file)
@@ -107,7 +107,7 @@ def test_every_setting_has_a_flag_that_reaches_it():
         if field.kind is bool:
             words = ["--no-" + field.key.replace("_", "-")]
         else:
-            words = [f"{cli.flag(field.key)}={field.choices[-1] if field.choices else field.high}"]
+            words = [f"{flag(field.key)}={field.choices[-1] if field.choices else field.high}"]
         value = getattr(parser.parse_args(["refine", "a.png", *words]), field.key)
         assert RefineSettings(**{field.key: value}).changed() in ({field.key: value}, {})
         assert type(value) is field.kind and value != field.default or field.default == field.high
@@ -115,10 +115,9 @@ def test_every_setting_has_a_flag_that_reaches_it():
 
 def test_info_names_the_settings_of_the_refinement(capsys):
     printed = run(capsys, "info")[1]
-    assert all(cli.flag(field.key) in printed and field.help in printed for field in REFINE_FIELDS)
+    assert all(flag(field.key) in printed and field.help in printed for field in REFINE_FIELDS)
 
 
-@needs_weights
 def test_a_refined_page_is_refined_again_picture_by_picture(capsys, tmp_path):
     """Nine pictures at zoom 4 make a sheet of 408 x 408, which the net would take for one
     picture."""
@@ -143,8 +142,8 @@ def test_a_refined_page_is_refined_again_picture_by_picture(capsys, tmp_path):
         assert status == 0, error
         sheet, (before, _, _), (after, zoom, _) = (
             Image.open(files[n + 1]),
-            cli.opened(files[n]),
-            cli.opened(files[n + 1]),
+            opened(files[n]),
+            opened(files[n + 1]),
         )
         assert torch.equal(gallery.from_image(sheet)[:, : gallery.GAP], gap)
         assert (
@@ -202,7 +201,6 @@ def test_a_refined_page_is_refined_again_picture_by_picture(capsys, tmp_path):
     )
 
 
-@needs_weights
 def test_a_second_refinement_is_that_of_the_pictures_alone(capsys, tmp_path, page):
     """What the first one writes changes nothing about the second but its history."""
     file, _ = page
@@ -220,7 +218,6 @@ def test_a_second_refinement_is_that_of_the_pictures_alone(capsys, tmp_path, pag
     )
 
 
-@needs_weights
 def test_a_picture_takes_the_place_of_itself(capsys, tmp_path, page):
     file, _ = page
     assert run(capsys, "refine", file, "--out", tmp_path / "out.png", *QUICK)[0] == 0
@@ -229,7 +226,6 @@ def test_a_picture_takes_the_place_of_itself(capsys, tmp_path, page):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.png", "page.png"]
 
 
-@needs_weights
 def test_a_refined_picture_stays_one_picture_and_keeps_its_class(capsys, tmp_path):
     file = tmp_path / "a.png"
     Image.new("RGB", (40, 24), "orange").save(file)
@@ -279,7 +275,7 @@ def test_a_text_that_makes_no_sense_is_refused_in_words(capsys, tmp_path, words,
     "\u732b, animals\nBatch size: 3, Version: isdo 0",
 ])  # fmt: skip
 def test_words_that_do_no_harm_are_passed_over(tmp_path, words):
-    pictures, zoom, said = cli.opened(told_page(tmp_path, words))
+    pictures, zoom, said = opened(told_page(tmp_path, words))
     assert (len(pictures), zoom) == (3, 2) and set(said["labels"]) <= {"animals"}
 
 
@@ -287,12 +283,12 @@ def test_words_that_do_no_harm_are_passed_over(tmp_path, words):
     None, "", "animals", "a cat\nSteps: 20, Batch size: 3, Version: v1.10.1", "a\nBatch size: 3", "a\nVersion: isdo 0",
 ])  # fmt: skip
 def test_a_sheet_without_our_text_is_one_picture(tmp_path, words):
-    pictures, zoom, _ = cli.opened(told_page(tmp_path, words, count=9))
+    pictures, zoom, _ = opened(told_page(tmp_path, words, count=9))
     assert pictures.shape == (1, 3, 216, 216) and zoom is None
     with pytest.raises(
         ValueError, match="146 x 146: the models take sides that are multiples of 8"
     ):
-        cli.opened(told_page(tmp_path, words))
+        opened(told_page(tmp_path, words))
 
 
 @pytest.mark.parametrize("count", [3, 9])
@@ -301,5 +297,5 @@ def test_a_text_behind_the_pixels_counts_too(tmp_path, count, ends):
     file = told_page(tmp_path, None, count)
     data, words = file.read_bytes(), text(f"animals\nBatch size: {count}, Version: isdo 0")
     file.write_bytes(data[:-12] + words + (ends or data[-12:]))
-    pictures, zoom, said = cli.opened(file)
+    pictures, zoom, said = opened(file)
     assert (len(pictures), zoom, said["labels"]) == (count, 2, ["animals"])

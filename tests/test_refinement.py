@@ -10,17 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from isdo import gallery, schedules, zoo
+from isdo import gallery, group, schedules, zoo
 from isdo.denoiser import CallCounter
 from isdo.path import FLOW, PATHS, VE, smallest_sigma
-from isdo.refinement import Lock, descent, plan, refine
+from isdo.refinement import Held, Lock, descent, plan, refine
 from isdo.sampling import sample_isdo
 from isdo.settings import FIELDS, HOST_FIELDS, REFINE_FIELDS, RefineSettings, Settings
 
 ROOT = Path(__file__).parents[1]
-needs_weights = pytest.mark.skipif(
-    not (zoo.FOLDER / "eps.safetensors").exists(), reason="eps is not trained yet"
-)
 MOVING = {"generators": "all", "strength": 1.0}
 FREE = {"lock": 0, "detail": 1.0, "floor": 0.0}  # nothing is held, every iteration ends clean
 
@@ -184,7 +181,6 @@ def test_the_model_is_held_to_the_picture_outside_the_mask(normal):
     assert torch.equal(run(wild, x, mask=mask, **settings).x, run(calm, x, mask=mask, **settings).x)
 
 
-@needs_weights
 def test_fifty_iterations_keep_palette_and_detail():
     model = zoo.load("eps")
     sigmas = schedules.schedule("karras", 12, model)
@@ -613,3 +609,90 @@ def test_the_ways_back_of_any_solver_are_counted_and_take_the_loops_own_steps(
             sampler=tight,
         )
         assert again.x.isfinite().all()
+
+
+# --- one rule at a time
+
+
+@pytest.mark.parametrize("name", ["rotation", "shift x", "scale"])
+@pytest.mark.parametrize("pixels", [1.5, 0.6])
+def test_what_has_changed_is_moved_back_by_the_inverse(normal, monkeypatch, name, pixels):
+    """A model that knows one picture: the way back ends on it, and what it changed of the moved
+    picture is moved back and added."""
+    known, x = normal(2, 3, 8, 8), normal(2, 3, 8, 8)
+    monkeypatch.setitem(group.SETS, "all", (name,))
+
+    def model(x, sigma):
+        return known.to(x)
+
+    once = {"iterations": 1, "calls": 2, "noise": 0.5, "generators": "all", "strength": pixels}
+    found = run(model, x, **once, **FREE)
+    moved = group.exp(name, pixels, x)
+    torch.testing.assert_close(found.x, x + group.exp(name, -pixels, known - moved))
+    wrong = x + group.exp(name, pixels, known - moved)
+    assert (found.x - wrong).abs().max() > 0.1
+    torch.testing.assert_close(run(model, x, undo=False, **once, **FREE).x, known)
+
+
+def test_an_iteration_turns_at_the_floor_only_if_the_next_one_goes_up_from_there():
+    """Twice the floor at least, by this iteration's noise and the next one's."""
+    pace = {"noise": 1.0, "noise_decay": 1.0, "generators": "none", "floor": 0.2}
+    actions = plan(RefineSettings(iterations=4, **pace), clean=False)
+    assert [a.ratio for a in actions] == pytest.approx([1, 1 / 2, 1 / 3, 1 / 4])
+    assert [a.end for a in actions] == [0.2, 0.0, 0.0, 0.0]
+    assert [a.kept for a in actions] == [0.0, 0.2, 0.0, 0.0]
+    assert {a.end for a in plan(RefineSettings(iterations=4, **pace))} == {0.0}
+
+
+@pytest.mark.parametrize("placement", [0.0, 0.75, 1.0])
+def test_the_ways_back_are_asked_at_the_loop_s_own_levels(mixture, normal, placement):
+    asked = []
+
+    def model(x, sigma):
+        asked.append(float(sigma[0]))
+        return mixture(x, sigma)
+
+    model.path, model.sigma_min = VE, 0.03
+    settings = RefineSettings(iterations=1, calls=4, noise=0.8, generators="none", **FREE)
+    given = Settings(placement=placement)
+    refine(model, normal(1, 2, 6, 6), disable=True, settings=settings, sampler=given)
+    levels = descent(VE, 0.8, 4, 0.03)
+    assert asked == pytest.approx(levels[:-1].tolist(), rel=1e-6)
+
+
+def test_a_soft_mask_holds_what_the_model_says_in_part(normal):
+    known, said = normal(1, 2, 4, 4), normal(1, 2, 4, 4)
+    mask = torch.tensor([0.0, 0.25, 0.5, 1.0], dtype=torch.float64).expand(1, 1, 4, 4)
+    found = Held(lambda x, sigma: said, mask, known)(normal(1, 2, 4, 4), torch.ones(1))
+    torch.testing.assert_close(found, (1 - mask) * known + mask * said, rtol=0, atol=1e-15)
+    assert torch.equal(found[..., 0], known[..., 0]) and torch.equal(found[..., 3], said[..., 3])
+
+
+def test_what_has_converged_is_left_as_it_was_while_others_go_on(normal):
+    """The second picture is far from where the model takes it, the first is there already."""
+    goal = normal(2, 2, 6, 6)
+    x = torch.stack([goal[0], goal[1] + 3.0])
+    shown, calls = [], []
+
+    def model(x, sigma):
+        calls.append(len(x))
+        # towards the goal by a half, and never quite the same for the first one
+        state = x / 2 + goal.to(x) / 2
+        return torch.stack([goal[0].to(x) + 1e-6 * len(calls), state[1]])
+
+    settings = RefineSettings(
+        iterations=6,
+        calls=1,
+        noise=0.01,
+        noise_decay=0.0,
+        tolerance=1e-3,
+        generators="none",
+        **FREE,
+    )
+    found = refine(
+        model, x, disable=True, settings=settings, callback=lambda call: shown.append(call["x"])
+    )
+    assert found.iterations.tolist()[0] == 1 < found.iterations.tolist()[1] == len(shown)
+    assert found.converged.tolist()[0]
+    assert all(torch.equal(picture[0], shown[0][0]) for picture in shown)
+    assert not torch.equal(shown[0][1], shown[-1][1])

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from isdo import schedules
-from isdo.bench.peers import PEERS, k_diffusion
+from isdo.bench.baselines import BASELINES, k_diffusion
 from isdo.bench.problems import problem, rms
-from isdo.curvature import RATIO_LIMIT, Curvature
+from isdo.curvature import RATIO_LIMIT, Curvature, noise_to_signal
 from isdo.path import FLOW, PATHS, VE
 from isdo.probe import measure_curvature
 from isdo.zoo.net import scaled_linear, zero_terminal_snr
@@ -46,20 +46,20 @@ def test_the_length_law(of, name):
 @pytest.mark.parametrize("steps", [1, 2, 5, 30, 150])
 @pytest.mark.parametrize("low, high", [(0.0292, 14.6146), (0.002, 120.0), (0.03, 4518.8)])
 def test_karras_and_exponential_are_those_of_k_diffusion(steps, low, high):
-    peer = k_diffusion("sampling")
+    theirs = k_diffusion("sampling")
     close = partial(torch.testing.assert_close, rtol=2e-5, atol=0)
-    close(schedules.karras(steps, low, high), peer.get_sigmas_karras(steps, low, high))
+    close(schedules.karras(steps, low, high), theirs.get_sigmas_karras(steps, low, high))
     close(
-        schedules.karras(steps, low, high, rho=3), peer.get_sigmas_karras(steps, low, high, rho=3)
+        schedules.karras(steps, low, high, rho=3), theirs.get_sigmas_karras(steps, low, high, rho=3)
     )
-    close(schedules.exponential(steps, low, high), peer.get_sigmas_exponential(steps, low, high))
+    close(schedules.exponential(steps, low, high), theirs.get_sigmas_exponential(steps, low, high))
 
 
 @pytest.mark.parametrize("steps", [2, 7, 20, 1000])
 def test_uniform_is_that_of_k_diffusion(steps):
-    peer = k_diffusion("external").DiscreteSchedule(table(), quantize=False)
+    theirs = k_diffusion("external").DiscreteSchedule(table(), quantize=False)
     torch.testing.assert_close(
-        schedules.uniform(steps, table()), peer.get_sigmas(steps).float(), rtol=2e-4, atol=0
+        schedules.uniform(steps, table()), theirs.get_sigmas(steps).float(), rtol=2e-4, atol=0
     )
 
 
@@ -185,7 +185,7 @@ def test_a_probe_of_the_model_beats_karras_for_dpmpp_2m():
     for grid, sigmas in {
         "karras": schedules.karras(6, *ends), "curvature": schedules.curvature_sigmas(6, *ends, curvature),
     }.items():  # fmt: skip
-        out = PEERS["dpmpp_2m"].run(
+        out = BASELINES["dpmpp_2m"].run(
             case.model, case.x, sigmas.double(), case.extra_args, disable=True
         )
         error[grid] = rms(out - case.reference()).median()
@@ -340,3 +340,56 @@ def test_steps_by_the_thousand_and_none_at_all():
     assert schedules.curvature_sigmas(0, 0.03, 14.6).tolist() == [0.0]
     assert schedules.curvature_sigmas(0, 0.001, 1.0, path=FLOW).tolist() == [0.0]
     assert schedules.sgm_uniform(0, torch.linspace(0.001, 1, 1000)).tolist() == [0.0]
+
+
+# What was drawn with a seed is drawn again with it as long as these levels stay. Whoever changes a
+# number behind them changes everybody's pictures: that belongs into the CHANGELOG.
+STEPS, ENDS = 8, (0.0291675, 14.614642)
+DRAWN_AT = {
+    "curvature": (
+        lambda: schedules.curvature_sigmas(STEPS, *ENDS),
+        [14.6146, 7.62735, 4.20003, 2.16803, 1.06587, 0.474357, 0.18354, 0.0592498, 0],
+    ),
+    "curvature of a flow": (
+        lambda: schedules.curvature_sigmas(STEPS, 0.001, 1.0, path=FLOW),
+        [1, 0.963778, 0.913918, 0.832544, 0.688404, 0.473895, 0.23692, 0.076833, 0],
+    ),
+    "karras, moved": (
+        lambda: schedules.bent(schedules.karras(STEPS, *ENDS).tolist(), 0.75, ENDS[0], VE),
+        [14.6146, 7.94989, 4.43881, 2.34362, 1.17156, 0.539606, 0.221144, 0.0771071, 0],
+    ),
+    "flow, moved": (
+        lambda: schedules.bent(schedules.flow(STEPS, 3.0).tolist(), 0.75, 0.001, FLOW),
+        [1, 0.964372, 0.919595, 0.853282, 0.751475, 0.59729, 0.398484, 0.196656, 0],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DRAWN_AT)
+def test_pictures_are_drawn_at_the_levels_at_which_they_were(name):
+    make, levels = DRAWN_AT[name]
+    np.testing.assert_allclose(torch.as_tensor(make()).tolist(), levels, rtol=2e-5)
+
+
+def test_a_schedule_that_goes_below_the_model_s_smallest_level_keeps_its_own_end():
+    """The schedule knows better: its curve ends where it does, not at the model's level."""
+    given = schedules.karras(6, 0.01, 14.0).double()
+    curved = schedules.curvature_sigmas(6, 0.01, 14.0, left=schedules.AHEAD).double()
+    got = schedules.bent(given.tolist(), 0.5, 0.03)
+    np.testing.assert_allclose(got[1:-1], (given * curved).sqrt()[1:-1], rtol=1e-5)
+
+
+def test_levels_between_those_of_a_table_are_even_in_the_logarithm():
+    coarse = torch.tensor([1.0, 4.0, 16.0, 256.0])
+    got = schedules.uniform(7, coarse)
+    np.testing.assert_allclose(got, [256, 64, 16, 8, 4, 2, 1, 0], rtol=1e-6)
+
+
+def test_the_length_to_which_a_level_counts_is_that_at_which_nothing_shows_any_more():
+    """At a noise-to-signal ratio of RATIO_LIMIT the picture is a hundredth of the noise: a model
+    that draws a bright one may still see it, and beyond nobody does."""
+    ratio = torch.tensor([1.0, 50.0, 99.0, 101.0, 4518.8], dtype=torch.float64)
+    for path in (VE, FLOW):
+        found = noise_to_signal(path, path.from_noise_to_signal(ratio))
+        np.testing.assert_allclose(found, [1, 50, 99, 100, 100], rtol=1e-12)
+    assert noise_to_signal(FLOW, torch.ones(1, dtype=torch.float64)) == 100

@@ -7,22 +7,17 @@ import pytest
 import torch
 
 from isdo import __main__ as cli
-from isdo import zoo
 from isdo.bench import classifier, sets, sets_page
+from isdo.bench.baselines import BASELINES, STOCHASTIC
+from isdo.bench.improvement import fine_energy
 from isdo.bench.judge import Judge
 from isdo.bench.moments import Moments, moments, sampling_bias
 from isdo.bench.moments import frechet as distance
-from isdo.bench.peers import PEERS, STOCHASTIC
-from isdo.bench.refinement import fine_energy
 from isdo.bench.report import read_json
 from isdo.models import Given, Own, usual_schedule
 from isdo.path import PATHS, VE
 from isdo.zoo.data import Emoji
 from isdo.zoo.net import CLASSES, scaled_linear
-
-needs_weights = pytest.mark.skipif(
-    not classifier.FILE.exists(), reason="the classifier is not trained yet"
-)
 
 
 def gaussian(size=5, seed=0):
@@ -309,12 +304,12 @@ def test_a_damaged_batch_is_drawn_again(tmp_path):
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("name", [name for name in sets.everyday()])
 def test_a_picture_does_not_depend_on_its_neighbours(pixel_mixture, path, name):
-    peer, model = sets.everyday()[name], pixel_mixture(path)
+    baseline, model = sets.everyday()[name], pixel_mixture(path)
     model.sigma_min, model.sigma_max = (0.03, 14.6) if path == "ve" else (1e-3, 1.0)
     given = Given("mixture", model, shape=(3, 8, 8))
     task = sets.Task(given, None, 7, usual_schedule(model), 3)
-    whole, made = task.draw(peer, 12, slice(0, 7))
-    apart = [task.draw(peer, 12, part)[0] for part in (slice(0, 1), slice(1, 5), slice(5, 7))]
+    whole, made = task.draw(baseline, 12, slice(0, 7))
+    apart = [task.draw(baseline, 12, part)[0] for part in (slice(0, 1), slice(1, 5), slice(5, 7))]
     assert torch.equal(whole, torch.cat(apart)) and made == 12
     assert whole.isfinite().all() and len(whole.flatten(1).unique(dim=0)) == 7
 
@@ -352,9 +347,9 @@ def test_what_moved_is_told_in_parts_of_pictures_that_have_nothing_to_do_with_ea
         return x / x.std((1, 2, 3), keepdim=True)
 
     samplers = {
-        "isdo": sets.replace(PEERS["euler"], run=first), "same": sets.replace(PEERS["euler"], run=first),
-        "mirror": sets.replace(PEERS["euler"], run=lambda *a, **k: -first(*a)),
-        "other": sets.replace(PEERS["euler"], run=other),
+        "isdo": sets.replace(BASELINES["euler"], run=first), "same": sets.replace(BASELINES["euler"], run=first),
+        "mirror": sets.replace(BASELINES["euler"], run=lambda *a, **k: -first(*a)),
+        "other": sets.replace(BASELINES["euler"], run=other),
     }  # fmt: skip
     rows = {
         row["sampler"]: row
@@ -376,7 +371,7 @@ def test_the_share_of_right_pictures_is_that_of_all_batches():
         def accuracy(self, pictures, labels):
             return ((pictures.mean((1, 2, 3)) > 0) == (labels == 1)).double().mean()
 
-    odd = sets.replace(PEERS["euler"], run=lambda model, x, *_, **__: torch.ones_like(x))
+    odd = sets.replace(BASELINES["euler"], run=lambda model, x, *_, **__: torch.ones_like(x))
     row = sets.run(
         Known(), (2,), 7, {"isdo": odd}, judge=Judge("reader", Reader()), converged=0, batch=3
     )[0]
@@ -448,7 +443,7 @@ def test_all_presets_without_a_tolerance_are_measured(monkeypatch):
         sets, "PRESETS", {"Fast": {}, "Other": {"order": 2}, "Exact": {"tolerance": 0.1}}
     )
     found = sets.presets()
-    assert {name: peer.label for name, peer in found.items()} == {
+    assert {name: baseline.label for name, baseline in found.items()} == {
         "isdo": "ISDO",
         "isdo_other": "ISDO Other",
     }
@@ -457,7 +452,9 @@ def test_all_presets_without_a_tolerance_are_measured(monkeypatch):
 
 
 def test_pictures_that_are_no_numbers_are_far_from_the_data(judge):
-    broken = {"broken": sets.replace(PEERS["euler"], run=lambda model, x, *_, **__: x * math.nan)}
+    broken = {
+        "broken": sets.replace(BASELINES["euler"], run=lambda model, x, *_, **__: x * math.nan)
+    }
     row = sets.run(Known(), (2,), 6, broken, judge=judge, converged=0)[0]
     assert math.isfinite(row["frechet"]) and row["frechet"] > 0
 
@@ -473,7 +470,7 @@ def test_samplers_that_draw_noise_of_their_own_draw_the_same_again(judge):
 
 
 def test_a_sampler_that_calls_too_often_is_refused(judge):
-    greedy = {"greedy": sets.replace(PEERS["heun"], steps=lambda calls: calls)}
+    greedy = {"greedy": sets.replace(BASELINES["heun"], steps=lambda calls: calls)}
     with pytest.raises(RuntimeError, match="made 3 model calls where 2 were allowed"):
         sets.run(Known(), (2,), 4, greedy, judge=judge)
 
@@ -510,7 +507,7 @@ def test_the_page_compares_with_the_best_everyday_sampler_by_resamples_of_both(m
     text = sets_page.table(ROWS, JUDGE)
     heads = [line for line in text.splitlines() if line.startswith("#")]
     assert heads == [
-        "## net, guidance 2, karras grid, 100 pictures", "### KID x 1000", "### Fréchet (accuracy)",
+        "## net, guidance 2, karras schedule, 100 pictures", "### KID x 1000", "### Fréchet (accuracy)",
         "### KID x 1000 over that of the best everyday sampler", "### All measures, 8 calls", "### All measures, 9 calls",
     ]  # fmt: skip
     measures = [
@@ -637,7 +634,7 @@ def test_the_table_names_every_sampler_and_the_floors(judge):
         "| ISDO |" in text and "| iPNDM-3 |" in text and "Heun, 4 calls" in text and "0.100" in text
     )
     assert [line for line in text.splitlines() if line.startswith("## ")] == [
-        "## Known, guidance 1, karras grid, 6 pictures"
+        "## Known, guidance 1, karras schedule, 6 pictures"
     ]
     assert text in sets_page.page(
         rows, judge
@@ -680,8 +677,6 @@ def test_the_command_goes_on_from_its_file_and_keeps_other_tasks(
     assert doc.read_text(encoding="utf-8") in capsys.readouterr().out
 
 
-@needs_weights
-@pytest.mark.skipif(not (zoo.FOLDER / "eps.safetensors").exists(), reason="eps is not trained yet")
 def test_the_embedded_judge_and_model_fit_together():
     judge = classifier.load()
     assert len(judge.odds) == len(CLASSES) and float(judge.odds.sum()) == pytest.approx(1)

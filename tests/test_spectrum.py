@@ -148,3 +148,26 @@ def test_a_device_without_complex_fft_samples_with_cosines(no_complex_fft, ratio
     )
     with pytest.raises(RuntimeError, match="not implemented"):
         sample_isdo(rational, x, [1.0, 0.0], disable=True, settings=Settings(basis="fourier"))
+
+
+@pytest.mark.parametrize("halves", [False, True], ids=["whole bands", "half bands"])
+def test_a_wave_lies_in_the_band_of_its_number_of_waves(halves):
+    """Rounded to the nearest; of halves band k goes from above k/2 to (k + 1)/2 waves."""
+    size, bands = 16, Spectrum(16, 16, "cpu", "fourier", halves)
+    y, x = torch.meshgrid(*[torch.arange(size, dtype=torch.float64)] * 2, indexing="ij")
+    for ky in range(size // 2):
+        for kx in range(size // 2):
+            wave = torch.cos(2 * math.pi * (ky * y + kx * x) / size)
+            energy = bands.inner(*[bands.forward(wave[None, None])] * 2)[0]
+            waves = math.hypot(ky, kx)
+            band = max(0, math.ceil(2 * waves - 1e-6) - 1) if halves else round(waves)
+            assert int(energy.argmax()) == band
+            assert energy[band] == pytest.approx(energy.sum().item(), rel=1e-12)
+
+
+@all_bases
+def test_height_goes_from_the_lowest_band_to_the_highest(basis):
+    for size in ((8, 8), (5, 7), (1, 6)):
+        height = make(size, basis).height_of
+        assert height[0] == 0 and height[-1] == 1 and (height.diff() > 0).all()
+    assert make((1, 1), basis).height_of.tolist() == [0]

@@ -15,7 +15,7 @@ from isdo.settings import FIELDS
 from isdo.solver import SOLVERS
 from isdo.spectrum import Spectrum
 from isdo.srk import Srk
-from isdo.tableau import BOGACKI_SHAMPINE, DORMAND_PRINCE, HEUN, RK4, TABLEAUX
+from isdo.tableau import BOGACKI_SHAMPINE, DORMAND_PRINCE, HEUN, RK4, TABLEAUX, Tableau
 from isdo.window import Whole
 
 pytestmark = pytest.mark.usefixtures("no_grad")
@@ -268,3 +268,58 @@ def check_copy(name, pixel_mixture, normal):
     go(copy.copy(solver), *here, (0.2, 0.1))
     plain = go(fresh(), 2.0, spectrum.forward(2 * x), (1.5, 1.0, 0.8, 0.5, 0.0))
     assert torch.equal(go(solver, *here, (0.5, 0.0))[1], plain[1])
+
+
+# The estimate and the power, one rule at a time
+
+
+def stages(solver, model, sigma, state, end):
+    """Make one step; return (x at its end, what is told of its error), in modes."""
+    spectrum, arrived, modes = solver.spectrum, False, solver.spectrum.forward(state)
+    while not arrived:
+        x = spectrum.inverse(modes, state.shape)
+        level = torch.full((len(x),), sigma, dtype=x.dtype)
+        solver.observe(sigma, modes, spectrum.forward(model(x, level)))
+        sigma, modes, arrived = solver.predict(end)
+    x = spectrum.inverse(modes, state.shape)
+    level = torch.full((len(x),), sigma, dtype=x.dtype)
+    return modes, solver.observe(sigma, modes, spectrum.forward(model(x, level)))
+
+
+@both_paths
+@pytest.mark.parametrize("power", [0.0, 0.4])
+@pytest.mark.parametrize("row", [HEUN, BOGACKI_SHAMPINE, DORMAND_PRINCE], ids=lambda row: row.name)
+def test_the_estimate_is_what_the_embedded_method_leaves_to_the_solution(
+    row, power, path, pixel_mixture, normal
+):
+    """Held against a run of the embedded weights as a method of their own."""
+    model, x, spectrum = pixel_mixture(path), 0.9 * normal(2, 2, 4, 4), Spectrum(4, 4, "cpu")
+    low = Tableau(f"{row.name}, embedded", row.low_order, row.a, row.low, row.c)
+    solvers = [
+        Srk(each, model.path, spectrum, Settings(power="zero"), x, Whole()) for each in (row, low)
+    ]
+    for solver in solvers:
+        solver.power = torch.full_like(spectrum.forward(x), power)
+    (end, error), (embedded, _) = (stages(each, model, 0.9, x, 0.5) for each in solvers)
+    torch.testing.assert_close(error, end - embedded, rtol=0, atol=1e-12)
+    assert error.norm() > 1e-6 * end.norm()
+
+
+def test_over_a_step_of_mere_rounding_the_power_stays(gaussian, normal):
+    """What changed over it says nothing: the power of the step before holds, and the next step of a
+    Gaussian is exact."""
+    model, spectrum = gaussian("ve", (2, 8, 8)), Spectrum(8, 8, "cpu")
+    x = normal(2, 2, 8, 8)
+    solver = Srk(BOGACKI_SHAMPINE, model.path, spectrum, Settings(modes=10**6), x, Whole())
+    modes, _ = stages(solver, model, 2.0, 2 * x, 1.0)
+    known = solver.power
+    assert (known > 0).any()
+    state = spectrum.inverse(modes, x.shape)
+    shortly = 1.0 - 1e-13
+    modes, _ = stages(solver, model, 1.0, state, shortly)
+    assert torch.equal(solver.power, known)
+    there = spectrum.inverse(modes, x.shape)
+    modes, _ = stages(solver, model, shortly, there, 0.2)
+    torch.testing.assert_close(
+        spectrum.inverse(modes, x.shape), model.exact(there, shortly, 0.2), rtol=0, atol=1e-8
+    )

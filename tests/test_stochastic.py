@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from isdo.bench.peers import PEERS, STOCHASTIC, k_diffusion
+from isdo.bench.baselines import BASELINES, STOCHASTIC, k_diffusion
 from isdo.denoiser import CallCounter
 from isdo.noise import source
 from isdo.path import FLOW, PATHS, VE
@@ -170,13 +170,13 @@ def test_what_it_draws_is_fresh_and_the_seeds_own(name, path, normal):
 def test_all_calls_are_made_but_for_one_or_two_that_do_not_come_out_even_in_restart(
     name, path, calls, normal
 ):
-    peer, model = STOCHASTIC[name], CallCounter(Curved(PATHS[path]))
-    steps = peer.steps(calls)
+    baseline, model = STOCHASTIC[name], CallCounter(Curved(PATHS[path]))
+    steps = baseline.steps(calls)
     levels = {
         "ve": karras(steps, 0.05, 14.6),
         "flow": torch.cat([torch.ones(1), flow_levels(steps, 30.0)[1:]]),
     }[path]
-    found = peer.run(model, normal(1, 3, 8, 8), levels.double(), disable=True, seeds=[0])
+    found = baseline.run(model, normal(1, 3, 8, 8), levels.double(), disable=True, seeds=[0])
     assert found.isfinite().all()
     unspent = (0, 1, 1, 2)[calls % 4] if name == "restart" and calls > 1 else 0
     assert model.calls == calls - unspent
@@ -205,4 +205,4 @@ def test_restart_goes_back_up_twice_and_down_as_far(normal):
     assert len(asked) == 24 and len(jumps) == 2 and [asked[i] for i in jumps] == [2.0, 2.0]
     turn = float(levels[(levels[:-1] - 0.1).abs().argmin()])
     assert asked[jumps[0] - 1] > turn and asked[jumps[1] + 6] == pytest.approx(turn, rel=1e-6)
-    assert PEERS["dpmpp_2m"].steps(24) == 24 and STOCHASTIC["restart"].steps(24) == 12
+    assert BASELINES["dpmpp_2m"].steps(24) == 24 and STOCHASTIC["restart"].steps(24) == 12

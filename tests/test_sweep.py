@@ -6,7 +6,7 @@ import pytest
 
 from isdo import Settings
 from isdo.bench import sweep
-from isdo.bench.peers import PEERS
+from isdo.bench.baselines import BASELINES
 from isdo.bench.problems import problem
 from isdo.bench.work_precision import ISDO, limited, measure
 from isdo.settings import FIELDS
@@ -44,17 +44,17 @@ def test_the_defaults_stand_where_the_bench_sees_them(problems, rows):
     ratio = 1.0
     for case in problems:
         mine = [row for row in rows if row["path"] == case.path]
-        best = min(row["median"] for row in mine if row["sampler"] in PEERS)
-        ratio *= measure(case, ISDO, case.grids()[sweep.GRID], 6)["median"] / best
+        best = min(row["median"] for row in mine if row["sampler"] in BASELINES)
+        ratio *= measure(case, ISDO, case.schedules()[sweep.SCHEDULE], 6)["median"] / best
     found = sweep.standing(rows, "defaults")
     assert found.analytic == pytest.approx(ratio**0.5, rel=1e-9) == found.by_calls[6]
     assert found.zoo is None
     assert sweep.standing(rows, "power zero").analytic != found.analytic
 
 
-def test_peers_are_measured_once_and_variants_anew(rows, sweep_again):
+def test_baselines_are_measured_once_and_variants_anew(rows, sweep_again):
     again = sweep_again(reuse=[row | {"median": 7.0} for row in rows])
-    assert all((row["median"] == 7.0) == (row["sampler"] in PEERS) for row in again)
+    assert all((row["median"] == 7.0) == (row["sampler"] in BASELINES) for row in again)
 
 
 def test_the_page_has_a_line_for_each_variant_and_says_how_to_run_it(rows):

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from isdo.zoo import data, train
 from isdo.zoo.train import CONFIGS, Interrupt, Trainer, rate_at
@@ -115,3 +116,101 @@ def test_from_its_step_on_training_takes_products_in_bfloat16(emoji, tmp_path):
     losses = [[float(trainer.advance()) for _ in range(3)] for trainer in (plain, mixed)]
     assert losses[0][:1] == losses[1][:1] and losses[0] == pytest.approx(losses[1], rel=0.02)
     assert not torch.equal(weights(plain), weights(mixed)) and weights(mixed).dtype == torch.float32
+
+
+def gradients(trainer):
+    return torch.cat([p.grad.flatten() for p in trainer.net.parameters()])
+
+
+def test_gradients_are_the_mean_over_the_processes(emoji, tmp_path, monkeypatch):
+    trainer = Trainer(TINY, emoji, tmp_path / "a.pt", rank=0, world=4)
+    shapes = [p.shape for p in trainer.net.parameters()]
+    for p in trainer.net.parameters():
+        p.grad = torch.randn(p.shape).to(memory_format=torch.contiguous_format)
+    own, others = gradients(trainer), torch.randn(3, len(gradients(trainer)))
+    monkeypatch.setattr(train.dist, "all_reduce", lambda flat: flat.add_(others.sum(0)))
+    trainer.share_gradients()
+    torch.testing.assert_close(gradients(trainer), torch.cat([own[None], others]).mean(0))
+    assert [p.grad.shape for p in trainer.net.parameters()] == shapes
+
+
+def test_processes_draw_shares_of_the_batch_that_are_not_the_same(emoji, tmp_path):
+    config = replace(TINY, batch=8)
+    shares = [Trainer(config, emoji, tmp_path / "a.pt", rank, world=2).batch() for rank in (0, 1)]
+    for pictures, t, noise, labels in shares:
+        assert len(pictures) == len(t) == len(noise) == len(labels) == 4
+    assert not torch.equal(shares[0][2], shares[1][2]) and not torch.equal(
+        shares[0][1], shares[1][1]
+    )
+
+
+def test_one_process_that_wants_to_stop_stops_all(emoji, tmp_path, monkeypatch):
+    trainer = Trainer(TINY, emoji, tmp_path / "a.pt", world=2)
+    for others, own, wanted in ((0, False, False), (1, False, True), (0, True, True)):
+        monkeypatch.setattr(
+            train.dist, "all_reduce", lambda votes, others=others: votes.add_(others)
+        )
+        assert trainer.agree(own) is wanted
+
+
+@pytest.fixture
+def pictures_at_hand(emoji, monkeypatch):
+    """Training reads these pictures in place of the machine's; says what it asked for."""
+    asked = []
+
+    def load(*arguments):
+        asked.append(arguments)
+        return emoji
+
+    monkeypatch.setattr(data, "load_emoji", load)
+    return asked
+
+
+def test_training_in_this_process_writes_the_model_that_its_trainer_makes(
+    emoji, tmp_path, pictures_at_hand
+):
+    config = replace(TINY, steps=2, seed=4)
+    out, checkpoint = tmp_path / "a.safetensors", tmp_path / "deeper" / "a.pt"
+    train.train(config, out, checkpoint, processes=1, font="a font", groups="a list")
+    assert pictures_at_hand == [(1, 4, "a font", "a list")]
+    same = Trainer(config, emoji, tmp_path / "b.pt")
+    same.run(tmp_path / "b.safetensors", Bar())
+    with safe_open(out, "pt") as one, safe_open(tmp_path / "b.safetensors", "pt") as other:
+        assert one.metadata() == other.metadata() and one.keys() == other.keys()
+        assert all(torch.equal(one.get_tensor(k), other.get_tensor(k)) for k in one.keys())
+    assert Trainer(config, emoji, checkpoint).step == 2
+
+
+def test_training_stops_when_its_time_is_up_and_goes_on_from_there(tmp_path, pictures_at_hand):
+    out, checkpoint = tmp_path / "a.safetensors", tmp_path / "a.pt"
+    config = replace(TINY, steps=2)
+    train.train(config, out, checkpoint, processes=1, seconds=0)
+    assert torch.load(checkpoint, weights_only=True)["step"] == 1
+    train.train(config, out, checkpoint, processes=1)
+    state = torch.load(checkpoint, weights_only=True)
+    assert state["step"] == 2 and [row[0] for row in state["history"]] == [1, 2]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="gloo between processes of POSIX")
+def test_two_processes_make_the_steps_of_both_shares_together(
+    emoji, tmp_path, pictures_at_hand, monkeypatch
+):
+    """Held against two trainers in one process whose gradients are put together by hand."""
+    config, out = replace(TINY, steps=2), tmp_path / "a.safetensors"
+    train.train(config, out, tmp_path / "a.pt", processes=2)
+    both = [Trainer(config, emoji, tmp_path / "none.pt", rank, world=2) for rank in (0, 1)]
+    for _ in range(config.steps):
+        found = []
+        for each in both:
+            each.net.zero_grad()
+            train.loss_per_picture(each.net, *each.batch()).mean().backward()
+            found.append(gradients(each))
+        monkeypatch.setattr(
+            train.dist, "all_reduce", lambda flat, found=found: flat.copy_(sum(found))
+        )
+        for each in both:
+            each.advance()
+    assert torch.equal(weights(both[0]), weights(both[1]))
+    written = Trainer(config, emoji, tmp_path / "a.pt")
+    assert written.step == config.steps
+    torch.testing.assert_close(weights(written), weights(both[0]), rtol=1e-4, atol=1e-5)

@@ -20,6 +20,7 @@ from isdo.trajectory import (
     PICARD,
     WIDEST,
     Acceleration,
+    Answers,
     Equations,
     Trajectory,
     chebyshev,
@@ -640,3 +641,87 @@ def test_what_the_model_or_the_callback_raises_passes_through(rational, normal):
     for arguments in ({"callback": stop}, {"model": stop}):
         with pytest.raises(Interrupted):
             run(**({"model": rational, "x": 3 * normal(1, 4, 6, 6), "sigmas": grid(6)} | arguments))
+
+
+# One rule at a time, as the theory page has them
+
+
+def held(path="ve", sigmas=(2.0, 1.0, 0.5, 0.25), window=None):
+    """A trajectory of one picture, all of whose nodes are in flight, and its spectrum."""
+    spectrum, window = Spectrum(4, 4, "cpu"), window or Whole()
+    state = spectrum.forward(
+        torch.randn(1, 2, 4, 4, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    )
+    equations = Equations(PATHS[path], spectrum, list(sigmas), state)
+
+    def norm(*_):
+        return torch.ones((), dtype=torch.float64)
+
+    return Trajectory(equations, state, norm, window, len(sigmas)), spectrum
+
+
+def swept(trajectory, sizes):
+    """Make one sweep, whose residuals are said to be of these sizes; the first one asks alone."""
+    size = trajectory.take([0.1 * trajectory.states[j] for j in trajectory.asked])
+    if size is not None:
+        trajectory.settle([sizes] * len(size))
+    return size is not None
+
+
+def test_after_four_sweeps_without_progress_a_hundred_tolerances_are_final():
+    for size, final in ((90.0, 3), (110.0, 0)):
+        trajectory, _ = held()
+        while not swept(trajectory, size):
+            pass
+        for _ in range(3):
+            swept(trajectory, size)
+            assert trajectory.low == 0 and trajectory.acceleration == Acceleration()
+        swept(trajectory, size)
+        assert trajectory.low == final and trajectory.done is (final == 3)
+        assert (trajectory.acceleration == PICARD) is (final == 0)  # slow, and gets there
+
+
+def test_progress_is_a_residual_that_falls_by_a_third_from_sweep_to_sweep():
+    for factor, patient in ((0.65, True), (0.75, False)):
+        trajectory, size = held()[0], 1e9
+        while not swept(trajectory, size):
+            pass
+        for n in range(1, 13):
+            size *= factor
+            swept(trajectory, size)
+            assert (trajectory.acceleration == PICARD) is (not patient and n >= 4)
+
+
+@pytest.mark.parametrize("path, sigma", [("ve", 2.0), ("flow", 0.9), ("flow", 0.5), ("flow", 0.1)])
+def test_answers_are_those_of_a_gaussian_in_part_then_what_was_seen_and_no_more(path, sigma):
+    sigmas = [sigma, 0.5 * sigma, 0.25 * sigma]
+    trajectory, spectrum = held(path, sigmas)
+    while not swept(trajectory, 1e9):
+        pass
+    signal, picture = PATHS[path].signal(sigmas[1]), trajectory.denoised[trajectory.known - 1]
+    trajectory.secants.clear()
+    trajectory.raw[trajectory.known - 1] = (trajectory.states[1], picture)
+    power = spectrum.inner(picture, picture) / (2 * spectrum.size)
+    wanted = 0.6 * signal * power / (signal**2 * power + sigmas[1] ** 2)
+    found = trajectory.answers(1).gain
+    torch.testing.assert_close(found, spectrum.spread(wanted, picture), rtol=1e-12, atol=0)
+    shift = torch.randn(picture.shape, dtype=torch.float64)
+    most = 1 / max(signal, 0.3)  # where the picture is fainter in x, no more than where it is so
+    for seen, told in ((0.4, 0.4), (-0.4, 0.0), (50.0, most)):
+        trajectory.secants[1] = [(shift, seen * shift)]
+        found = trajectory.answers(1).gain
+        torch.testing.assert_close(found, torch.full_like(found, told), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("times, told", [(2.0, 2.0), (10.0, 3.0), (-10.0, -3.0)])
+def test_an_earlier_change_is_stretched_threefold_at_most(times, told, normal):
+    """What D answered to a change of x is foretold of a multiple of it; far beyond it nobody knows."""
+    spectrum = Spectrum(4, 4, "cpu")
+    x, answer = (spectrum.forward(normal(1, 2, 4, 4)) for _ in "ab")
+    found = Answers(torch.zeros(()), [(x, answer)], spectrum)(times * x)
+    # a thousandth is held back, so that two changes that are alike stay apart
+    torch.testing.assert_close(found, told * answer, rtol=2e-3, atol=0)
+    gain = 0.25
+    found = Answers(torch.full((), gain, dtype=x.dtype), [(x, answer)], spectrum)(times * x)
+    wanted = gain * times * x + told * (answer - gain * x)
+    torch.testing.assert_close(found, wanted, rtol=2e-3, atol=2e-3)

@@ -1,4 +1,4 @@
-"""The suite trajectory: its peers solve what they say, and its page says what was measured."""
+"""The suite trajectory: its baselines solve what they say, and its page says what was measured."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ def case(request):
 
 
 @pytest.mark.parametrize("history", [0, 2])
-def test_the_peers_end_on_ddims_own_solution(case, history):
+def test_the_baselines_end_on_ddims_own_solution(case, history):
     sigmas = case.x.new_tensor(trajectory.levels(case))
     exact = ddim(case.model, case.x, sigmas, case.extra_args, disable=True)
     *_, (calls, found) = trajectory.picard(case, history=history)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from isdo import zoo
-from isdo.bench.peers import k_diffusion
+from isdo.bench.baselines import k_diffusion
 from isdo.zoo.net import CLASSES, NULL, Net, scaled_linear, zero_terminal_snr
 
 
@@ -21,7 +21,7 @@ def small_net(name, zero_snr=False):
     return net
 
 
-def peer_of(net):
+def theirs_of(net):
     """k-diffusion's wrapper in float64 round the float32 net: the wrappers are compared, not their
     rounding."""
     wrappers = {"eps": "DiscreteEpsDDPMDenoiser", "v": "DiscreteVDDPMDenoiser"}
@@ -43,7 +43,7 @@ def noised(model, sigma, dtype=torch.float32):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_equals_k_diffusion(name, zero_snr, dtype):
     net = small_net(name, zero_snr)
-    model, peer = zoo.denoiser(net), peer_of(net)
+    model, theirs = zoo.denoiser(net), theirs_of(net)
     table = model.sigmas
     inside = [
         float(table[0]),
@@ -59,22 +59,22 @@ def test_equals_k_diffusion(name, zero_snr, dtype):
     sigma = torch.tensor(inside + outside, dtype=torch.float64)
     labels = torch.arange(len(sigma)) % (NULL + 1)
     x = noised(model, sigma, torch.float64)
-    expected = peer(x, sigma, labels=labels)
+    expected = theirs(x, sigma, labels=labels)
     scale = expected.abs().amax((1, 2, 3))
     error = (model(x.to(dtype), sigma.to(dtype), labels) - expected).abs().amax((1, 2, 3))
     # float32 rounding of x (size sigma) passes into denoised = x - sigma eps; the factor is the
     # net's own
     rounding = torch.finfo(torch.float32).eps * (sigma if name == "eps" else 1)
     assert (error <= 50 * (rounding + torch.finfo(torch.float32).eps * scale)).all(), error
-    assert model.sigma_max == pytest.approx(4518.8, abs=0.1) if zero_snr else 14.6
+    assert model.sigma_max == pytest.approx(4518.8 if zero_snr else 14.61, abs=0.1)
 
 
 def test_fractional_times_are_those_of_k_diffusion():
     net = small_net("v", zero_snr=True)
-    model, peer = zoo.denoiser(net), peer_of(net)
+    model, theirs = zoo.denoiser(net), theirs_of(net)
     sigma = torch.cat([torch.logspace(-3, 4, 200, dtype=torch.float64), model.sigmas])
     t = model.time(sigma)
-    torch.testing.assert_close(t, peer.sigma_to_t(sigma), rtol=1e-12, atol=1e-9)
+    torch.testing.assert_close(t, theirs.sigma_to_t(sigma), rtol=1e-12, atol=1e-9)
     assert t.min() == 0 and t.max() == 999
     torch.testing.assert_close(
         t[200:], torch.arange(1000.0, dtype=torch.float64), rtol=0, atol=1e-9
@@ -225,10 +225,7 @@ def test_zero_terminal_snr_reaches_4518(folder):
 
 @pytest.mark.parametrize("name", zoo.NAMES)
 def test_the_packaged_model_is_small_and_removes_noise(name):
-    file = zoo.FOLDER / f"{name}.safetensors"
-    if not file.exists():
-        pytest.skip(f"{file.name} is not trained yet")
-    assert file.stat().st_size <= 4 * 2**20
+    assert (zoo.FOLDER / f"{name}.safetensors").stat().st_size <= 4 * 2**20
     model = zoo.load(name)
     sigma = torch.tensor([0.05, 0.2])
     flat = torch.full((2, 3, 32, 32), 0.9)

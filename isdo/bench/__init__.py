@@ -1,1 +1,1 @@
-"""Work-precision against the peers, on problems whose solution is known."""
+"""Work-precision against other samplers, on problems whose solution is known."""

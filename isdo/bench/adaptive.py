@@ -15,7 +15,7 @@ from ..denoiser import CallCounter
 from ..files import replacing
 from ..sampling import sample_isdo
 from ..settings import Settings
-from .peers import k_diffusion
+from .baselines import k_diffusion
 from .problems import rms, suite
 from .report import PLAIN, markdown
 from .work_precision import LARGEST, _stored, geometric_mean, limited
@@ -134,7 +134,7 @@ SAMPLERS = {
         {"color": "#009E73", "marker": "^"},
     ),
 }  # fmt: skip
-PEERS = ("dpm_adaptive", "dopri5")
+BASELINES = ("dpm_adaptive", "dopri5")
 
 
 def problems(seed=0, device="cpu"):
@@ -264,14 +264,16 @@ def calls_to(line, target):
 
 
 def standing(rows, sampler="multistep"):
-    """Return {(problem, path): {target: (calls, calls of the better peer)}} where both get
+    """Return {(problem, path): {target: (calls, calls of the better baseline)}} where both get
     there."""
     found = {}
     for case, lines in curves(rows).items():
         cells = {}
         for target in TARGETS:
             own = calls_to(lines.get(sampler, []), target)
-            others = [calls for name in PEERS if (calls := calls_to(lines.get(name, []), target))]
+            others = [
+                calls for name in BASELINES if (calls := calls_to(lines.get(name, []), target))
+            ]
             if own and others:
                 cells[target] = own, min(others)
         if cells:
@@ -281,7 +283,7 @@ def standing(rows, sampler="multistep"):
 
 def ratios(found):
     """Return {(problem, path): geometric mean over the targets of own calls / the better
-    peer's}."""
+    baseline's}."""
     return {
         case: geometric_mean(own / other for own, other in cells.values())
         for case, cells in found.items()
@@ -344,15 +346,15 @@ def page(rows):
     ]
     body.sort(key=lambda line: line[0])
     table = markdown(
-        ["calls to reach an error, ISDO / better peer", *map(str, TARGETS), "ratio"], body
+        ["calls to reach an error, ISDO / better baseline", *map(str, TARGETS), "ratio"], body
     )
     others = [
         [SAMPLERS[name].label, f"{geometric_mean(ratios(standing(rows, name)).values()):.2f}"]
-        for name in SAMPLERS if name not in PEERS and ratios(standing(rows, name))
+        for name in SAMPLERS if name not in BASELINES and ratios(standing(rows, name))
     ]  # fmt: skip
     kept = []
     for name in SAMPLERS:
-        if name not in PEERS and (pairs := promises(rows, name)):
+        if name not in BASELINES and (pairs := promises(rows, name)):
             median, share, low, high = promise(pairs)
             kept.append(
                 [
@@ -380,8 +382,8 @@ This page is written by the bench; run it again with
     python -m isdo bench --suite adaptive --doc docs/adaptive.md --plot docs/adaptive.png
 
 {images} pictures a problem, seed {seeds}. Every solver goes from the problem's first to its last noise level in steps
-of its own and then to what the model says there; the analytic problems go down to sigma {LOWEST}. Peers see one picture at a
-time, as ISDO's pictures go their own ways, too. Errors are RMS to the converged solution, geometric means over pictures;
+of its own and then to what the model says there; the analytic problems go down to sigma {LOWEST}. Baselines see one picture
+at a time, as ISDO's pictures go their own ways, too. Errors are RMS to the converged solution, geometric means over pictures;
 between the tolerances that were run calls are interpolated, and "-" stands where not both get there. A solver that is better
 than asked even at its loosest tolerance counts with the calls it takes there: dpm_adaptive, whose steps begin at 0.05, with
 about 20. Photographs are a denoiser of CIFAR-10 that is not part of this repository.
@@ -391,7 +393,7 @@ problems: **{mean:.2f}** (the aim was {AIM}); fewer in {100 * fewer:.0f} % of th
 
 {table}
 
-{markdown(["solver", "its calls / the better peer's"], others)}
+{markdown(["solver", "its calls / the better baseline's"], others)}
 
 **What a tolerance says.** Error over tolerance, over all problems and the tolerances {", ".join(map(str, OURS))};
 the aim was that all lie within a factor of {WITHIN:.0f} of the median. The data set is left out: at most tolerances its

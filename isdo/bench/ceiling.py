@@ -1,4 +1,4 @@
-"""How far a linear multistep method gets at all: its coefficients fitted to just this net, grid and
+"""How far a linear multistep method gets at all: its coefficients fitted to just this net, schedule and
 number of calls."""
 
 import math
@@ -9,14 +9,14 @@ from itertools import product
 import torch
 
 from ..device import wide
-from .peers import PEERS, Peer
+from .baselines import BASELINES, Baseline
 from .problems import by_runge_kutta, learned, rms
 from .report import markdown
 from .work_precision import SAMPLERS, SCHEDULED, cells, geometric_mean, measure
 
 CALLS, COUNT = (8,), 16
 GUIDANCE = ("guidance 1", "guidance 3", "guidance 7")
-GRIDS = {"ve": ("karras",), "flow": ("flow shift 3",)}
+SCHEDULES = {"ve": ("karras",), "flow": ("flow shift 3",)}
 SEED = 1000  # added to the seed: pictures that the coefficients have not seen
 NUDGE = 1e-2  # by which a coefficient is moved to see what that does
 ROUNDS, STALLED, STIFFEST = 12, 2e-3, 1e4
@@ -76,6 +76,12 @@ def fit(problem, sigmas, progress=iter):
     Gauss-Newton with Levenberg's damping from DPM++ 2M's weights on, every picture counted by the
     inverse square of its error: ends where a round gains less than STALLED, so it is never worse
     than DPM++ 2M on the pictures it is fitted to.
+
+    scipy.optimize.least_squares has no such objective. Its loss is of each residual, and here it is
+    the logarithm of a picture's mean square: with the pixels as residuals every round would be a
+    run of its own, with weights of its own and the damping forgotten; with the pictures' errors as
+    residuals the Jacobian has fewer rows (16) than there are weights (28), and what the pixels say
+    of the curvature is lost.
     """
     reference, count = problem.reference(), len(sigmas) - 1
     free = [(i, j) for i in range(1, count) for j in range(i)]
@@ -132,7 +138,7 @@ def fit(problem, sigmas, progress=iter):
 
 
 def run(seed=0, limit=None, only="", device="cpu", calls=CALLS, progress=iter, models=None):
-    """Measure ISDO, its peers and what a fit reaches, on the zoo's models or on others.
+    """Measure ISDO, the baselines and what a fit reaches, on the zoo's models or on others.
 
     Args:
         seed: of labels and noise.
@@ -144,7 +150,7 @@ def run(seed=0, limit=None, only="", device="cpu", calls=CALLS, progress=iter, m
         models: as for `problems.learned`; None: the zoo's.
 
     Returns:
-        rows (one dict for each problem, grid, sampler and number of calls, as in
+        rows (one dict for each problem, schedule, sampler and number of calls, as in
         `work_precision.run`; "fitted" to the very pictures, "elsewhere" to others, both with their
         weights) and a text.
 
@@ -162,41 +168,42 @@ def run(seed=0, limit=None, only="", device="cpu", calls=CALLS, progress=iter, m
             for s in (seed, seed + SEED)
         )
         with torch.no_grad():
-            grids = [grid for grid in GRIDS[problem.path] if grid in problem.grids()] or ["karras"]
-            for grid, n in product(grids, calls):
-                make = problem.grids()[grid]
+            known = problem.schedules()
+            schedules = [name for name in SCHEDULES[problem.path] if name in known] or ["karras"]
+            for schedule, n in product(schedules, calls):
+                make = known[schedule]
                 fits = {"fitted": fit(problem, make(n)), "elsewhere": fit(other, make(n))}
-                samplers = {"isdo_scheduled": SCHEDULED, **PEERS} | {
-                    key: as_peer(weights) for key, weights in fits.items()
+                samplers = {"isdo_scheduled": SCHEDULED, **BASELINES} | {
+                    key: as_baseline(weights) for key, weights in fits.items()
                 }
                 labels = {
                     "suite": "ceiling",
                     "problem": problem.name,
                     "path": problem.path,
-                    "grid": grid,
+                    "grid": schedule,
                 }
-                for key, peer in samplers.items():
+                for key, baseline in samplers.items():
                     row = (
                         labels
                         | {"calls": n, "seed": seed, "sampler": key}
-                        | measure(problem, peer, make, n)
+                        | measure(problem, baseline, make, n)
                     )
                     rows.append(row | ({"weights": fits[key].tolist()} if key in fits else {}))
     return rows, text(rows)
 
 
-def as_peer(weights):
-    """Return the linear method of these weights as a Peer."""
+def as_baseline(weights):
+    """Return the linear method of these weights as a Baseline."""
 
     def sample(model, x, sigmas, extra_args=None, callback=None, disable=None):
         return linear(model, x, sigmas, weights, extra_args).states[-1]
 
-    return Peer("fitted", sample, "coefficients by Gauss-Newton")
+    return Baseline("fitted", sample, "coefficients by Gauss-Newton")
 
 
 def text(rows):
     """Return the page of the docs: by cell, the errors of ISDO and of the fits over that of the
-    best peer."""
+    best baseline."""
     ratios = {
         name: {_place(cell): cell for cell in cells(rows, name)}
         for name in ("isdo_scheduled", "fitted", "elsewhere")
@@ -214,16 +221,16 @@ def text(rows):
     means = [geometric_mean(cell["ratio"] for cell in ratios[name].values()) for name in ratios]
     body.append(["geometric mean", "", "", "", *(f"{mean:.2f}" for mean in means)])
     fits = "fitted to these pictures", "fitted to others"
-    head = ["problem", "grid", "calls", "error of the best peer", SCHEDULED.label, *fits]
+    head = ["problem", "schedule", "calls", "error of the best baseline", SCHEDULED.label, *fits]
     return f"""# How far a linear multistep method gets at all
 
 Run it again with `python -m isdo bench --suite ceiling --json out/ceiling.json`. DPM++ 2M, iPNDM, DEIS, UniPC with its
-corrector and every other rule of fixed order take, in each step, a weighted mean of all that the model has said so far; they
-differ in the weights. Here the weights (28 numbers for 8 calls) are fitted by Gauss-Newton, from those of DPM++ 2M on, to one
-net, guidance and grid: to the very {COUNT} pictures that are judged, which no sampler can know, and to as many others, which
-one could store for a single model, grid, guidance and number of calls. Ratios of median RMS errors to that of the best peer of
-the cell, as far as the fit finds the way: it may end in a local minimum, and it minimises the mean of the logarithms, not the
-median.
+corrector and every other rule of fixed order take, in each step, a weighted mean of all that the model has said so far;
+they differ in the weights. Here the weights (28 numbers for 8 calls) are fitted by Gauss-Newton, from those of DPM++ 2M
+on, to one net, guidance and schedule: to the very {COUNT} pictures that are judged, which no sampler can know, and to
+as many others, which one could store for a single model, schedule, guidance and number of calls. Ratios of median RMS
+errors to that of the best baseline of the cell, as far as the fit finds the way: it may end in a local minimum, and it
+minimises the mean of the logarithms, not the median.
 
 {markdown(head, body)}"""
 

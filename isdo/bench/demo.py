@@ -38,11 +38,11 @@ def make_problem(name="eps", count=18, guidance=3.0, seed=0):
 
 def run(problem, sampler, calls):
     """Return (pictures, row of numbers) of a sampler after ``calls`` model calls on Karras's
-    grid."""
-    peer, kept = SAMPLERS[sampler], []
+    schedule."""
+    baseline, kept = SAMPLERS[sampler], []
 
     def keep(*args, **options):
-        kept.append(peer.run(*args, **options))
+        kept.append(baseline.run(*args, **options))
         return kept[0]
 
     labels = {
@@ -52,7 +52,7 @@ def run(problem, sampler, calls):
         "calls": calls,
         "sampler": sampler,
     }
-    row = measure(problem, replace(peer, run=keep), problem.grids()["karras"], calls)
+    row = measure(problem, replace(baseline, run=keep), problem.schedules()["karras"], calls)
     return kept[0], labels | row
 
 
@@ -93,7 +93,7 @@ def refined_page(name="eps", faces=6, animals=6, guidance=3.0, calls=12):
 
 
 def demo(folder="out", pages=(6, 8), progress=iter):
-    """Draw with ISDO and its peers from the same noise, and refine; returns the files written into
+    """Draw with ISDO and other samplers from the same noise, and refine; returns the files written into
     ``folder``.
 
     Args:

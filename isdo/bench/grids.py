@@ -14,15 +14,15 @@ from ..path import PATHS
 from ..probe import measure_curvature
 from ..schedules import curvature_sigmas, karras
 from ..spectrum import Spectrum
-from .peers import PEERS
+from .baselines import BASELINES
 from .problems import by_runge_kutta, fine_levels, learned, rms
 from .report import markdown
-from .work_precision import SAMPLERS, geometric_mean, measure
+from .work_precision import SAMPLERS, SMALLEST, geometric_mean, measure
 
 CALLS = (5, 6, 7, 8)
-JUDGED = ("isdo_scheduled", "dpmpp_2m")  # a grid is judged by calls where it has them
+JUDGED = ("isdo_scheduled", "dpmpp_2m")  # a schedule is judged by calls where it has them
 GUIDANCE = ("guidance 1", "guidance 3")
-FINE = 36  # intervals of the teacher's grid; every searched grid is made of its nodes
+FINE = 36  # intervals of the teacher's schedule; every searched schedule is made of its nodes
 PROBE = 20  # levels of the run that measures the curvature
 SEED = 1000  # added to the seed: what is searched and measured on other pictures than those judged
 
@@ -37,7 +37,7 @@ def teacher(problem, intervals=FINE):
 
     levels = fine_levels(problem, intervals)
     sigmas = torch.cat([levels, levels.new_zeros(1)]).to(problem.x)
-    PEERS["heun"].run(problem.model, problem.x, sigmas, problem.extra_args, keep, disable=True)
+    BASELINES["heun"].run(problem.model, problem.x, sigmas, problem.extra_args, keep, disable=True)
     x, denoised = (torch.stack(parts) for parts in zip(*seen.values(), strict=True))
     return torch.tensor(list(seen), dtype=torch.float64, device="cpu"), x, denoised
 
@@ -99,10 +99,10 @@ def _levels(sigmas, way):
 
 
 def search(problem, reference, run, start, sweeps=2):
-    """Move each sigma of a grid but the first up and down, by less and less, while the error at the
+    """Move each sigma of a schedule but the first up and down, by less and less, while the error at the
     end falls.
 
-    Not a schedule but a bound: what the best grid for just this sampler, these pictures and these
+    Not a schedule but a bound: what the best schedule for just this sampler, these pictures and these
     calls would give.
     """
 
@@ -120,17 +120,17 @@ def search(problem, reference, run, start, sweeps=2):
     return best
 
 
-def make_grids(problem, other):
+def make_schedules(problem, other):
     """Return {name: (sampler, calls) -> sigmas}; what has to be measured is measured on ``other``,
     of another seed."""
-    path, grids = PATHS[problem.path], problem.grids()
+    path, schedules = PATHS[problem.path], problem.schedules()
     fine, x, denoised = teacher(other)
     plain, arriving = step_costs(fine, x, denoised), arriving_costs(fine, x, denoised, path)
     last = (denoised - denoised[-1]).square().flatten(1).mean(1)
     probe = karras(PROBE, other.sigma_min, other.sigma_max)
     curvature = measure_curvature(other.model, other.x, probe, other.extra_args)
     ends = problem.sigma_min, problem.sigma_max
-    rows = {name: lambda _, calls, make=make: make(calls) for name, make in grids.items()}
+    rows = {name: lambda _, calls, make=make: make(calls) for name, make in schedules.items()}
     rows["curvature, stored"] = lambda _, calls: curvature_sigmas(calls, *ends, path=path)
     rows["curvature, probe"] = lambda _, calls: curvature_sigmas(calls, *ends, curvature, path)
     rows["DP, GITS"] = lambda _, calls: _levels(fine, cheapest(plain.sqrt(), last.sqrt(), calls))
@@ -145,7 +145,7 @@ def make_grids(problem, other):
 
 
 def run(seed=0, limit=None, only="", device="cpu", calls=CALLS, models=None):
-    """Measure ISDO and DPM++ 2M on every grid, on the zoo's models or on others.
+    """Measure ISDO and DPM++ 2M on every schedule, on the zoo's models or on others.
 
     Args:
         seed: of labels and noise.
@@ -156,7 +156,7 @@ def run(seed=0, limit=None, only="", device="cpu", calls=CALLS, models=None):
         models: as for `problems.learned`; None: the zoo's.
 
     Returns:
-        rows (one dict for each problem, grid, sampler and number of calls, as in
+        rows (one dict for each problem, schedule, sampler and number of calls, as in
         `work_precision.run`) and a text.
 
     Raises:
@@ -171,13 +171,13 @@ def run(seed=0, limit=None, only="", device="cpu", calls=CALLS, models=None):
             for s in (seed, seed + SEED)
         )
         with torch.no_grad():
-            grids = make_grids(problem, other)
-            for (grid, make), n, sampler in product(grids.items(), calls, JUDGED):
+            schedules = make_schedules(problem, other)
+            for (schedule, make), n, sampler in product(schedules.items(), calls, JUDGED):
                 labels = {
                     "suite": "grids",
                     "problem": problem.name,
                     "path": problem.path,
-                    "grid": grid,
+                    "grid": schedule,
                 }
                 labels |= {"calls": n, "sampler": sampler, "seed": seed}
                 sigmas = make(sampler, n).to(problem.x)
@@ -189,25 +189,28 @@ def run(seed=0, limit=None, only="", device="cpu", calls=CALLS, models=None):
 
 
 def text(rows):
-    """Return the page of the docs: median errors by grid, and each grid's error over that of
+    """Return the page of the docs: median errors by schedule, and each schedule's error over that of
     Karras's by problem."""
-    cells = {(r["problem"], r["grid"], r["calls"], r["sampler"]): r["median"] for r in rows}
+    cells = {
+        (r["problem"], r["grid"], r["calls"], r["sampler"]): max(r["median"], SMALLEST)
+        for r in rows
+    }
     errors, ratios = defaultdict(lambda: defaultdict(list)), defaultdict(lambda: defaultdict(list))
-    for (problem, grid, calls, sampler), error in cells.items():
-        errors[sampler, grid][calls].append(error)
+    for (problem, schedule, calls, sampler), error in cells.items():
+        errors[sampler, schedule][calls].append(error)
         ratio = error / cells[problem, "karras", calls, sampler]
-        errors[sampler, grid]["ratio"].append(ratio)
-        ratios[sampler, problem][grid].append(ratio)
+        errors[sampler, schedule]["ratio"].append(ratio)
+        ratios[sampler, problem][schedule].append(ratio)
     columns = sorted({row["calls"] for row in rows})
-    grids = list(dict.fromkeys(row["grid"] for row in rows))
+    schedules = list(dict.fromkeys(row["grid"] for row in rows))
     body = [
         [
             SAMPLERS[sampler].label,
-            grid,
+            schedule,
             *(_mean(line[n], ".4f") for n in columns),
             _mean(line["ratio"], ".2f"),
         ]
-        for (sampler, grid), line in sorted(
+        for (sampler, schedule), line in sorted(
             errors.items(), key=lambda item: JUDGED.index(item[0][0])
         )
     ]
@@ -215,27 +218,27 @@ def text(rows):
         [
             SAMPLERS[sampler].label,
             problem,
-            *(_mean(line[grid], ".2f") if line[grid] else "" for grid in grids),
+            *(_mean(line[schedule], ".2f") if line[schedule] else "" for schedule in schedules),
         ]
         for (sampler, problem), line in sorted(
             ratios.items(), key=lambda item: (JUDGED.index(item[0][0]), item[0][1])
         )
     ]
-    return f"""# Grids at few calls
+    return f"""# Schedules at few calls
 
 Run it again with `python -m isdo bench --suite grids --json out/grids.json --doc docs/grids.md`. Median RMS errors to
 the converged solution on the zoo, geometric means over its problems. "Curvature, stored" is the schedule `curvature`
 as it comes; "probe" measures the model at hand, on other pictures. DP: dynamic programming over the nodes of a fine
 trajectory, by the costs of GITS (Euler steps) and by the share of each error that arrives at the end. "Searched":
 sigmas moved one by one while the error falls, for just this sampler and number of calls, on other pictures than those
-judged: a ceiling, as far as grids found on some pictures serve others. Flow grids start at pure noise on the flow
+judged: a ceiling, as far as schedules found on some pictures serve others. Flow schedules start at pure noise on the flow
 model only.
 
-{markdown(["sampler", "grid", *map(str, columns), "to Karras"], body)}
+{markdown(["sampler", "schedule", *map(str, columns), "to Karras"], body)}
 
-Error over that on Karras's grid, by problem:
+Error over that on Karras's schedule, by problem:
 
-{markdown(["sampler", "problem", *grids], detail)}"""
+{markdown(["sampler", "problem", *schedules], detail)}"""
 
 
 def _mean(values, form):

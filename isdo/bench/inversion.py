@@ -61,26 +61,26 @@ def fireflow(model, x, sigmas, extra):
     return x
 
 
-def to_and_fro(method, extra_calls, model, x, grid, calls, extra):
-    """Return (noise, picture) of a peer that walks the levels as they come."""
-    sigmas = grid(calls - extra_calls).tolist()
+def to_and_fro(method, extra_calls, model, x, levels_of, calls, extra):
+    """Return (noise, picture) of a baseline that walks the levels as they come."""
+    sigmas = levels_of(calls - extra_calls).tolist()
     noise = method(model, x, sigmas[::-1], extra)
     return noise, method(model, noise, sigmas, extra)
 
 
-def by_isdo(settings, model, x, grid, calls, extra):
+def by_isdo(settings, model, x, levels_of, calls, extra):
     """Return (noise, picture) of ISDO, in as many steps as leave neither way more than
     ``calls``."""
-    sigmas = grid(steps_within(settings, model, grid, calls))
+    sigmas = levels_of(steps_within(settings, model, levels_of, calls))
     noise = invert(model, x, sigmas, extra, disable=True, settings=settings)
     return noise, sample_isdo(model, noise, sigmas, extra, disable=True, settings=settings)
 
 
-def steps_within(settings, model, grid, calls):
+def steps_within(settings, model, levels_of, calls):
     """Return the most steps with which neither way takes more calls; at least 2."""
 
     def cost(steps):
-        up = calls_of(settings, grid(steps).tolist(), model.path, smallest_sigma(model))
+        up = calls_of(settings, levels_of(steps).tolist(), model.path, smallest_sigma(model))
         return max(up, SOLVERS[settings.solver].calls(steps))
 
     return max(steps for steps in range(2, calls + 1) if steps == 2 or cost(steps) <= calls)
@@ -88,7 +88,7 @@ def steps_within(settings, model, grid, calls):
 
 @dataclass(frozen=True)
 class Method:
-    """``run(model, x, grid, calls, extra) -> (noise, picture)``."""
+    """``run(model, x, levels_of, calls, extra) -> (noise, picture)``."""
 
     label: str
     run: Callable
@@ -106,15 +106,15 @@ METHODS = {
 }
 
 
-def drawn(given, guidance, count, seed, grid):
+def drawn(given, guidance, count, seed, levels_of):
     """Return pictures (count, C, H, W) of the model, each of its own seed and label, and what it is
     told of them."""
     labels = (
         torch.arange(count, device="cpu") % 10 if not given.own else given.classes(range(count))
     )
     extra = given.extra_args(labels) | ({"guidance": guidance} if guidance is not None else {})
-    x = grid(DRAWN)[0] * gallery.noise(range(seed, seed + count), given.shape).to(given.device)
-    return sample_isdo(given.model, x, grid(DRAWN), extra, disable=True), extra
+    x = levels_of(DRAWN)[0] * gallery.noise(range(seed, seed + count), given.shape).to(given.device)
+    return sample_isdo(given.model, x, levels_of(DRAWN), extra, disable=True), extra
 
 
 def run(
@@ -146,7 +146,7 @@ def run(
                 for guidance in ((given.guidance or 1.0,) if given.own else GUIDANCE)
             ]
     for given, guidance in progress(cases):
-        grid = partial(_grid, given.model)
+        levels_of = partial(_schedule, given.model)
         pictures, extra = None, None
         for calls in CALLS if guidance == 1 else [n for n in CALLS if n <= MOST]:
             for name, method in METHODS.items():
@@ -161,21 +161,21 @@ def run(
                 if (row := kept.get(tuple(about[key] for key in KEY))) is None:
                     if pictures is None:
                         pictures, extra = drawn(
-                            given, None if given.own else guidance, count, seed, grid
+                            given, None if given.own else guidance, count, seed, levels_of
                         )
                     row = {"bench": "inversion", "path": given.model.path.name} | about
-                    row |= measured(method, given.model, pictures, grid, calls, extra)
+                    row |= measured(method, given.model, pictures, levels_of, calls, extra)
                 rows.append(row)
                 save(rows)
     return rows
 
 
-def _grid(model, steps):
+def _schedule(model, steps):
     return schedule(models.usual_schedule(model), steps, model)
 
 
 @torch.no_grad()
-def measured(method, model, pictures, grid, calls, extra):
+def measured(method, model, pictures, levels_of, calls, extra):
     """Return the errors of a method's round trip, the spread of its noise and the calls of both
     ways together."""
     counted, errors, noises = CallCounter(model), [], []
@@ -186,9 +186,9 @@ def measured(method, model, pictures, grid, calls, extra):
             for key, value in extra.items()
         }
         x = pictures[part]
-        noise, back = method.run(counted, x, grid, calls, told)
+        noise, back = method.run(counted, x, levels_of, calls, told)
         errors += (rms(back - x) / rms(x)).tolist()
-        noises.append(noise / grid(2)[0])
+        noises.append(noise / levels_of(2)[0])
     batches = math.ceil(len(pictures) / BATCH)
     errors = sorted(errors)
     return {
@@ -247,8 +247,8 @@ def page(rows, flags=None):
         aim = f"Without guidance at {last} + {last} calls: median at most **{median:.1g}**, the worst picture {worst:.1g} "
         aim += f"(the aim was {AIM:g}). "
     against = [
-        f"{METHODS[peer].label} {ratio(cases, peer, 8):.2f}, {ratio(cases, peer, 20):.2f}"
-        for peer in ("ddim", "fireflow")
+        f"{METHODS[baseline].label} {ratio(cases, baseline, 8):.2f}, {ratio(cases, baseline, 20):.2f}"
+        for baseline in ("ddim", "fireflow")
     ]
     images, seeds = (
         " or ".join(map(str, sorted({row[key] for row in rows}))) for key in ("images", "seed")
@@ -266,7 +266,7 @@ in {DRAWN} calls (seed {seeds}). No method makes more than the calls of its colu
 that allows, FireFlow in one fewer than calls. Karras's schedule, on flow models even steps. The last column is the standard
 deviation of the noise that was found at 20 + 20 calls, 1 where it is like the noise that a model knows.
 
-{aim}ISDO's error over a peer's, geometric mean over all cases, at 8 + 8 and at 20 + 20 calls:
+{aim}ISDO's error over a baseline's, geometric mean over all cases, at 8 + 8 and at 20 + 20 calls:
 {"; ".join(against)}.
 
 {table}
@@ -274,12 +274,12 @@ deviation of the noise that was found at 20 + 20 calls, 1 where it is like the n
 ![error of the round trip against calls each way](invert.png)"""
 
 
-def ratio(cases, peer, calls):
-    """Return the geometric mean of ISDO's error over a peer's; NaN where there is none."""
+def ratio(cases, baseline, calls):
+    """Return the geometric mean of ISDO's error over a baseline's; NaN where there is none."""
     pairs = [
-        (m["isdo"][calls]["error"], m[peer][calls]["error"])
+        (m["isdo"][calls]["error"], m[baseline][calls]["error"])
         for m in cases.values()
-        if calls in m["isdo"] and calls in m[peer]
+        if calls in m["isdo"] and calls in m[baseline]
     ]
     return math.exp(sum(math.log(a / b) for a, b in pairs) / len(pairs)) if pairs else math.nan
 

@@ -68,21 +68,21 @@ class Problem:
             state = self.x * sigma[0] / self.sigma_max
             return f"{wide(self.model(state, sigma, **self.extra_args)).square().mean().item():.4e}"
 
-    def grids(self):
+    def schedules(self):
         """Return the schedules to judge on: name -> (steps -> sigmas, ending in 0), in x's dtype
         and on its device.
 
         The end of a whole problem goes in the pace of the whole one's, as in the WebUIs' img2img.
         """
         if self.whole is not None:
-            paces = {name: make(PACE) for name, make in self.whole.grids().items()}
+            paces = {name: make(PACE) for name, make in self.whole.schedules().items()}
             return {name: partial(self._rest, pace) for name, pace in paces.items()}
         rows = {
             "karras": partial(karras, sigma_min=self.sigma_min, sigma_max=self.sigma_max),
             "exponential": partial(exponential, sigma_min=self.sigma_min, sigma_max=self.sigma_max),
         }
         if self.path == "flow":
-            # flow's grids begin where nothing is left of the picture, and a model of one's own may
+            # flow's schedules begin where nothing is left of the picture, and a model of one's own may
             # end below
             rows |= (
                 {"flow shift 1": flow, "flow shift 3": partial(flow, shift=3.0)}

@@ -55,31 +55,55 @@ def write_page(text, path):
     write_text(f"{text.rstrip()}\n" + (f"\n{mark}{rest}" if mark else ""), path)
 
 
+def check_marks(path, mark):
+    """Return ``path`` if it is a page with two lines ``mark``, between which `write_between` can
+    write.
+
+    Raises:
+        ValueError: it has not.
+    """
+    lines = Path(path).read_text(encoding="utf-8").splitlines() if Path(path).exists() else []
+    if (count := lines.count(mark)) != 2:
+        raise ValueError(
+            f"{path} has {count} lines {mark}: write two, and the table is put between them"
+        )
+    return path
+
+
+def write_between(text, path, mark):
+    """Put a text between the two lines ``mark`` of a page; the rest of it stays."""
+    lines = Path(check_marks(path, mark)).read_text(encoding="utf-8").splitlines()
+    first = lines.index(mark)
+    last = lines.index(mark, first + 1)
+    lines[first + 1 : last] = ["", *text.splitlines(), ""]
+    write_text("\n".join(lines) + "\n", path)
+
+
 def read_json(path):
     """Return the rows that `write_json` wrote."""
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
-def plot(rows, path, grid="karras"):
+def plot(rows, path, schedule="karras"):
     """Draw median error against model calls with the quartiles as a band, one panel for each
     problem.
 
     Args:
         rows: of `work_precision.run`.
         path: the picture's file, its ending says the format.
-        grid: the schedule shown.
+        schedule: the schedule shown.
 
     Raises:
-        ValueError: no row on that grid.
+        ValueError: no row on that schedule.
     """
     from matplotlib.figure import Figure
 
     panels = _group(
-        (row for row in rows if row["grid"] == grid), lambda row: (row["problem"], row["path"])
+        (row for row in rows if row["grid"] == schedule), lambda row: (row["problem"], row["path"])
     )
     if not panels:
         raise ValueError(
-            f"no rows on the grid {grid!r}: there are {sorted({row['grid'] for row in rows})}"
+            f"no rows on the schedule {schedule!r}: there are {sorted({row['grid'] for row in rows})}"
         )
     columns = min(4, len(panels))
     lines = math.ceil(len(panels) / columns)
@@ -94,7 +118,8 @@ def plot(rows, path, grid="karras"):
         handles, labels, loc="outside lower center", ncols=min(len(labels), 5), frameon=False
     )
     figure.suptitle(
-        f"RMS error to the converged solution, {grid} grid: median and quartiles", fontsize=11
+        f"RMS error to the converged solution, {schedule} schedule: median and quartiles",
+        fontsize=11,
     )
     with replacing(path) as part:
         figure.savefig(part, dpi=120, format=Path(path).suffix[1:].lower() or "png")
@@ -143,7 +168,7 @@ def table(rows):
     """Return two markdown tables: each sampler's error at each number of calls, and where ISDO
     stands in each problem.
 
-    Errors are geometric means, over problems, grids and seeds, of medians over pictures.
+    Errors are geometric means, over problems, schedules and seeds, of medians over pictures.
     """
     parts = [_errors(rows)]
     if judged := cells(rows):
@@ -152,7 +177,7 @@ def table(rows):
 
 
 def page(rows, model=None):
-    """Return the page of the docs: where ISDO stands against each peer and against the best of each
+    """Return the page of the docs: where ISDO stands against each baseline and against the best of each
     cell.
 
     Args:
@@ -163,8 +188,8 @@ def page(rows, model=None):
     name, worst, above = first["suite"], outcome["worst"], outcome["above"]
     made = sorted({row["calls"] for row in rows})
     calls, judged = " ".join(map(str, made)), ", ".join(str(n) for n in made if n in HEADLINE)
-    peers = ", ".join(
-        sorted({row["label"] for row in rows if row["sampler"] in outcome["by_peer"]})
+    baselines = ", ".join(
+        sorted({row["label"] for row in rows if row["sampler"] in outcome["by_baseline"]})
     )
     aim = f" (the aim was {AIMS[name]})" if name in AIMS and not model else ""
     about = f"the model asked for, `{model}`" if model else ABOUT.get(name, name)
@@ -174,7 +199,7 @@ def page(rows, model=None):
     levels = (
         f"Every sampler makes its calls at the levels that ISDO's defaults make of each schedule (placement {share:g})"
         if bent
-        else f"ISDO moves its calls {share:g} of the way from each schedule's levels to where pictures bend, peers do not"
+        else f"ISDO moves its calls {share:g} of the way from each schedule's levels to where pictures bend, baselines do not"
     )
     scheduled = ""
     if not bent and any(row["sampler"] == "isdo_scheduled" for row in rows):
@@ -192,26 +217,27 @@ def page(rows, model=None):
             [[str(key), format(ratio, ".2f")] for key, ratio in sorted(outcome[kind].items())],
         )
         for head, kind in (
-            ("against", "by_peer"),
-            ("problem, against the best peer", "by_problem"),
-            ("grid, against the best peer", "by_grid"),
-            ("calls, against the best peer", "by_calls"),
+            ("against", "by_baseline"),
+            ("problem, against the best baseline", "by_problem"),
+            ("schedule, against the best baseline", "by_schedule"),
+            ("calls, against the best baseline", "by_calls"),
         )
     ]
     return "\n\n".join(
         [
-            f"""# {name.capitalize()}: ISDO against its peers
+            f"""# {name.capitalize()}: ISDO against other samplers
 
 This page is written by the bench; run it again with
 
     python -m isdo bench --suite {name}{model and f" {model}" or ""} --calls {calls}{bent} --doc {doc}
 
 {first["images"]} pictures a problem, seed {first["seed"]}: {about}. Geometric means of (median error of ISDO) /
-(median error of the peer) over {judged} calls and all grids. Peers: {peers}. {levels}.
+(median error of the baseline) over {judged} calls and all schedules. Baselines: {baselines}. {levels}.
 
-Against the best peer of each cell: **{outcome["geometric_mean"]:.3f}**{aim}; cells above 1.0: {len(above[1.0])}, above 1.1: \
-{len(above[1.1])}, of {len(outcome["cells"])}; the worst is {worst["ratio"]:.2f} ({worst["problem"]} ({worst["path"]}), \
-{worst["grid"]}, {worst["calls"]} calls).{scheduled} {unsure} unsure of a tenth of the smallest error in its cell.""",
+Against the best baseline of each cell: **{outcome["geometric_mean"]:.3f}**{aim}; cells above 1.0: {len(above[1.0])}, \
+above 1.1: {len(above[1.1])}, of {len(outcome["cells"])}; the worst is {worst["ratio"]:.2f} \
+({worst["problem"]} ({worst["path"]}), {worst["grid"]}, {worst["calls"]} calls).{scheduled} \
+{unsure} unsure of a tenth of the smallest error in its cell.""",
             *tables,
         ]
     )
@@ -246,7 +272,7 @@ def _standing(judged):
         )
     body.sort(key=lambda line: line[0])
     mean = "mean at " + ", ".join(map(str, HEADLINE))
-    return markdown(["ISDO / best peer", *map(str, calls), mean, "worst of these"], body)
+    return markdown(["ISDO / best baseline", *map(str, calls), mean, "worst of these"], body)
 
 
 def _cell(values, form):

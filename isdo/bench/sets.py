@@ -24,9 +24,9 @@ from ..sampling import sample_isdo
 from ..schedules import schedule
 from ..settings import PRESETS, Settings
 from . import classifier
+from .baselines import BASELINES, FURTHER, STOCHASTIC, Baseline
 from .judge import check, judged
 from .likeness import Likeness
-from .peers import FURTHER, PEERS, STOCHASTIC, Peer
 from .work_precision import SAMPLERS
 
 COUNT, BATCH, GPU_BATCH = 2000, 50, 250
@@ -40,7 +40,7 @@ TRUE = (
     "probe",
     "base",
 )  # the first pictures of the sampler, and of the one with which its pictures are compared
-BASELINE = "isdo"  # what the pictures would have been
+OWN = "isdo"  # with whose pictures the others' are compared
 OCTAVES = (
     1 / 16,
     1 / 8,
@@ -61,15 +61,15 @@ EVERYDAY = (
 
 
 def presets():
-    """Return ISDO with each preset as a Peer; one with a tolerance takes as many calls as it needs,
+    """Return ISDO with each preset as a Baseline; one with a tolerance takes as many calls as it needs,
     and has no place here."""
     found = {}
     for name, changed in PRESETS.items():
         settings, key, label = Settings(**changed), f"isdo_{name.lower()}", f"ISDO {name}"
         if not changed:
-            key, label = BASELINE, "ISDO"
+            key, label = OWN, "ISDO"
         if not settings.tolerance:
-            found[key] = Peer(
+            found[key] = Baseline(
                 label, partial(sample_isdo, settings=settings), f"this package, preset {name}"
             )
     return found
@@ -77,7 +77,7 @@ def presets():
 
 def everyday():
     """Return the samplers that people take when they make pictures, and ISDO with each preset."""
-    return presets() | {name: (PEERS | STOCHASTIC)[name] for name in EVERYDAY}
+    return presets() | {name: (BASELINES | STOCHASTIC)[name] for name in EVERYDAY}
 
 
 def every():
@@ -89,7 +89,7 @@ def every():
 
 @dataclass(frozen=True)
 class Lineup:
-    """A suite: the page's title, who draws (a function that returns name -> Peer), in how many
+    """A suite: the page's title, who draws (a function that returns name -> Baseline), in how many
     calls."""
 
     title: str
@@ -131,7 +131,7 @@ class Task:
     given: Given
     labels: torch.Tensor | None
     count: int
-    grid: str
+    schedule: str
     seed: int
 
     def asked(self, part):
@@ -144,7 +144,7 @@ class Task:
         given, seeds = self.given, range(self.seed, self.seed + self.count)[part]
         model, sigmas = (
             CallCounter(given.model),
-            schedule(self.grid, sampler.steps(calls), given.model),
+            schedule(self.schedule, sampler.steps(calls), given.model),
         )
         x = (sigmas[0] * gallery.noise(seeds, given.shape)).to(given.device)
         extra = given.extra_args(self.asked(part))
@@ -255,7 +255,7 @@ class Job:
     folder."""
 
     sampler: str
-    peer: Peer
+    baseline: Baseline
     calls: int
     labels: dict
 
@@ -271,16 +271,16 @@ class Job:
         return "kid" in row and all(row.get(key) == self.labels[key] for key in TRUE)
 
 
-def draw_batch(task, judge, job, part, baseline):
+def draw_batch(task, judge, job, part, ours):
     """Return what is kept of a batch of pictures, as tensors by name.
 
     Args:
         task, judge, job: of whom.
         part: slice of the pictures.
-        baseline: those pictures as BASELINE drew them, None where it does not draw; True: they are
+        ours: those pictures as OWN drew them, None where it does not draw; True: they are
             these.
     """
-    drawn, made = task.draw(job.peer, job.calls, part)
+    drawn, made = task.draw(job.baseline, job.calls, part)
     pictures = drawn.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
     features, share = judged(judge, pictures, task.asked(part))
     pictures = pictures.cpu()
@@ -292,10 +292,10 @@ def draw_batch(task, judge, job, part, baseline):
     }
     if share is not None:
         kept["right"] = torch.tensor(share * len(pictures), dtype=torch.float64, device="cpu")
-    if baseline is True:
-        kept["pictures"] = baseline = pictures.half()
-    if baseline is not None:
-        kept["moved"] = band_energy(pictures.half().double() - baseline.double())
+    if ours is True:
+        kept["pictures"] = ours = pictures.half()
+    if ours is not None:
+        kept["moved"] = band_energy(pictures.half().double() - ours.double())
     return kept
 
 
@@ -309,19 +309,19 @@ def draw_sets(task, judge, jobs, store, batch=BATCH, progress=None):
         progress: ``progress(total=...)`` returns a bar with ``update(n)`` and ``close()``, such as
             tqdm: n is pictures times calls.
     """
-    first = {job.calls: job for job in jobs if job.sampler == BASELINE}
+    first = {job.calls: job for job in jobs if job.sampler == OWN}
     parts = _parts(task.count, batch)
     todo = [(part, job) for part in parts for job in jobs if store.get(job.name, *part) is None]
     with _bar(progress, sum(size * job.calls for (_, size), job in todo)) as moved:
         for (start, size), job in todo:
-            baseline = job.sampler == BASELINE or None
-            if job.labels["base"] and not baseline:
-                baseline = store.get(first[job.calls].name, start, size)["pictures"]
+            ours = job.sampler == OWN or None
+            if job.labels["base"] and not ours:
+                ours = store.get(first[job.calls].name, start, size)["pictures"]
             store.put(
                 job.name,
                 start,
                 size,
-                draw_batch(task, judge, job, slice(start, start + size), baseline),
+                draw_batch(task, judge, job, slice(start, start + size), ours),
             )
             moved(size * job.calls)
 
@@ -448,7 +448,7 @@ def run(
         calls: model calls that each may make; None: those of the suite.
         count: pictures; their classes occur as often as in the data, and all samplers start from
             the same noise.
-        samplers: name -> Peer; None for those of the suite. Beside "isdo", how far the others'
+        samplers: name -> Baseline; None for those of the suite. Beside "isdo", how far the others'
             pictures are from its own is told.
         guidance: classifier-free guidance, 1: none. It doubles the work, and moves the set away
             from the data.
@@ -491,20 +491,17 @@ def run(
         seed,
     )
     samplers = LINEUPS[suite].samplers() if samplers is None else samplers
-    values = (given.title, given.guidance, task.grid, count, seed, name_of(judge.real.mean))
+    values = (given.title, given.guidance, task.schedule, count, seed, name_of(judge.real.mean))
     labels = {"bench": suite} | dict(zip(SET, values, strict=True))
     jobs = _jobs(task, labels, samplers, calls or LINEUPS[suite].calls, converged, progress)
     known = {_key(row): row for row in reuse}
     held = {
         job.name: row for job in jobs if (row := known.get(_key(job.labels))) and job.holds(row)
     }
-    wanted = {
-        job.calls for job in jobs if job.name not in held
-    }  # what is drawn there is compared with the baseline's
+    # what is drawn there is compared with OWN's
+    wanted = {job.calls for job in jobs if job.name not in held}
     needed = [
-        job
-        for job in jobs
-        if job.name not in held or (job.sampler == BASELINE and job.calls in wanted)
+        job for job in jobs if job.name not in held or (job.sampler == OWN and job.calls in wanted)
     ]
     batch = batch or (BATCH if torch.device(given.device).type == "cpu" else GPU_BATCH)
     store = Store(Path(cache) if cache else None)
@@ -513,7 +510,7 @@ def run(
         Real(task, judge, seed) if needed else None,
         partial(gathered, store, count=count, batch=batch),
     )
-    base, rows = {job.calls: job for job in needed if job.sampler == BASELINE}, []
+    base, rows = {job.calls: job for job in needed if job.sampler == OWN}, []
     for job in jobs:
         rows.append(held.get(job.name))
         if rows[-1] is None:
@@ -536,20 +533,20 @@ def _given(model, guidance, device):
 
 
 def _jobs(task, labels, samplers, calls, converged, progress):
-    """Return the jobs, BASELINE first at each number of calls: the others are compared with it."""
-    chosen, jobs, base = sorted(samplers, key=lambda name: name != BASELINE), [], {}
+    """Return the jobs, OWN first at each number of calls: the others are compared with it."""
+    chosen, jobs, base = sorted(samplers, key=lambda name: name != OWN), [], {}
     wanted = [(sampler, samplers[sampler], n) for n, sampler in itertools.product(calls, chosen)]
     if converged:
-        wanted.append(("converged", replace(PEERS["heun"], label="converged"), converged))
+        wanted.append(("converged", replace(BASELINES["heun"], label="converged"), converged))
     with _bar(progress, PROBE * sum(n for *_, n in wanted)) as moved:
-        for sampler, peer, n in wanted:
-            probe = name_of(task.draw(peer, n, slice(PROBE))[0])
+        for sampler, baseline, n in wanted:
+            probe = name_of(task.draw(baseline, n, slice(PROBE))[0])
             moved(PROBE * n)
-            if sampler == BASELINE:
+            if sampler == OWN:
                 base[n] = probe
-            found = {"sampler": sampler, "calls": n, "label": peer.label, "probe": probe}
+            found = {"sampler": sampler, "calls": n, "label": baseline.label, "probe": probe}
             found["base"] = None if sampler == "converged" else base.get(n)
-            jobs.append(Job(sampler, peer, n, labels | found))
+            jobs.append(Job(sampler, baseline, n, labels | found))
     return jobs
 
 

@@ -10,7 +10,7 @@ from ..files import replacing
 from . import classifier
 from .moments import sampling_bias
 from .report import PLAIN, STYLES, markdown
-from .sets import BASELINE, LINEUPS, OCTAVES, every, group_of, name_of, presets
+from .sets import LINEUPS, OCTAVES, OWN, every, group_of, name_of, presets
 
 BANDS = ("coarse", "middle", "small", "fine")  # that sets.OCTAVES part
 MEASURES = {"kid": "KID x 1000", "frechet": "Fréchet distance"}
@@ -116,7 +116,7 @@ def _tasks(rows):
 def _title(row):
     told = row["guidance"] is None or "guidance=" in row["model"]
     guidance = "" if told else f", guidance {row['guidance']:g}"
-    return f"{row['model']}{guidance}, {row['grid']} grid, {row['images']} pictures"
+    return f"{row['model']}{guidance}, {row['grid']} schedule, {row['images']} pictures"
 
 
 def _task(rows, judge):
@@ -178,7 +178,7 @@ def difference(row, other, key):
 def best(rows, key):
     """Return the best row of a measure among everyday samplers: all but ISDO's presets; without one
     it is one of them, too."""
-    ours = presets().keys() - {BASELINE}
+    ours = presets().keys() - {OWN}
     rows = [row for row in rows if row["sampler"] not in ours]
     return min(rows, key=lambda row: row[key]) if rows else None
 

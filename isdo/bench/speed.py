@@ -1,148 +1,214 @@
-"""What a step costs by itself, in time and in memory: the model here returns a tensor made
-beforehand."""
+"""What a sampler costs by itself in a step: operations, kernel launches, time, memory. The model's
+answers are recorded beforehand, so that the model costs nothing."""
 
 import statistics
-import time
-from contextlib import contextmanager, nullcontext
-from itertools import cycle
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten
+from torch.utils.benchmark import set_torch_threads, timer
 
 from .. import gallery
+from ..refinement import refine
+from ..sampling import sample_isdo
 from ..schedules import karras
+from ..settings import Settings
+from . import counters
+from .baselines import BASELINES
 from .report import markdown
-from .work_precision import SAMPLERS
 
-SHAPES = ((1, 4, 128, 128), (1, 4, 64, 64), (1, 16, 128, 128), (8, 4, 128, 128))
-COMPARED = ("isdo", "dpmpp_2m")
-STEPS, REPETITIONS = 20, 7
-THREADS = 2  # of a small machine; the requirement is stated for two cores
-LIMITS = {"cpu": 12.0, "cuda": 1.0}  # ms a step at the first of SHAPES
+SMALL, MAIN, LARGE = (1, 4, 64, 64), (1, 4, 128, 128), (1, 16, 256, 256)
+SHAPES = (MAIN, SMALL, (1, 16, 128, 128), LARGE, (8, 4, 128, 128))
+STEPS, REPETITIONS = 20, 5
+SLOW = 0.5  # s: a sampler whose run takes longer is timed twice only
+THREADS = 2  # of a small machine; the limit is stated for two cores
+SIGMAS = 0.03, 14.6
+PENALTY = 1.0
+
+BATCHES = (1, 4, 8)
+BATCH_SHAPE, BATCH_STEPS = (4, 64, 64), 6
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
-class Precomputed:
-    """A model that costs nothing: it returns three tensors in turn, so that every change of D is an
-    ordinary one."""
+@dataclass(frozen=True)
+class Sampler:
+    """A row of the table.
 
-    def __init__(self, shape, device, dtype=torch.float32):
-        generator = torch.Generator("cpu").manual_seed(0)
-        made = torch.randn(3, *shape, generator=generator, dtype=dtype, device="cpu").to(device)
-        self.answers = cycle(made.unbind())
-        self.on_call = lambda: None
+    Args:
+        label: what the page calls it.
+        run: ``run(model, x, sigmas, mask) -> x``.
+        finished: it is handed finished pictures instead of noise, and its step is a model call.
+        masked: it has a mask: half of the picture is painted.
+        costly: it is measured at the first shape only.
+    """
+
+    label: str
+    run: Callable
+    finished: bool = False
+    masked: bool = False
+    costly: bool = False
+
+
+def _isdo(model, x, sigmas, mask, **settings):
+    return sample_isdo(model, x, sigmas, disable=True, settings=Settings(**settings), mask=mask)
+
+
+def _refine(model, x, sigmas, mask, seeds=0):
+    return refine(model, x, disable=True, seeds=seeds).x
+
+
+def _baseline(name, model, x, sigmas, mask):
+    return BASELINES[name].run(model, x, sigmas, disable=True)
+
+
+SAMPLERS = {
+    "isdo": Sampler("ISDO", _isdo),
+    "isdo_mask": Sampler("ISDO, with a mask", _isdo, masked=True),
+    "isdo_penalty": Sampler("ISDO, curvature penalty", partial(_isdo, curvature_penalty=PENALTY)),
+    "srk3": Sampler("ISDO, srk3", partial(_isdo, solver="srk3")),
+    "srk4": Sampler("ISDO, srk4", partial(_isdo, solver="srk4")),
+    "srk5": Sampler("ISDO, srk5", partial(_isdo, solver="srk5")),
+    "trajectory": Sampler("ISDO, trajectory", partial(_isdo, solver="trajectory"), costly=True),
+    "refine": Sampler("refinement", _refine, finished=True),
+    **{
+        name: Sampler(BASELINES[name].label, partial(_baseline, name))
+        for name in ("dpmpp_2m", "unipc_2")
+    },
+}
+PROVEN = tuple(name for name in SAMPLERS if name not in BASELINES)  # whose batches are looked at
+
+
+@dataclass(frozen=True)
+class Limit:
+    """At most so much of the ``key`` of a row, for these samplers at that shape."""
+
+    key: str
+    most: float
+    unit: str
+    samplers: tuple
+    shape: tuple = MAIN
+    devices: tuple = ("cpu", "cuda")
+
+
+OURS = ("isdo", "refine")
+LIMITS = (
+    Limit("operations", 60, "operations a step", OURS),
+    Limit("operations", 90, "operations a step", ("isdo_mask",)),
+    Limit("operations", 90, "operations a step", OURS, LARGE),
+    Limit("ms", 4, "ms a step", OURS, devices=("cpu",)),
+    Limit("ms", 1, "ms a step", OURS, devices=("cuda",)),
+    Limit("held", 20, "latents held", OURS),
+    Limit("peak", 30, "latents at the peak", OURS),
+)
+
+
+class Soft:
+    """A denoiser of a few exact operations, so that each picture's answer has the same bits in any
+    batch: D = y/(1 + |y|), y = 2 x/(1 + sigma^2)."""
+
+    sigma_min, sigma_max = SIGMAS
+
+    def __call__(self, x, sigma):
+        sigma = sigma.reshape(-1, *[1] * (x.ndim - 1)).float()
+        y = 2 * x.float() / (1 + sigma * sigma)
+        return (y / (1 + y.abs())).to(x.dtype)
+
+
+class Recorder:
+    """Asks a model and keeps the answers."""
+
+    def __init__(self, model):
+        self.model, self.answers = model, []
+        self.sigma_min, self.sigma_max = model.sigma_min, model.sigma_max
+
+    def __call__(self, x, sigma):
+        self.answers.append(self.model(x, sigma))
+        return self.answers[-1]
+
+
+class Replay:
+    """Gives what a Recorder kept, in turn: to a sampler that asks the same a model that costs
+    nothing.
+
+    ``on_call`` is called before every answer.
+    """
+
+    sigma_min, sigma_max = SIGMAS
+
+    def __init__(self, answers):
+        self.answers, self.asked, self.on_call = answers, 0, lambda: None
 
     def __call__(self, x, sigma):
         self.on_call()
-        return next(self.answers)
+        if self.asked == len(self.answers) or self.answers[self.asked].shape != x.shape:
+            raise RuntimeError(f"call {self.asked + 1} is not as in the run before")
+        self.asked += 1
+        return self.answers[self.asked - 1]
 
 
-def _setting(shape, device, steps):
-    """Return (model, x, sigmas) of a run; no 0 at the end, so that every call is followed by a
-    whole step."""
-    sigmas = karras(steps + 1, 0.03, 14.6)[:-1]
-    x = float(sigmas[0]) * torch.randn(
-        shape, generator=torch.Generator("cpu").manual_seed(1), device="cpu"
-    ).to(device)
-    return Precomputed(shape, device), x, sigmas.to(device)
-
-
-@contextmanager
-def threads(count):
-    """Run with ``count`` CPU threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _milliseconds_cpu(work):
-    wall, busy = time.perf_counter(), time.process_time()
-    work()
-    return 1e3 * (time.perf_counter() - wall), 1e3 * (time.process_time() - busy)
-
-
-def _milliseconds_cuda(work):
-    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    torch.cuda.synchronize()
-    busy = time.process_time()
-    first.record()
-    work()
-    last.record()
-    busy = (
-        time.process_time() - busy
-    )  # the processor is free from here, whatever the GPU has still to do
-    torch.cuda.synchronize()
-    return first.elapsed_time(last), 1e3 * busy
-
-
-CLOCKS = {"cpu": _milliseconds_cpu, "cuda": _milliseconds_cuda}
-
-
-def step_times(shape, device="cpu", samplers=COMPARED, steps=STEPS, repetitions=REPETITIONS):
-    """Return {sampler: [(elapsed, processor) milliseconds a step, for each repetition]}, the
-    samplers taking turns.
-
-    The processor's time is that of all threads; other programs on the machine do not lengthen it.
+class Work:
+    """One sampler's run at one shape, again and again: calling it is a run.
 
     Args:
+        sampler: a name of SAMPLERS.
+        shape: of x.
+        device: where.
+        steps: of the run; a refinement takes its own.
+        dtype: of x.
+
+    ``calls`` are the model calls of a run, ``steps`` what its cost is shared by: the calls of a
+    refinement, else the schedule's steps. Tables that are made once a process are made here.
+    """
+
+    def __init__(self, sampler, shape, device="cpu", steps=STEPS, dtype=torch.float32):
+        self.row = SAMPLERS[sampler]
+        self.sigmas = karras(steps, *SIGMAS).to(device)
+        self.x = started(noise(shape), self.row, self.sigmas[0]).to(device, dtype)
+        self.mask, recorder = half(self.x) if self.row.masked else None, Recorder(Soft())
+        self.row.run(recorder, self.x, self.sigmas, self.mask)
+        self.model, self.calls = Replay(recorder.answers), len(recorder.answers)
+        self.steps = self.calls if self.row.finished else steps
+
+    def __call__(self):
+        self.model.asked = 0
+        return self.row.run(self.model, self.x, self.sigmas, self.mask)
+
+
+def noise(shape):
+    """Return normal noise, each picture of its own seed."""
+    return gallery.noise(range(shape[0]), shape[1:])
+
+
+def started(noise, row, sigma):
+    """Return what a Sampler is handed."""
+    return noise if row.finished else sigma.cpu() * noise
+
+
+def half(x):
+    """Return a mask (B, 1, H, W) under which the right half of x (B, C, H, W) is painted."""
+    mask = torch.zeros_like(x[:, :1])
+    mask[..., x.shape[-1] // 2 :] = 1
+    return mask
+
+
+def operations(sampler, shape, device="cpu", steps=STEPS):
+    """Return the tensor operations that a sampler dispatches a step, the run's own share included;
+    views do not count, nor does the model.
+
+    Args:
+        sampler: a name of SAMPLERS; a step of "refine" is a model call.
         shape: of x, float32.
-        device: "cpu" or "cuda"; on CUDA the time between two events of the stream, idle gaps
-            included.
-        samplers: names of `work_precision.SAMPLERS`.
-        steps: of a run; the first run of each sampler is not timed.
-        repetitions: runs of each sampler.
+        device: where.
+        steps: of the run.
     """
-    model, x, sigmas = _setting(shape, device, steps)
-    clock = CLOCKS[torch.device(device).type]
-    times = {name: [] for name in samplers}
-    for repetition in range(repetitions + 1):
-        for name in samplers:
-            elapsed = clock(lambda run=SAMPLERS[name].run: run(model, x, sigmas, disable=True))
-            if repetition:
-                times[name].append(tuple(part / steps for part in elapsed))
-    return times
+    return _operations(Work(sampler, shape, device, steps))
 
 
-class LiveStorage(TorchDispatchMode):
-    """Counts the bytes of all storages that torch operations made inside it and that are still
-    alive.
-
-    ``live`` is now, ``peak`` the most there was after any operation; what a kernel needs while it
-    runs is not seen.
-    """
-
-    def __init__(self):
-        super().__init__()
-        self.peak = 0
-        self._made = {}  # storage: bytes; a reference of torch's, because Python's can die before the storage in torch 2.1
-
-    @property
-    def live(self):
-        self._made = {
-            storage: size for storage, size in self._made.items() if not storage.expired()
-        }
-        return sum(self._made.values())
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        given = {
-            t.untyped_storage().data_ptr()
-            for t in tree_flatten((args, kwargs))[0]
-            if isinstance(t, torch.Tensor)
-        }
-        for tensor in tree_flatten(out)[0]:
-            if (
-                isinstance(tensor, torch.Tensor)
-                and tensor.untyped_storage().data_ptr() not in given
-            ):
-                storage = tensor.untyped_storage()
-                self._made.setdefault(StorageWeakRef(storage), storage.nbytes())
-        self.peak = max(self.peak, self.live)
-        return out
+def _operations(work):
+    with counters.Operations() as counted:
+        work()
+    return counted.total / work.steps
 
 
 def memory(sampler, shape, device="cpu", steps=STEPS):
@@ -151,111 +217,257 @@ def memory(sampler, shape, device="cpu", steps=STEPS):
 
     ``held`` is what is alive when the model is called, the x it is handed included: the sampler's
     history. ``peak`` includes what comes and goes within a step. Neither includes the first x and
-    the model's own tensors, nor the tables of a picture size, which are made once a process.
+    what the model returns, nor the tables of a picture size, which are made once a process.
     """
-    model, x, sigmas = _setting(shape, device, steps)
-    run = SAMPLERS[sampler].run
-    run(model, x, sigmas[:4], disable=True)  # the tables
+    return _memory(Work(sampler, shape, device, steps))
+
+
+def _memory(work):
     held = []
-    with LiveStorage() as storage:
-        model.on_call = lambda: held.append(storage.live)
-        run(model, x, sigmas, disable=True)
-    latent = x.numel() * x.element_size()
+    with counters.LiveStorage() as storage:
+        work.model.on_call = lambda: held.append(storage.live)
+        work()
+    work.model.on_call = lambda: None
+    latent = work.x.numel() * work.x.element_size()
     return max(held) / latent, storage.peak / latent
+
+
+def step_times(works, repetitions=REPETITIONS):
+    """Return {sampler: [milliseconds a step, for each repetition]}, the samplers taking turns.
+
+    The clock, which waits for the GPU on both sides, and the number of threads are those of
+    torch.utils.benchmark. Its Timer is not: it warms up by two runs before every measurement, so
+    that turns of one run each would take three times as long.
+
+    Args:
+        works: {sampler: Work}; each has run once.
+        repetitions: runs of each; two of one that takes longer than SLOW.
+    """
+    times = {name: [] for name in works}
+    with set_torch_threads(THREADS):
+        for repetition in range(repetitions):
+            for name, work in works.items():
+                if repetition > 1 and times[name][0] * work.steps > 1e3 * SLOW:
+                    continue
+                begun = timer()
+                work()
+                times[name].append(1e3 * (timer() - begun) / work.steps)
+    return times
 
 
 def call_time(given, repetitions=REPETITIONS):
     """Return the median milliseconds of a call of a model, a `models.Given`, for one picture; the
     first is not timed."""
-    model, clock = given.model, CLOCKS[torch.device(given.device).type]
+    model, times = given.model, []
     x = (model.sigma_max * gallery.noise([0], given.shape)).to(given.device)
     sigma, extra = x.new_full((1,), model.sigma_max), given.extra_args(given.classes([0]))
     with torch.no_grad():
-        times = [clock(lambda: model(x, sigma, **extra))[0] for _ in range(repetitions + 1)]
+        for _ in range(repetitions + 1):
+            begun = timer()
+            model(x, sigma, **extra)
+            times.append(1e3 * (timer() - begun))
     return statistics.median(times[1:])
 
 
-def run_with(given, repetitions=REPETITIONS):
+def of_gpu(sampler, work):
+    """Return what only a GPU can say of a step: kernels, copies, and how often it is waited for.
+
+    What waits once a run, where the schedule is read, is none of a step's: a run of half the steps
+    waits for it just as often. A refinement's steps are its own: each is counted in full.
+    """
+    kernels, copies = counters.launches(work)
+    waits, steps = counters.synchronisations(work), work.steps
+    if not work.row.finished:
+        shorter = Work(sampler, work.x.shape, work.x.device, work.steps // 2)
+        waits, steps = waits - counters.synchronisations(shorter), steps - shorter.steps
+    return {
+        "launches": kernels / work.steps,
+        "copies": copies / work.steps,
+        "synchronisations": waits / steps,
+    }
+
+
+def batches_differ(sampler, dtype, device="cpu"):
+    """Return the sizes of BATCHES in which some picture comes out otherwise than by itself, in any
+    bit; NaN and another dtype count, too."""
+    row, sigmas = SAMPLERS[sampler], karras(BATCH_STEPS, *SIGMAS).to(device)
+    x = started(noise((max(BATCHES), *BATCH_SHAPE)), row, sigmas[0]).to(device, dtype)
+
+    def run(start, end):
+        # the noise that a refinement adds is of seeds: the next picture has the next
+        seeded = {"seeds": start} if row.finished else {}
+        part = x[start:end]
+        return row.run(Soft(), part, sigmas, half(part) if row.masked else None, **seeded)
+
+    single = torch.cat([run(i, i + 1) for i in range(len(x))])
+    sound = single.dtype == dtype and bool(single.isfinite().all())
+    return [n for n in BATCHES if not (sound and torch.equal(run(0, n), single[:n]))]
+
+
+def run_with(given, repetitions=REPETITIONS, **options):
     """Measure as `run` does, for pictures of a model, a `models.Given`, and beside it a call of the
     model itself."""
-    kind = torch.device(given.device).type
-    if kind not in CLOCKS:
-        raise ValueError(f"no clock for the device {given.device}: take one of {', '.join(CLOCKS)}")
-    rows, text = run(((1, *given.shape),), [kind], repetitions)
+    device = torch.device(given.device).type
+    rows = run(((1, *given.shape),), (device,), repetitions, dtypes=(), **options)
     milliseconds = call_time(given, repetitions)
-    rows = [row | {"model": given.title, "ms_model": milliseconds} for row in rows]
-    return rows, f"a call of {given.title} for one picture takes {milliseconds:.2f} ms\n{text}"
+    return [row | {"model": given.title, "ms_model": milliseconds} for row in rows]
 
 
-def run(shapes=SHAPES, devices=None, repetitions=REPETITIONS):
-    """Measure time and memory of ISDO and DPM++ 2M in the same process, taking turns.
+def run(
+    shapes=SHAPES,
+    devices=("cpu",),
+    repetitions=REPETITIONS,
+    *,
+    samplers=tuple(SAMPLERS),
+    dtypes=DTYPES,
+    progress=iter,
+):
+    """Measure what every sampler costs a step, in one process, taking turns; and whether batches
+    are what single pictures are.
 
     Args:
         shapes: of x.
-        devices: names; None for the CPU (two threads) and CUDA where there is one.
+        devices: of torch; the CPU runs with two threads.
         repetitions: timed runs of STEPS steps.
 
+    Rarely needed:
+        samplers: names of SAMPLERS.
+        dtypes: of x, in which batches are looked at.
+        progress: wraps the list of things to do, such as tqdm.
+
     Returns:
-        rows (one dict for each device, shape and sampler: ``ms`` median and ``ms_lowest`` of a
-            step,
-        ``ms_processor`` the median of the processor's time, ``held`` and ``peak`` in latents) and a
-        text to print.
+        Rows: one for each device, shape and sampler with ``calls`` (of the model), ``operations``,
+        ``launches``, ``copies`` and ``synchronisations`` (None where there is no GPU), ``ms``
+        (median) and ``ms_lowest``, all of a step, ``held`` and ``peak`` in latents; and one for
+        each device, sampler and dtype with ``differ``, as of `batches_differ`.
     """
-    devices = devices or ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-    rows = []
-    for device in devices:
-        with threads(THREADS) if device == "cpu" else nullcontext():
-            for shape in shapes:
-                for name, times in step_times(shape, device, repetitions=repetitions).items():
-                    elapsed, busy = zip(*times, strict=True)
-                    held, peak = memory(name, shape, device)
-                    rows.append(
-                        {"suite": "speed", "device": device, "shape": list(shape), "sampler": name}
-                        | {
-                            "label": SAMPLERS[name].label,
-                            "ms": statistics.median(elapsed),
-                            "ms_lowest": min(elapsed),
-                        }
-                        | {"ms_processor": statistics.median(busy)}
-                        | {"held": held, "peak": peak}
-                    )
-    return rows, _text(rows)
+    some = [name for name in samplers if not SAMPLERS[name].costly]
+    jobs = [
+        partial(_cost, device, shape, some if i else samplers, repetitions)
+        for device in devices for i, shape in enumerate(shapes)
+    ]  # fmt: skip
+    jobs += [
+        partial(_equality, device, dtype, name)
+        for device in devices for dtype in dtypes for name in samplers if name in PROVEN
+    ]  # fmt: skip
+    return [row for job in progress(jobs) for row in job()]
 
 
-def _text(rows):
-    head = [
-        "device",
-        "latent",
-        "sampler",
-        "ms a step",
-        "lowest",
-        "processor",
-        "latents held",
-        "at the peak",
-    ]
-    body = [
-        [row["device"], "x".join(map(str, row["shape"])), row["label"]]
-        + [f"{row['ms']:.2f}", f"{row['ms_lowest']:.2f}", f"{row['ms_processor']:.2f}"]
-        + [f"{row['held']:.1f}", f"{row['peak']:.1f}"]
-        for row in rows
-    ]
-    return "\n".join([_verdict(rows), "", markdown(head, body)])
+def _cost(device, shape, samplers, repetitions):
+    works = {name: Work(name, shape, device) for name in samplers}
+    times = step_times(works, repetitions)
+    for name, work in works.items():
+        held, peak = _memory(work)
+        gpu = of_gpu(name, work) if work.x.device.type == "cuda" else {}
+        yield {
+            "bench": "speed", "part": "cost", "device": device, "shape": list(shape), "sampler": name,
+            "label": work.row.label, "steps": work.steps, "calls": work.calls / work.steps,
+            "operations": _operations(work),
+            **dict.fromkeys(("launches", "copies", "synchronisations")), **gpu,
+            "ms": statistics.median(times[name]), "ms_lowest": min(times[name]), "held": held, "peak": peak,
+        }  # fmt: skip
 
 
-def _verdict(rows):
-    """Say for each device whether ISDO keeps its limit at the first shape."""
-    lines = [
-        "own cost of a step, float32, the model's time not counted; memory is the same for any number of steps"
-    ]
-    for device, limit in LIMITS.items():
-        for row in rows:
+def _equality(device, dtype, sampler):
+    yield {
+        "bench": "speed", "part": "batches", "device": device, "sampler": sampler,
+        "label": SAMPLERS[sampler].label, "dtype": str(dtype).removeprefix("torch."),
+        "differ": batches_differ(sampler, dtype, device),
+    }  # fmt: skip
+
+
+def verdicts(rows):
+    """Return the lines that say whether the LIMITS are kept, and whether batches are what single
+    pictures are."""
+    lines, costs = [], [row for row in rows if row["part"] == "cost"]
+    for limit in LIMITS:
+        for row in costs:
             if (
-                row["device"] == device
-                and row["sampler"] == "isdo"
-                and row["shape"] == list(SHAPES[0])
+                row["sampler"] in limit.samplers
+                and row["shape"] == list(limit.shape)
+                and row["device"].partition(":")[0] in limit.devices
             ):
-                word = "kept" if row["ms"] <= limit else "NOT kept"
+                word = "kept" if row[limit.key] <= limit.most else "NOT kept"
                 lines.append(
-                    f"{device}: {row['ms']:.2f} ms a step, at most {limit:g} asked for: {word}"
+                    f"{row['device']}, {row['label']}, {size(row)}: {row[limit.key]:.2f} {limit.unit}, "
+                    f"at most {limit.most:g} asked for: {word}"
                 )
-    return "\n".join(lines)
+    for row in costs:
+        waits = row["synchronisations"]
+        if row["sampler"] not in BASELINES and waits is not None and row["shape"] == list(MAIN):
+            lines.append(
+                f"{row['device']}, {row['label']}, {size(row)}: waits for the GPU {waits:.2f} times a step, "
+                f"never is asked for: {'NOT kept' if waits else 'kept'}"
+            )
+    for row in rows:
+        if row["part"] == "batches":
+            sizes = ", ".join(map(str, row["differ"]))
+            word = f"NOT kept, of {sizes}" if sizes else "kept"
+            lines.append(
+                f"{row['device']}, {row['label']}, {row['dtype']}: batches equal single pictures bit for bit: {word}"
+            )
+    return lines
+
+
+def size(row):
+    """Return the shape of a row as text."""
+    return "x".join(map(str, row["shape"]))
+
+
+def table(rows):
+    """Return the markdown table of what a step costs."""
+    columns = {
+        "calls": ".1f", "operations": ".0f", "launches": ".0f", "copies": ".1f", "ms": ".2f", "ms_lowest": ".2f",
+        "held": ".1f", "peak": ".1f",
+    }  # fmt: skip
+    head = [
+        "device", "latent", "sampler", "model calls a step", "operations", "launches", "copies", "ms", "lowest",
+        "latents held", "at the peak",
+    ]  # fmt: skip
+    body = [
+        [row["device"], size(row), row["label"]]
+        + ["-" if row[key] is None else format(row[key], form) for key, form in columns.items()]
+        for row in rows
+        if row["part"] == "cost"
+    ]
+    return markdown(head, body)
+
+
+def page(rows, flags=None):
+    """Return the page of the docs: verdicts, the table, how it was measured, how to do it again
+    with the ``flags``."""
+    first, lines = rows[0], "\n".join(f"* {line}" for line in verdicts(rows))
+    model = (
+        f"\n\nA call of {first['model']} for one picture takes {first['ms_model']:.2f} ms."
+        if "model" in first
+        else ""
+    )
+    devices = dict.fromkeys(row["device"] for row in rows)
+    asked = "".join(f" --device {device}" for device in devices if device != "cpu")
+    batches = ", ".join(map(str, BATCHES))
+    return f"""# What a step costs
+
+This page is written by the bench; run it again with
+
+    python -m isdo bench --suite speed{flags and f" {flags}" or ""}{asked} --doc docs/speed.md
+
+{lines}{model}
+
+{table(rows)}
+
+## How it was measured
+
+All samplers in one process, torch {torch.__version__}, float32. A step is the {STEPS}th part of a run of {STEPS} steps on
+Karras's schedule from sigma {SIGMAS[1]:g} to {SIGMAS[0]:g} and 0, settings by default; of a refinement it is one of its model
+calls. What happens once a run is shared by its steps. The model is left out of everything: its answers are recorded in a run
+that is not measured, and given again in every other. With a mask half of the picture is painted; the penalty is {PENALTY:g}.
+
+* operations: tensor operations that torch dispatches. Views (reshape, slice, expand and the like: an argument's storage seen
+  otherwise, nothing written) do not count.
+* model calls: of the solver trajectory each is a call for many noise levels at once; it is measured at one size only.
+* launches: kernels, and copies and fills, that torch's profiler finds on the GPU ("-" without one).
+* ms: median and lowest of {REPETITIONS} runs (two of a run that takes longer than {SLOW:g} s), the samplers taking turns; on
+  the CPU with {THREADS} threads, on a GPU between two waits for it.
+* latents: multiples of the bytes of x. Held is what is alive when the model is called, the peak the most after any operation;
+  the first x and what the model returns do not count. Memory does not grow with the steps, but with the solver trajectory.
+* batches: {batches} pictures of {"x".join(map(str, BATCH_SHAPE))} in one run, each compared with its own run."""

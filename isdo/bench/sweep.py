@@ -1,12 +1,12 @@
 """The sweep behind the default settings: one setting changed at a time, each against the best
-peer."""
+baseline."""
 
 import itertools
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 from ..settings import FIELDS, Settings
-from .peers import PEERS, Peer
+from .baselines import BASELINES, Baseline
 from .problems import ZOO_MODELS, own_problem, problem, zoo_problem
 from .report import markdown
 from .work_precision import HEADLINE, limited, measure, run_isdo, summary
@@ -30,10 +30,10 @@ FIXED = (
     "curvature_penalty",
     "window",
 )
-NEVER_BEST = ("euler", "heun")  # left out of the peers: they cost time and change no ratio
+NEVER_BEST = ("euler", "heun")  # left out of the baselines: they cost time and change no ratio
 ANALYTIC = ("stationary", "stationary, guidance 7.5", "anisotropic, guidance 5", "data set")
 GUIDANCE = ("no class", "guidance 3")
-GRID, SEED, LIMIT = "karras", 1, 6  # another seed than the one the benches show
+SCHEDULE, SEED, LIMIT = "karras", 1, 6  # another seed than the one the benches show
 KEY = ("suite", "problem", "path", "grid", "calls", "seed", "sampler", "images", "fingerprint")
 
 
@@ -49,9 +49,9 @@ def variants():
     return found
 
 
-def makers(seed=SEED, models=None):
+def makers(seed=SEED, models=None, guidance=GUIDANCE):
     """Return (suite, maker of a Problem) pairs: four analytic problems on both paths, the zoo with
-    its weights.
+    its weights and each ``guidance``.
 
     With ``models`` (names or files of the zoo, or `models.Given`) there are only theirs.
     """
@@ -60,7 +60,7 @@ def makers(seed=SEED, models=None):
     trained = [model for model in ZOO_MODELS if (zoo.FOLDER / f"{model}.safetensors").exists()]
     analytic = [partial(problem, name, path, seed) for name in ANALYTIC for path in ("ve", "flow")]
     named = trained if models is None else [model for model in models if isinstance(model, str)]
-    learned = [partial(zoo_problem, model, scale, seed) for model in named for scale in GUIDANCE]
+    learned = [partial(zoo_problem, model, scale, seed) for model in named for scale in guidance]
     own = [
         partial(own_problem, model, seed) for model in models or () if not isinstance(model, str)
     ]
@@ -70,7 +70,7 @@ def makers(seed=SEED, models=None):
 
 
 def run(progress=iter, calls=HEADLINE, *, seed=SEED, limit=LIMIT, only="", reuse=(), models=None):
-    """Measure all variants and all peers, every one from the same noise on Karras's grid.
+    """Measure all variants and all baselines, every one from the same noise on Karras's schedule.
 
     Args:
         progress: wraps the list of problems, such as tqdm.
@@ -80,29 +80,29 @@ def run(progress=iter, calls=HEADLINE, *, seed=SEED, limit=LIMIT, only="", reuse
         seed: of problems and noise.
         limit: pictures of each problem at most.
         only: part of the name of the problems wanted.
-        reuse: rows of an earlier run; those of peers on the same problems are not run again, those
+        reuse: rows of an earlier run; those of baselines on the same problems are not run again, those
             of variants are.
         models: as for `makers`.
 
     Returns:
         Rows of `work_precision.run`'s kind, the variants as samplers.
     """
-    samplers = {name: peer for name, peer in PEERS.items() if name not in NEVER_BEST}
+    samplers = {name: baseline for name, baseline in BASELINES.items() if name not in NEVER_BEST}
     for name, settings in variants().items():
-        samplers[name] = Peer(name, partial(run_isdo, settings), "")
-    known = {_key(row): row for row in reuse if row["sampler"] in PEERS}
+        samplers[name] = Baseline(name, partial(run_isdo, settings), "")
+    known = {_key(row): row for row in reuse if row["sampler"] in BASELINES}
     rows = []
     for suite, make in progress(makers(seed) if models is None else makers(seed, models)):
         case = limited(make(), limit)
         if only not in case.name:
             continue
-        grid = case.grids()[GRID]
+        schedule = case.schedules()[SCHEDULE]
         for name, n in itertools.product(samplers, calls):
             values = (
                 suite,
                 case.name,
                 case.path,
-                GRID,
+                SCHEDULE,
                 n,
                 seed,
                 name,
@@ -110,7 +110,7 @@ def run(progress=iter, calls=HEADLINE, *, seed=SEED, limit=LIMIT, only="", reuse
                 case.fingerprint,
             )
             row = {"bench": "sweep", **dict(zip(KEY, values, strict=True))}
-            rows.append(known.get(_key(row)) or row | measure(case, samplers[name], grid, n))
+            rows.append(known.get(_key(row)) or row | measure(case, samplers[name], schedule, n))
     return rows
 
 
@@ -120,7 +120,7 @@ def _key(row):
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a variant stands: geometric means of its error relative to the best peer, and its worst
+    """Where a variant stands: geometric means of its error relative to the best baseline, and its worst
     cell."""
 
     analytic: float | None
@@ -187,10 +187,10 @@ This page is written by the bench; run it again with
 
 Each line changes one setting of the defaults: {defaults}.
 
-The numbers are geometric means of the median RMS error to the converged solution, divided by that of the best peer in
-the same cell (problem, number of calls): below 1 is better than every peer. The columns by calls weigh the analytic
-problems and the zoo alike. Seed {seeds}, Karras's grid, {images} pictures a problem;
-{len(PEERS) - len(NEVER_BEST)} peers (Euler and Heun, never the best, are left out).
+The numbers are geometric means of the median RMS error to the converged solution, divided by that of the best baseline in
+the same cell (problem, number of calls): below 1 is better than every baseline. The columns by calls weigh the analytic
+problems and the zoo alike. Seed {seeds}, Karras's schedule, {images} pictures a problem;
+{len(BASELINES) - len(NEVER_BEST)} baselines (Euler and Heun, never the best, are left out).
 
 {listed}
 

@@ -25,20 +25,22 @@ from .report import PLAIN, markdown
 from .work_precision import _stored, geometric_mean, limited
 
 COUNT, MOST = 2, 24  # pictures of a problem; rounds of a parallel sampler at most
-STEPS = 100  # of the sequential runs whose accuracy is to be reached, and of the peers' equations
+STEPS = (
+    100  # of the sequential runs whose accuracy is to be reached, and of the baselines' equations
+)
 INTERVALS = 32  # between ISDO's nodes
 SEQUENTIAL = (5, 10, 20, 30, 50, STEPS)
 AIM, PARATAA = (
     5,
     7,
 )  # rounds: our aim, and what ParaTAA's authors report for images of equal quality
-SOLVED = 1e-6  # residual at which ISDO's nodes are solved; the peers' stop at ``SETTLED`` in x beside its noise
+SOLVED = 1e-6  # residual at which ISDO's nodes are solved; the baselines' stop at ``SETTLED`` in x beside its noise
 SETTLED = 1e-4
 # Of ParaTAA: how far back its equations reach (None: to the start; 8 and 20 steps took more
 # rounds), and how many residuals are remembered (3 were no better).
 ORDER, HISTORY, RIDGE = None, 2, 1e-6
 SPARE, TINY = 1.1, 1e-9  # a tenth more error counts as equal; errors below count as that
-GRIDS = {"ve": "karras", "flow": "flow shift 3"}
+SCHEDULES = {"ve": "karras", "flow": "flow shift 3"}
 PROBLEMS = {
     "analytic": ("stationary", "anisotropic", "stationary, guidance 5", "data set"),
     "zoo": ("eps, guidance 1", "v, guidance 1", "flow, guidance 1", "eps, guidance 3"),
@@ -48,12 +50,13 @@ KEY = ("bench", "problem", "path", "method", "seed", "images", "fingerprint")
 
 def levels(problem, steps=STEPS):
     """Return the noise levels of the sequential runs of a Problem, ending in 0, floats."""
-    grids = problem.grids()
-    return grids[GRIDS[problem.path] if GRIDS[problem.path] in grids else "karras"](steps).tolist()
+    schedules = problem.schedules()
+    name = SCHEDULES[problem.path]
+    return schedules[name if name in schedules else "karras"](steps).tolist()
 
 
 class Rows:
-    """D of many (node, picture) pairs in one call: what the peers ask of a Problem, counted by
+    """D of many (node, picture) pairs in one call: what the baselines ask of a Problem, counted by
     picture."""
 
     def __init__(self, problem):
@@ -370,7 +373,7 @@ This page is written by the bench; run it again with
     python -m isdo bench --suite trajectory --doc docs/trajectory.md --plot docs/trajectory.png
 
 {images} pictures a problem, seed {seeds}. A round is one call of the model for all noise levels and pictures that are in
-flight; calls are those of one picture. Errors are RMS to the converged solution, means over pictures. The peers solve the
+flight; calls are those of one picture. Errors are RMS to the converged solution, means over pictures. The baselines solve the
 equations of DDIM in {STEPS} steps with all nodes in their window: ParaDiGMS by Picard's iteration, ParaTAA by triangular
 Anderson acceleration. ISDO solves collocation equations between {INTERVALS + 1} Chebyshev nodes and is shown with all that
 it has, with the measured answers in bands alone, and as Picard's iteration. Its first guess is one call, counted as a round.

@@ -1,4 +1,4 @@
-"""Error against model calls: every sampler from the same noise, on the same grids, to a converged
+"""Error against model calls: every sampler from the same noise, on the same schedules, to a converged
 reference."""
 
 import itertools
@@ -18,7 +18,7 @@ from ..path import PATHS, smallest_sigma
 from ..sampling import sample_isdo
 from ..schedules import bent
 from ..settings import Settings
-from .peers import FURTHER, PEERS, Peer
+from .baselines import BASELINES, FURTHER, Baseline
 from .problems import rms, suite
 
 CALLS = (5, 6, 8, 10, 12, 15, 20, 30)
@@ -31,16 +31,16 @@ log = logging.getLogger(__name__)
 
 
 def run_isdo(settings, model, x, sigmas, extra_args=None, callback=None, disable=None):
-    """Run ISDO with these settings; without them it has the call shape of a Peer's run."""
+    """Run ISDO with these settings; without them it has the call shape of a Baseline's run."""
     return sample_isdo(model, x, sigmas, extra_args, callback, disable, settings=settings)
 
 
-ISDO = Peer("ISDO", partial(run_isdo, Settings()), "this package, default settings")
-# each call exactly where the schedule says, as the peers make theirs
-SCHEDULED = Peer(
+ISDO = Baseline("ISDO", partial(run_isdo, Settings()), "this package, default settings")
+# each call exactly where the schedule says, as the baselines make theirs
+SCHEDULED = Baseline(
     "ISDO, as scheduled", partial(run_isdo, Settings(placement=0)), "this package, placement 0"
 )
-SAMPLERS = {"isdo": ISDO, "isdo_scheduled": SCHEDULED, **PEERS}
+SAMPLERS = {"isdo": ISDO, "isdo_scheduled": SCHEDULED, **BASELINES}
 
 
 def run(
@@ -59,11 +59,11 @@ def run(
     further=False,
     models=None,
 ):
-    """Measure every sampler on every problem and grid of a suite.
+    """Measure every sampler on every problem and schedule of a suite.
 
     Args:
         suite_name: "analytic", "zoo" or "img2img".
-        samplers: name -> Peer, or a function of its call shape; None for ISDO and all peers.
+        samplers: name -> Baseline, or a function of its call shape; None for ISDO and all baselines.
         calls: model calls that each may make; Heun takes the steps that they pay for.
         progress: show a bar.
         seed: of problems and noise; tune on some, judge on others.
@@ -76,11 +76,11 @@ def run(
         cache: folder in which references are kept between runs.
         device: where the zoo's networks run.
         bend: give every sampler the levels that ISDO makes of each schedule.
-        further: with samplers None, also the peers in FURTHER.
+        further: with samplers None, also the baselines in FURTHER.
         models: of the suites zoo and img2img, as for `problems.learned`; None: the zoo's.
 
     Returns:
-        One dict for each sampler, problem, grid and number of calls: the median, quartiles and
+        One dict for each sampler, problem, schedule and number of calls: the median, quartiles and
             maximum over pictures of
         the RMS error, and the uncertainty of the reference.
 
@@ -90,7 +90,7 @@ def run(
     """
     if samplers is None:
         samplers = (
-            {"isdo": SCHEDULED, **PEERS} if bend else SAMPLERS
+            {"isdo": SCHEDULED, **BASELINES} if bend else SAMPLERS
         )  # what is bent already is not bent again
         samplers = samplers | (FURTHER if further else {})
     samplers = {name: _row(name, sampler) for name, sampler in samplers.items()}
@@ -102,16 +102,16 @@ def run(
             continue
         if cache is not None:
             problem = replace(problem, solve=partial(_stored, problem.solve, Path(cache)))
-        grids = bent_grids(problem) if bend else problem.grids()
-        for (grid, sigmas), n, name in itertools.product(grids.items(), calls, samplers):
-            labels = _labels(suite_name, problem, grid, n, name, seed)
+        schedules = bent_schedules(problem) if bend else problem.schedules()
+        for (schedule, sigmas), n, name in itertools.product(schedules.items(), calls, samplers):
+            labels = _labels(suite_name, problem, schedule, n, name, seed)
             row = known.get(_key(labels)) or labels | measure(problem, samplers[name], sigmas, n)
             rows.append(row)
         log.info("%s (%s): done", problem.name, problem.path)
     return rows
 
 
-def bent_grids(problem):
+def bent_schedules(problem):
     """Return the schedules of a Problem as ISDO's default settings bend them, name -> (steps ->
     sigmas)."""
     share, low, path = Settings().placement, smallest_sigma(problem.model), PATHS[problem.path]
@@ -119,16 +119,16 @@ def bent_grids(problem):
     def bend(make):
         return lambda steps: problem.x.new_tensor(bent(make(steps).tolist(), share, low, path))
 
-    return {name + BENT: bend(make) for name, make in problem.grids().items()}
+    return {name + BENT: bend(make) for name, make in problem.schedules().items()}
 
 
-def measure(problem, sampler, grid, calls):
-    """Return the row of numbers of one sampler on ``grid(steps) -> sigmas`` with at most ``calls``
+def measure(problem, sampler, schedule, calls):
+    """Return the row of numbers of one sampler on ``schedule(steps) -> sigmas`` with at most ``calls``
     model calls."""
     model = CallCounter(problem.model)  # keeps the model's other faces: ISDO asks it for its path
     with torch.no_grad():
         x = sampler.run(
-            model, problem.x, grid(sampler.steps(calls)), problem.extra_args, disable=True
+            model, problem.x, schedule(sampler.steps(calls)), problem.extra_args, disable=True
         )
     if model.calls > calls:
         raise RuntimeError(
@@ -155,25 +155,25 @@ def measure(problem, sampler, grid, calls):
 
 
 def summary(rows, sampler="isdo", calls=HEADLINE):
-    """Compare one sampler with the best peer of each cell (problem, grid, calls, seed), by median
+    """Compare one sampler with the best baseline of each cell (problem, schedule, calls, seed), by median
     errors.
 
     Returns:
-        dict: ``geometric_mean`` of error / error of the best peer over the cells with ``calls``;
+        dict: ``geometric_mean`` of error / error of the best baseline over the cells with ``calls``;
             ``worst`` cell;
         ``above`` the cells over 1.0 and over 1.1, ``unsure`` those where the reference itself may
         be wrong by more than a tenth of the smaller error; the geometric means ``by_problem``,
-        ``by_grid``, ``by_calls`` (all calls measured) and ``by_peer`` (against that peer alone);
+        ``by_schedule``, ``by_calls`` (all calls measured) and ``by_baseline`` (against that baseline alone);
         ``cells``: all of them, worst first.
 
     Raises:
-        ValueError: rows without the sampler, or without peers.
+        ValueError: rows without the sampler, or without baselines.
     """
     every = cells(rows, sampler)
     judged = [cell for cell in every if cell["calls"] in calls]
     if not judged:
         raise ValueError(
-            f"nothing to compare: the rows need {sampler!r} and a peer at one of the calls {calls}"
+            f"nothing to compare: the rows need {sampler!r} and a baseline at one of the calls {calls}"
         )
     return {
         "sampler": sampler,
@@ -184,35 +184,35 @@ def summary(rows, sampler="isdo", calls=HEADLINE):
         },
         "unsure": [c for c in judged if c["uncertainty"] > 0.1 * min(c["error"], c["best_error"])],
         "by_problem": _means(judged, lambda cell: f"{cell['problem']} ({cell['path']})"),
-        "by_grid": _means(judged, lambda cell: cell["grid"]),
+        "by_schedule": _means(judged, lambda cell: cell["grid"]),
         "by_calls": _means(every, lambda cell: cell["calls"]),
-        "by_peer": {
-            peer: geometric_mean(
-                cell["against"][peer] for cell in judged if peer in cell["against"]
+        "by_baseline": {
+            baseline: geometric_mean(
+                cell["against"][baseline] for cell in judged if baseline in cell["against"]
             )
-            for peer in sorted({peer for cell in judged for peer in cell["against"]})
+            for baseline in sorted({baseline for cell in judged for baseline in cell["against"]})
         },
         "cells": judged,
     }
 
 
 def cells(rows, sampler="isdo"):
-    """Return for each cell the ratio of ``sampler`` to the best peer and ``against`` each peer,
+    """Return for each cell the ratio of ``sampler`` to the best baseline and ``against`` each baseline,
     worst first."""
     table = defaultdict(dict)
     for row in rows:
         table[tuple(row[name] for name in CELL)][row["sampler"]] = row
     found = []
     for key, entries in table.items():
-        peers = {
+        baselines = {
             name: row
             for name, row in entries.items()
-            if name in PEERS | FURTHER and name != sampler
+            if name in BASELINES | FURTHER and name != sampler
         }
-        if sampler not in entries or not peers:
+        if sampler not in entries or not baselines:
             continue
         own = entries[sampler]
-        against = {name: _ratio(own, row) for name, row in peers.items()}
+        against = {name: _ratio(own, row) for name, row in baselines.items()}
         best = max(against, key=against.get)
         found.append(
             dict(zip(CELL, key, strict=True))
@@ -220,7 +220,7 @@ def cells(rows, sampler="isdo"):
                 "ratio": against[best],
                 "best": best,
                 "error": own["median"],
-                "best_error": peers[best]["median"],
+                "best_error": baselines[best]["median"],
             }
             | {"uncertainty": own["uncertainty"], "against": against}
         )
@@ -246,15 +246,15 @@ def _means(cells, key):
 
 
 def _row(name, sampler):
-    return sampler if isinstance(sampler, Peer) else Peer(name, sampler, "")
+    return sampler if isinstance(sampler, Baseline) else Baseline(name, sampler, "")
 
 
-def _labels(suite_name, problem, grid, calls, sampler, seed):
+def _labels(suite_name, problem, schedule, calls, sampler, seed):
     return {
         "suite": suite_name,
         "problem": problem.name,
         "path": problem.path,
-        "grid": grid,
+        "grid": schedule,
         "calls": calls,
         "sampler": sampler,
         "seed": seed,

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import signal
+import tempfile
 import time
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -15,6 +16,7 @@ import torch
 import torch.distributed as dist
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch.optim.swa_utils import AveragedModel
 
 from ..files import replacing
 from . import data
@@ -164,7 +166,7 @@ class Trainer:
         self.train, self.held_out = emoji.split(config.held_out)
         self.odds = self.train.odds()
         torch.manual_seed(config.seed)
-        self.net, self.average = make_net(config.model), make_net(config.model)
+        self.net = make_net(config.model)
         self.step = 0
         self.history = []
         if after and not self.checkpoint.exists():
@@ -176,9 +178,11 @@ class Trainer:
             from . import load_trunk
 
             self.net.trunk.load_state_dict(load_trunk(config.start)[0])
-        self.average.load_state_dict(self.net.state_dict())
-        for net in (self.net, self.average):
-            net.to(self.device, memory_format=torch.channels_last)
+        self.net.to(self.device, memory_format=torch.channels_last)
+        self.average = AveragedModel(self.net, multi_avg_fn=self.blend)
+        self.average.n_averaged.fill_(
+            1
+        )  # it is averaged from the start, not from the first step on
         table = self.net.alphas_cumprod
         self.tables = [table] if config.model != "v" else [table, zero_terminal_snr(table)]
         self.optimizer = torch.optim.AdamW(
@@ -188,12 +192,12 @@ class Trainer:
             state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
             self.step, self.history = state["step"], state["history"]
             self.net.load_state_dict(state["net"])
-            self.average.load_state_dict(state["average"])
+            self.average.module.load_state_dict(state["average"])
             self.optimizer.load_state_dict(state["optimizer"])
 
     def save(self):
         """Write the resumable state; a half-written file never takes the place of a whole one."""
-        state = {"net": self.net, "average": self.average, "optimizer": self.optimizer}
+        state = {"net": self.net, "average": self.average.module, "optimizer": self.optimizer}
         state = {name: part.state_dict() for name, part in state.items()}
         with replacing(self.checkpoint) as part:
             torch.save({"step": self.step, "history": self.history} | state, part)
@@ -237,16 +241,20 @@ class Trainer:
             group["lr"] = rate_at(self.config, self.step)
         self.optimizer.step()
         self.step += 1
-        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            average, current = list(self.average.parameters()), list(self.net.parameters())
-            torch._foreach_lerp_(average, current, 1 - decay)
+        self.average.update_parameters(self.net)
         return loss.detach()
+
+    def blend(self, averages, current, _):
+        """Move averages towards the current values: quickly at first, in the end by 1 - ema."""
+        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(averages, current, 1 - decay)
 
     def validate(self):
         """Return the validation loss per band of the averaged net, with the true labels."""
         pictures = data.to_unit(self.held_out.pictures[:, 0]).to(self.device)
-        return validation(self.average, pictures, self.held_out.labels.to(self.device), self.tables)
+        return validation(
+            self.average.module, pictures, self.held_out.labels.to(self.device), self.tables
+        )
 
     def run(self, out, progress, every=500, seconds=math.inf):
         """Train to the end (or for ``seconds``, or until interrupted), saving every ``every`` steps
@@ -269,7 +277,7 @@ class Trainer:
                         text = " ".join(f"{loss:.4f}" for loss in losses)
                         log.info("step %d train %.4f validation %s", self.step, total / count, text)
                         self.save()
-                        write_model(out, self.average, self.config, losses)
+                        write_model(out, self.average.module, self.config, losses)
                     total, count = 0.0, 0
 
     def agree(self, flag):
@@ -302,7 +310,7 @@ class Interrupt:
             raise KeyboardInterrupt
 
 
-def _work(rank, world, config, emoji, checkpoint, out, port, seconds, after):
+def _work(rank, world, config, emoji, checkpoint, out, meeting, seconds, after):
     from tqdm import tqdm
 
     logging.basicConfig(
@@ -311,9 +319,10 @@ def _work(rank, world, config, emoji, checkpoint, out, port, seconds, after):
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if world > 1:
         torch.set_num_threads(1)
-        dist.init_process_group(
-            "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world
-        )
+        # They meet in a file: a port could be taken. torchrun finds a free one, but ends the
+        # processes half a minute after Ctrl-C, and theirs is to validate and save first.
+        store = dist.FileStore(meeting, world)
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=world)
     trainer = Trainer(config, emoji, checkpoint, rank, world, device, after)
     with tqdm(
         total=config.steps, initial=trainer.step, disable=rank > 0, mininterval=10
@@ -342,18 +351,11 @@ def train(
     emoji = data.load_emoji(config.variants, config.seed, font, groups)
     world = processes or (1 if torch.cuda.is_available() else max(1, min(os.cpu_count() or 1, 8)))
     Path(checkpoint).parent.mkdir(parents=True, exist_ok=True)
-    arguments = (
-        world,
-        config,
-        emoji,
-        checkpoint,
-        out,
-        20_000 + os.getpid() % 20_000,
-        seconds,
-        after,
-    )
-    if world == 1:
-        _work(0, *arguments)
-    else:
-        with Interrupt():  # the processes save and end by themselves
-            mp.spawn(_work, arguments, nprocs=world)
+    with tempfile.TemporaryDirectory() as folder:
+        meeting = os.path.join(folder, "meeting")
+        arguments = world, config, emoji, checkpoint, out, meeting, seconds, after
+        if world == 1:
+            _work(0, *arguments)
+        else:
+            with Interrupt():  # the processes save and end by themselves
+                mp.spawn(_work, arguments, nprocs=world)

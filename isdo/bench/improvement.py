@@ -1,5 +1,5 @@
-"""Does refinement help? At equal model calls against more steps, Restart, plain img2img, with and
-without group action."""
+"""What makes finished pictures better at equal model calls: refinement with and without group
+action, more steps, Restart, plain img2img."""
 
 import itertools
 import math
@@ -19,9 +19,9 @@ from ..settings import RefineSettings
 from ..zoo import data
 from ..zoo.net import CLASSES
 from . import classifier
+from .baselines import restarts
 from .judge import check, judged
 from .moments import frechet, moments, sampling_bias
-from .peers import restarts
 from .problems import Mixture, hartley, rms
 from .report import markdown
 from .sets import labels_for
@@ -42,7 +42,7 @@ FREE = {"lock": 0, "detail": 1.0}
 @dataclass(frozen=True)
 class Job:
     """Pictures to make better: ``x`` is the noise they were drawn from (None: they were not),
-    ``sigmas`` their grid."""
+    ``sigmas`` their schedule."""
 
     model: object
     pictures: torch.Tensor

@@ -128,8 +128,8 @@ def multistep(order, predict, correct=None, lower_final=False, to_zero=False):
 
     @torch.no_grad()
     def sample(model, x, sigmas, extra_args=None, callback=None, disable=None):
-        history, used, grid, path = [], 0, sigmas.tolist(), detect_path(model)
-        for i, (sigma, sigma_next) in enumerate(pairwise(grid)):
+        history, used, schedule, path = [], 0, sigmas.tolist(), detect_path(model)
+        for i, (sigma, sigma_next) in enumerate(pairwise(schedule)):
             denoised = model(x, x.new_full((len(x),), sigma), **(extra_args or {}))
             if callback is not None:
                 callback(
@@ -146,7 +146,7 @@ def multistep(order, predict, correct=None, lower_final=False, to_zero=False):
             if correct is not None and history:
                 x = correct(history[:used], sigma, denoised)
             history = [Node(sigma, x, denoised, path), *history][:order]
-            used = min(order, len(history), len(grid) - 1 - i if lower_final else order)
+            used = min(order, len(history), len(schedule) - 1 - i if lower_final else order)
             x = predict(history[:used], sigma_next)
         return x
 
@@ -154,7 +154,7 @@ def multistep(order, predict, correct=None, lower_final=False, to_zero=False):
 
 
 def ipndm(history, sigma):
-    """Adams-Bashforth with the weights of equal steps, whatever the grid (Zhang & Chen 2023,
+    """Adams-Bashforth with the weights of equal steps, whatever the schedule (Zhang & Chen 2023,
     iPNDM)."""
     weights = ADAMS_BASHFORTH[len(history) - 1]
     return history[0].x + (sigma - history[0].sigma) * sum(
@@ -432,7 +432,7 @@ def restart(model, x, sigmas, extra_args=None, callback=None, disable=None, *, s
     that 24 of them would leave it 12 steps, and it begins to restart at 20. One call a step is the
     stronger choice at equal calls.
     """
-    solve = PEERS["dpmpp_2m"].run
+    solve = BASELINES["dpmpp_2m"].run
 
     def leg(x, levels):
         return solve(model, x, beside(levels, x), extra_args, callback, disable)
@@ -448,7 +448,7 @@ def _one_call_a_step(calls):
 
 
 @dataclass(frozen=True)
-class Peer:
+class Baseline:
     """One sampler: ``run(model, x, sigmas, extra_args, callback, disable) -> x``; ``steps(calls)``
     it can pay for."""
 
@@ -458,60 +458,62 @@ class Peer:
     steps: Callable[[int], int] = _one_call_a_step
 
 
-PEERS = {
-    "euler": Peer("Euler (DDIM)", _theirs("sample_euler"), "Karras et al. 2022; k-diffusion"),
+BASELINES = {
+    "euler": Baseline("Euler (DDIM)", _theirs("sample_euler"), "Karras et al. 2022; k-diffusion"),
     # two calls a step, one in the step to 0
-    "heun": Peer(
+    "heun": Baseline(
         "Heun",
         _theirs("sample_heun"),
         "Karras et al. 2022; k-diffusion",
         lambda calls: (calls + 1) // 2,
     ),
-    "dpmpp_2m": Peer("DPM++ 2M", _theirs("sample_dpmpp_2m"), "Lu et al. 2022; k-diffusion"),
+    "dpmpp_2m": Baseline("DPM++ 2M", _theirs("sample_dpmpp_2m"), "Lu et al. 2022; k-diffusion"),
     # The next three could end with D instead; their own formula is the stronger choice: 0.66 to
     # 1.08 times the error on analytic problems, about 0.8 on the zoo's eps model with the simple
-    # grid, 1.0 to 1.15 with karras and exponential.
-    "ipndm_3": Peer(
+    # schedule, 1.0 to 1.15 with karras and exponential.
+    "ipndm_3": Baseline(
         "iPNDM-3", multistep(3, ipndm, to_zero=True), "Liu et al. 2022; Zhang & Chen 2023"
     ),
-    "ipndm_4": Peer(
+    "ipndm_4": Baseline(
         "iPNDM-4", multistep(4, ipndm, to_zero=True), "Liu et al. 2022; Zhang & Chen 2023"
     ),
-    "deis": Peer("DEIS tAB-3", multistep(3, deis, to_zero=True), "Zhang & Chen 2023"),
-    "unipc_2": Peer(
+    "deis": Baseline("DEIS tAB-3", multistep(3, deis, to_zero=True), "Zhang & Chen 2023"),
+    "unipc_2": Baseline(
         "UniPC-2", multistep(2, unipc, unipc, lower_final=True), "Zhao et al. 2023, bh2"
     ),
-    "unipc_3": Peer(
+    "unipc_3": Baseline(
         "UniPC-3", multistep(3, unipc, unipc, lower_final=True), "Zhao et al. 2023, bh2"
     ),
-    "res_2m": Peer("RES 2M", multistep(2, res), "Zhang et al. 2023"),
+    "res_2m": Baseline("RES 2M", multistep(2, res), "Zhang et al. 2023"),
 }
 
-# Beside these, where asked for: what the pages of docs/ have not measured yet. They are peers of
+# Beside these, where asked for: what the pages of docs/ have not measured yet. They are baselines of
 # the ODE's solution, too.
 FURTHER = {
     # four calls a step, one in the step to 0
-    "rk4": Peer("RK4", REFERENCE["rk4"], "Kutta 1901", lambda calls: (calls + 3) // 4),
-    "cab_2": Peer("CAB-2", multistep(3, cab(2), to_zero=True), "Roy & Nair 2026"),
-    "cab_3": Peer("CAB-3", multistep(3, cab(3), to_zero=True), "Roy & Nair 2026"),
-    "f_ddim": Peer("F-DDIM", multistep(1, forward_ddim, forward_ddim), "Jiao et al. 2025"),
-    "reab": Peer("REAB-2", multistep(2, reab), "Rozet 2025; azula"),
+    "rk4": Baseline("RK4", REFERENCE["rk4"], "Kutta 1901", lambda calls: (calls + 3) // 4),
+    "cab_2": Baseline("CAB-2", multistep(3, cab(2), to_zero=True), "Roy & Nair 2026"),
+    "cab_3": Baseline("CAB-3", multistep(3, cab(3), to_zero=True), "Roy & Nair 2026"),
+    "f_ddim": Baseline("F-DDIM", multistep(1, forward_ddim, forward_ddim), "Jiao et al. 2025"),
+    "reab": Baseline("REAB-2", multistep(2, reab), "Rozet 2025; azula"),
 }
 
 # These draw noise of their own: for sets of pictures, where nobody asks for the ODE's solution.
 STOCHASTIC = {
-    "ddpm": Peer("DDPM", REFERENCE["ddpm"], "Ho et al. 2020"),
-    "edm": Peer("EDM, stochastic", REFERENCE["edm"], "Karras et al. 2022", PEERS["heun"].steps),
-    "reverse_sde": Peer("Reverse SDE", REFERENCE["reverse_sde"], "Song et al. 2021"),
-    "langevin": Peer("Langevin", REFERENCE["langevin"], "Karras et al. 2022"),
-    "euler_a": Peer("Euler a", _stochastic("sample_euler_ancestral"), "k-diffusion"),
-    "dpmpp_2m_sde": Peer(
+    "ddpm": Baseline("DDPM", REFERENCE["ddpm"], "Ho et al. 2020"),
+    "edm": Baseline(
+        "EDM, stochastic", REFERENCE["edm"], "Karras et al. 2022", BASELINES["heun"].steps
+    ),
+    "reverse_sde": Baseline("Reverse SDE", REFERENCE["reverse_sde"], "Song et al. 2021"),
+    "langevin": Baseline("Langevin", REFERENCE["langevin"], "Karras et al. 2022"),
+    "euler_a": Baseline("Euler a", _stochastic("sample_euler_ancestral"), "k-diffusion"),
+    "dpmpp_2m_sde": Baseline(
         "DPM++ 2M SDE", _stochastic("sample_dpmpp_2m_sde"), "Lu et al. 2022; k-diffusion"
     ),
-    "dpmpp_3m_sde": Peer(
+    "dpmpp_3m_sde": Baseline(
         "DPM++ 3M SDE", _stochastic("sample_dpmpp_3m_sde"), "Lu et al. 2022; k-diffusion"
     ),
-    "restart": Peer(
+    "restart": Baseline(
         "Restart (DPM++ 2M)", restart, "Xu et al. 2023", lambda calls: max(1, calls // 2)
     ),
 }

@@ -1,18 +1,16 @@
-"""The suites of the bench, as rows: how each is run from the command line, and which flags it has a
-use for."""
+"""The suites of the bench, as rows: how each is run from the command line, and which flags it has."""
 
 import logging
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 
 from tqdm import tqdm
 
 from .. import files, models
-from . import report
+from ..bench import report
 
 
 @dataclass(frozen=True)
@@ -20,31 +18,27 @@ class Suite:
     """A row of SUITES.
 
     Args:
+        summary: what it measures.
         run: ``run(args) -> (rows, the page's text)``, of the parsed command line.
-        takes: flags of FLAGS that it has a use for.
+        flags: names of `bench.FLAGS` that it has beside those that all have.
+        model: what it does with ``--model``; None: it has no such flag.
+        guided: ``--guidance`` is for its models of the zoo, too, not only for one of your own.
         plot: the module of the bench whose ``plot(rows, file)`` draws its rows; None: nothing to
             draw.
     """
 
+    summary: str
     run: Callable
-    takes: tuple = ()
+    flags: tuple = ()
+    model: str | None = None
+    guided: bool = False
     plot: str | None = None
-
-
-# What a suite is told that has no use for a flag.
-FLAGS = {
-    "calls": "has its own samplers and calls",
-    "all": "has its own samplers and calls",
-    "bend": "has its own levels",
-    "judge": "judges no sets of pictures",
-    **dict.fromkeys(("samplers", "cache", "batch", "autocast"), "draws no sets of pictures"),
-}
 
 
 def named(args):
     """Return the models that the command line names, as the suites take them; None: all of the
     zoo."""
-    if args.model is None:
+    if getattr(args, "model", None) is None:
         return None
     return (models.asked(args),) if models.is_own(args.model) else (args.model,)
 
@@ -55,19 +49,20 @@ def flags(args):
     words = [
         word
         for key in ("model", "judge")
-        if (value := getattr(args, key))
+        if (value := getattr(args, key, None))
         for word in (f"--{key}", value)
     ]
-    words += [word for key, value in args.extra for word in ("--extra", f"{key}={value}")]
-    words += ["--shape", ",".join(map(str, args.shape))] if args.shape else []
-    words += ["--label", *args.label] if args.label else []
-    words += ["--guidance", f"{args.guidance:g}"] if args.guidance is not None else []
+    if hasattr(args, "model"):
+        words += [word for key, value in args.extra for word in ("--extra", f"{key}={value}")]
+        words += ["--shape", ",".join(map(str, args.shape))] if args.shape else []
+        words += ["--label", *args.label] if args.label else []
+        words += ["--guidance", f"{args.guidance:g}"] if args.guidance is not None else []
     return shlex.join(words) or None
 
 
 def asked_judge(args):
     """Return the judge that the command line names, or None."""
-    from . import judge
+    from ..bench import judge
 
     return None if args.judge is None else judge.load(args.judge)
 
@@ -100,8 +95,24 @@ def resumed(args, module, run, **bar):
 # ----------------------------------------------------------------------------------------------------------- the suites
 
 
+def ablation(args):
+    from ..bench import ablation
+
+    seed = ablation.SEED if args.seed is None else args.seed
+    run = partial(
+        ablation.run, seed=seed, limit=args.limit, only=args.only, models=named(args), column=args.column,
+    )  # fmt: skip
+    if args.into is not None:
+        report.check_marks(args.into, ablation.MARK)
+    rows = resumed(args, ablation, run, desc="leaving out", unit="problem")
+    if args.into is not None:
+        report.write_between(ablation.table(rows), args.into, ablation.MARK)
+    named_so = flags(args) and shlex.join(["--column", args.column] if args.column else [])
+    return rows, ablation.page(rows, named_so and f"{flags(args)} {named_so}" or flags(args))
+
+
 def accuracy(args):
-    from . import work_precision
+    from ..bench import work_precision
 
     rows = work_precision.run(
         args.suite, calls=args.calls or work_precision.CALLS, seed=args.seed or 0, limit=args.limit, only=args.only,
@@ -111,13 +122,19 @@ def accuracy(args):
 
 
 def speed(args):
-    from . import speed
+    from ..bench import speed
 
-    return speed.run() if args.model is None else speed.run_with(models.asked(args))
+    bar = partial(tqdm, desc="measuring", leave=False)
+    rows = (
+        speed.run(devices=(args.device,), progress=bar)
+        if args.model is None
+        else speed.run_with(models.asked(args))
+    )
+    return rows, speed.page(rows, flags(args))
 
 
 def sweep(args):
-    from . import sweep
+    from ..bench import sweep
 
     limit, bar = args.limit or sweep.LIMIT, partial(tqdm, unit="problem", leave=False)
     seed = sweep.SEED if args.seed is None else args.seed
@@ -128,7 +145,7 @@ def sweep(args):
 
 
 def grids(args):
-    from . import grids
+    from ..bench import grids
 
     return grids.run(
         args.seed or 0, args.limit, args.only or "", device=args.device, models=named(args)
@@ -136,7 +153,7 @@ def grids(args):
 
 
 def ceiling(args):
-    from . import ceiling
+    from ..bench import ceiling
 
     bar = partial(tqdm, desc="fitting", unit="problem", leave=False)
     return ceiling.run(
@@ -145,18 +162,18 @@ def ceiling(args):
 
 
 def refine(args):
-    from . import refinement
+    from ..bench import improvement
 
     bar, judge = partial(tqdm, desc="refining", leave=False), asked_judge(args)
     model = models.asked(args) if models.is_own(args.model or "eps") else args.model or "eps"
-    rows = refinement.run(
-        model, args.limit or refinement.COUNT, args.seed or 0, bar, judge=judge, device=args.device
+    rows = improvement.run(
+        model, args.limit or improvement.COUNT, args.seed or 0, bar, judge=judge, device=args.device
     )
-    return rows, refinement.page(rows, flags(args), judge)
+    return rows, improvement.page(rows, flags(args), judge)
 
 
 def adaptive(args):
-    from . import adaptive
+    from ..bench import adaptive
 
     run = partial(
         adaptive.run, seed=args.seed or 0, limit=args.limit, only=args.only, device=args.device
@@ -166,7 +183,7 @@ def adaptive(args):
 
 
 def trajectory(args):
-    from . import trajectory
+    from ..bench import trajectory
 
     run = partial(
         trajectory.run, seed=args.seed or 0, limit=args.limit, only=args.only, device=args.device
@@ -176,7 +193,7 @@ def trajectory(args):
 
 
 def inversion(args):
-    from . import inversion
+    from ..bench import inversion
 
     seed = inversion.SEED if args.seed is None else args.seed
 
@@ -190,7 +207,7 @@ def inversion(args):
 
 
 def penalty(args):
-    from . import penalty
+    from ..bench import penalty
 
     model = None if args.model is None else models.asked(args)
     run = partial(
@@ -202,7 +219,7 @@ def penalty(args):
 
 
 def sets(args):
-    from . import sets, sets_page
+    from ..bench import sets, sets_page
 
     judge, cache = asked_judge(args), args.cache
     if cache is None and args.json:
@@ -235,13 +252,13 @@ def asked_samplers(args):
     Raises:
         ValueError: a name that none has.
     """
-    from . import sets
+    from ..bench import sets
 
     known = sets.every()
     if not args.samplers:
         return known if args.all else None
     names = dict.fromkeys(
-        [sets.BASELINE, *args.samplers]
+        [sets.OWN, *args.samplers]
     )  # with whose pictures the others' are compared
     if unknown := [name for name in names if name not in known and name != "converged"]:
         raise ValueError(
@@ -269,84 +286,31 @@ def drawn_with(args):
     return " ".join([said, shlex.join(words)]).strip() if said else None
 
 
-_ACCURACY = Suite(accuracy, ("calls", "all", "bend"), plot="report")
+PROBLEMS = ("seed", "limit", "only")
+SETS = ("seed", "limit", "calls", "all", "samplers", "cache", "batch", "autocast", "judge")
+CALLS = ("calls", "all", "bend")
+ZOO, EPS, OWN = "all of the zoo", "eps", "a model of your own"
+_ANALYTIC = Suite(
+    "problems whose denoisers are known exactly", accuracy, PROBLEMS + CALLS, plot="report"
+)
+_ZOO = Suite("trained models", accuracy, PROBLEMS + CALLS, ZOO, plot="report")
 _SETS = Suite(
-    sets,
-    ("calls", "all", "judge", "samplers", "cache", "batch", "autocast", "guidance"),
-    plot="sets_page",
+    "sets of pictures by everyday samplers", sets, SETS, EPS, guided=True, plot="sets_page"
 )
 SUITES = {
-    "analytic": _ACCURACY, "zoo": _ACCURACY, "img2img": _ACCURACY,
-    "sets": _SETS, "frechet": _SETS,
-    "grids": Suite(grids),
-    "speed": Suite(speed),
-    "sweep": Suite(sweep),
-    "ceiling": Suite(ceiling),
-    "refine": Suite(refine, ("judge",)),
-    "adaptive": Suite(adaptive, plot="adaptive"),
-    "trajectory": Suite(trajectory, plot="trajectory"),
-    "inversion": Suite(inversion, plot="inversion"),
-    "penalty": Suite(penalty, ("judge",), plot="penalty"),
+    "analytic": _ANALYTIC,
+    "zoo": _ZOO,
+    "img2img": replace(_ZOO, summary="trained models, from amid a run"),
+    "sets": _SETS,
+    "frechet": replace(_SETS, summary="sets of pictures by samplers of few calls"),
+    "grids": Suite("5 to 8 calls on nine schedules", grids, PROBLEMS, ZOO),
+    "speed": Suite("what a step costs by itself", speed, model="the model whose call is timed beside"),
+    "sweep": Suite("every setting varied", sweep, PROBLEMS, ZOO),
+    "ceiling": Suite("how far weights fitted to a model get", ceiling, PROBLEMS, ZOO),
+    "refine": Suite("refinement at equal calls", refine, ("seed", "limit", "judge"), EPS),
+    "adaptive": Suite("solvers that find their own steps", adaptive, PROBLEMS, plot="adaptive"),
+    "trajectory": Suite("the whole trajectory at once", trajectory, PROBLEMS, plot="trajectory"),
+    "inversion": Suite("from a picture to its noise and back", inversion, PROBLEMS, ZOO, plot="inversion"),
+    "ablation": Suite("what each tuned number is worth", ablation, (*PROBLEMS, "column", "into"), ZOO),
+    "penalty": Suite("the curvature penalty", penalty, (*PROBLEMS, "judge"), OWN, plot="penalty"),
 }  # fmt: skip
-
-
-def those_with(flag):
-    """Return in words which suites have a use for a flag."""
-    names = [name for name, suite in SUITES.items() if flag in suite.takes]
-    return (
-        f"suite {names[0]}"
-        if len(names) == 1
-        else f"suites {', '.join(names[:-1])} and {names[-1]}"
-    )
-
-
-def check(args):
-    """Refuse what is said to a suite that has no use for it, before the work begins.
-
-    Raises:
-        ValueError: it was said.
-    """
-    suite, own = SUITES[args.suite], args.model is not None and models.is_own(args.model)
-    for flag, why in FLAGS.items():
-        if getattr(args, flag) and flag not in suite.takes:
-            raise ValueError(f"--{flag} is for the {those_with(flag)}: {args.suite} {why}")
-    if args.plot is not None and suite.plot is None:
-        raise ValueError(
-            f"--plot draws error or distance against calls: the suite {args.suite} has none"
-        )
-    if args.model is not None and args.suite == "analytic":
-        raise ValueError(
-            "the suite analytic has denoisers in closed form: leave out --model, or take the suite zoo"
-        )
-    if not own:
-        for flag in ("extra", "shape", "label"):
-            if getattr(args, flag):
-                raise ValueError(
-                    f"--{flag} is for a model of your own: name it by --model module:callable"
-                )
-        if args.suite == "penalty" and args.model is not None:
-            raise ValueError(
-                "the suite penalty has its own models: leave out --model, or name one of your own"
-            )
-        if args.guidance is not None and "guidance" not in suite.takes:
-            whose = f"the {those_with('guidance')}, or a model of your own"
-            raise ValueError(f"--guidance is for {whose}: {args.suite} has its own")
-    for file in (args.json, args.plot, args.doc):
-        if file is not None:
-            files.check_target(file)
-    if args.plot is not None:
-        report.check_plot(args.plot)
-
-
-def bench(args):
-    """Measure, print the tables, and write the rows and the plot where asked."""
-    check(args)
-    suite = SUITES[args.suite]
-    rows, text = suite.run(args)
-    print(text)
-    if args.json is not None:
-        report.write_json(rows, args.json)
-    if args.doc is not None:
-        report.write_page(text, args.doc)
-    if args.plot is not None:
-        import_module(f".{suite.plot}", __package__).plot(rows, args.plot)

@@ -2,9 +2,9 @@ import mpmath
 import pytest
 import torch
 
-from isdo.bench.peers import (
+from isdo.bench.baselines import (
+    BASELINES,
     FURTHER,
-    PEERS,
     cab,
     deis,
     ipndm,
@@ -20,18 +20,18 @@ from isdo.path import FLOW, PATHS, VE
 pytestmark = pytest.mark.usefixtures("no_grad")
 
 UNIFORM = 1.0
-EVERY = PEERS | FURTHER
+EVERY = BASELINES | FURTHER
 CARRIED_ON = ("ipndm_3", "ipndm_4", "deis", "cab_2", "cab_3")  # to 0, by their own formula
 ORDERS = {  # sampler, order, power of the grid (1: equal steps in sigma)
-    "euler": (PEERS["euler"].run, 1, 3.0),
-    "heun": (PEERS["heun"].run, 2, 3.0),
-    "dpmpp_2m": (PEERS["dpmpp_2m"].run, 2, 3.0),
-    "res_2m": (PEERS["res_2m"].run, 2, 3.0),
+    "euler": (BASELINES["euler"].run, 1, 3.0),
+    "heun": (BASELINES["heun"].run, 2, 3.0),
+    "dpmpp_2m": (BASELINES["dpmpp_2m"].run, 2, 3.0),
+    "res_2m": (BASELINES["res_2m"].run, 2, 3.0),
     "res_2m, equal steps": (multistep(2, res), 2, UNIFORM),
-    "ipndm_3": (PEERS["ipndm_3"].run, 3, UNIFORM),
-    "ipndm_4": (PEERS["ipndm_4"].run, 4, UNIFORM),
+    "ipndm_3": (BASELINES["ipndm_3"].run, 3, UNIFORM),
+    "ipndm_4": (BASELINES["ipndm_4"].run, 4, UNIFORM),
     "ipndm_4 knows equal steps only": (multistep(4, ipndm), 2, 3.0),
-    "deis": (PEERS["deis"].run, 3, 3.0),
+    "deis": (BASELINES["deis"].run, 3, 3.0),
     "deis of four nodes": (multistep(4, deis), 4, 3.0),
     "unipc_2, no lower order at the end": (multistep(2, unipc, unipc), 3, 3.0),
     "unipc_3, no lower order at the end": (multistep(3, unipc, unipc), 4, 3.0),
@@ -86,7 +86,7 @@ def test_order_of_convergence(name):
 
 @pytest.mark.parametrize("name, power", [("deis", 2.0), ("ipndm_3", UNIFORM)])
 def test_polynomials_in_sigma_keep_their_order_down_to_zero(name, power):
-    assert observed_order(PEERS[name].run, power, 0.0) == pytest.approx(3, abs=0.25)
+    assert observed_order(BASELINES[name].run, power, 0.0) == pytest.approx(3, abs=0.25)
 
 
 @pytest.mark.parametrize("name", [name for name in EVERY if name != "reab"])
@@ -133,11 +133,11 @@ def test_last_step_to_zero_is_the_last_denoised(name):
     torch.testing.assert_close(out, last[0], rtol=0, atol=1e-14)
 
 
-def test_one_step_of_every_exponential_peer_is_ddim():
+def test_one_step_of_every_exponential_baseline_is_ddim():
     x, clean = torch.randn(2, 1, 3, 4, 4, dtype=torch.float64)
     sigmas = torch.tensor([1.0, 0.3], dtype=torch.float64)
     for name in ("euler", "dpmpp_2m", "res_2m", "unipc_2", "unipc_3", "deis", "ipndm_4"):
-        out = PEERS[name].run(lambda x, sigma: clean, x, sigmas, disable=True)
+        out = BASELINES[name].run(lambda x, sigma: clean, x, sigmas, disable=True)
         torch.testing.assert_close(out, clean + 0.3 * (x - clean), rtol=0, atol=1e-14)
 
 

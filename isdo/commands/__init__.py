@@ -1,0 +1,2 @@
+"""The commands of python -m isdo, a file each: ``SUMMARY``, ``add_arguments(parser)``,
+``run(args)``."""
