@@ -137,11 +137,12 @@ class Declared:
 
     def __init_subclass__(cls) -> None:
         hints = get_type_hints(cls)
-        cls.fields = tuple(
+        own = (
             _field(key, hints[key], each)
             for key, each in vars(cls).items()
             if isinstance(each, dataclasses.Field)
         )
+        cls.fields = (*cls.fields, *own)
 
     def __post_init__(self) -> None:
         for field in self.fields:

@@ -64,6 +64,15 @@ def test_an_attribute_declares_a_setting():
     }
     assert Two.level == 0.5  # the default, as of any dataclass
     assert Two.fields[1].counts({"level": 0.5}) and not Two.fields[1].counts({"level": 0})
+
+    @dataclasses.dataclass(frozen=True)
+    class Three(Two):
+        count: int = setting(1, "Count", "ISDO count", "how many", low=0, high=9)
+
+    assert [field.key for field in Three.fields] == ["level", "way", "count"] and len(
+        Two.fields
+    ) == 2
+    assert dataclasses.astuple(Three(1, "down", 2)) == (1.0, "down", 2)
     for wrong in ({"level": 3}, {"way": "left"}, {"height": 1}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             Two.from_dict(wrong)
