@@ -725,3 +725,24 @@ def test_an_earlier_change_is_stretched_threefold_at_most(times, told, normal):
     found = Answers(torch.full((), gain, dtype=x.dtype), [(x, answer)], spectrum)(times * x)
     wanted = gain * times * x + told * (answer - gain * x)
     torch.testing.assert_close(found, wanted, rtol=2e-3, atol=2e-3)
+
+
+def test_a_node_is_not_final_as_long_as_nodes_to_come_will_change_its_equation():
+    """However small its residual is: an interpolation that is to reach further has not got there."""
+    spectrum, waited = Spectrum(4, 4, "cpu"), 0
+    state = spectrum.forward(torch.randn(1, 2, 4, 4, dtype=torch.float64))
+    equations = Equations(PATHS["ve"], spectrum, chebyshev(PATHS["ve"], 2.0, 0.05, 14), state)
+    trajectory = Trajectory(equations, state, lambda *_: torch.zeros(()), Whole(), 5)
+    while not trajectory.done:
+        sizes = trajectory.take([0.1 * trajectory.states[j] for j in trajectory.asked])
+        if sizes is None:
+            continue
+        before, final = trajectory.low, [each.final for each in trajectory.intervals.values()]
+        trajectory.settle([0.0] * len(sizes))
+        # those before the first that waits
+        count = (final + [False]).index(False)
+        waited += count < len(final)
+        assert trajectory.low == before + count
+        if waited > 3:
+            break
+    assert waited
