@@ -163,7 +163,7 @@ SRK = Part("srk", "isdo/srk.py", _tests("srk"), (
 TABLEAU = Part("srk", "isdo/tableau.py", _tests("tableau"), (
     Row("self.c[-1] == 1 and (*self.a[-1], Fraction(0)) == self.b", "self.c[-1] == 1",
         "which rows are first-same-as-last"),
-    Row("b - low for b, low", "low - b for b, low", "the sign of the estimate"),
+    Row("b - low for b, low", "low - b for b, low", "the sign of the estimate", _tests("tableau", "srk")),
     Row("if (found := self.order_of(weights)) != order:",
         "if (found := self.order_of(weights)) < order:", "an order said too low"),
     Row("if any(sum(row) != c", "if all(sum(row) != c", "rows sum to c"),
@@ -301,7 +301,7 @@ GROUP = Part("group", "isdo/group.py", _tests("group"), (
     Row("(height**2 + width**2 - 2) / 12", "(height**2 + width**2) / 12", "pixels on average"),
 ))  # fmt: skip
 
-LATENTS = Part("latents", "isdo/latents.py", _tests("invert_cli"), (
+LATENTS = Part("latents", "isdo/latents.py", _tests("latents", "invert_cli"), (
     Row("NEAR = 1e-3", "NEAR = 1e-1", "noise of another level"),
     Row('said.get("kind") != KIND or x is None', "x is None", "a file of another kind"),
     Row("or not x.isfinite().all()", "", "noise that is no number"),

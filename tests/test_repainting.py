@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from isdo import schedules
+from isdo import gallery, refinement, schedules
 from isdo.denoiser import CallCounter
 from isdo.path import PATHS
 from isdo.refinement import refine
@@ -249,3 +249,24 @@ def test_half_precision_comes_back_as_it_came(mixture, normal):
 def test_noise_of_another_kind_is_refused(mixture, normal):
     with pytest.raises(ValueError, match="seeds is 'a'"):
         draw(mixture, start(mixture, normal, 1, 3, 6, 6), 12, seeds="a")
+
+
+def test_noise_of_the_ways_back_is_that_of_no_refinement_nor_drawing_of_the_seed(
+    mixture, normal, monkeypatch
+):
+    """A refinement of the same seed may follow, and the picture was drawn from that seed's noise: to
+    add either once more would not be independent."""
+    shape, made, source = (1, 3, 6, 7), [], refinement.SeededNoise
+
+    def kept(seeds):
+        made.append(source(seeds)(torch.zeros(shape)))
+        return source(seeds)
+
+    monkeypatch.setattr(refinement, "SeededNoise", kept)
+    x = start(mixture, normal, *shape)
+    picture = draw(mixture, x, 12, seeds=5)
+    refine(mixture, picture, disable=True, seeds=5)
+    back, refined = made
+    own = gallery.noise([5], shape[1:])
+    for one, other in ((back, refined), (back, own), (refined, own)):
+        assert (one - other).abs().max() > 1
