@@ -89,8 +89,11 @@ class Answers:
                 there = self.sums[-1].data_ptr()
                 self.host.append((ctypes.c_float * BLOCK).from_address(there))
         # a sum with NaN or infinity in it is one of them: the cheapest look at all numbers
-        wide = torch.float64 if denoised.dtype == torch.float64 else torch.float32
-        self.sums[-1][i % BLOCK].copy_(denoised.sum(dtype=wide), non_blocking=True)
+        place, every = self.sums[-1][i % BLOCK], tuple(range(denoised.ndim))
+        if place.device == denoised.device:
+            torch.sum(denoised, every, dtype=torch.float32, out=place)
+        else:
+            place.copy_(denoised.sum(dtype=torch.float32), non_blocking=True)
         if self.device.type == "cuda":
             self.events.append(torch.cuda.Event())
             self.events[-1].record(torch.cuda.current_stream(self.device))

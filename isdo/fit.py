@@ -14,9 +14,11 @@ COHERENT = 0.95
 
 def measure_of(spectrum, settings, coherent=COHERENT):
     """Return what makes a Power of a Change, as the settings have it; None where nothing is
-    measured: by choice, or in a basis of single numbers, where one number a mode explains all.
+    measured: by choice, or where modes are single numbers, of which one number a mode explains all,
+    in the cosine basis and in pictures of 2 by 2.
     """
-    if settings.power != "fitted" or spectrum.basis.parts == 1 or coherent >= 1:
+    single = spectrum.basis.parts == 1 or max(spectrum.height, spectrum.width) <= 2
+    if settings.power != "fitted" or single or coherent >= 1:
         return None
     return partial(Change.power, coherent=coherent, fitted=spectrum.among_lowest(settings.modes))
 
@@ -50,9 +52,10 @@ class Change:
     def __init__(self, values, spectrum):
         self.values, self.spectrum = values, spectrum
         self.with_noise = values * values[:, 1:]
-        tiny = torch.finfo(values.dtype).tiny
-        # of dD, squared
-        self.size = torch.linalg.vector_norm(values[:, 0], dim=(1, 2)).square_().add_(tiny)
+        tiny, parts = torch.finfo(values.dtype).tiny, spectrum.basis.parts
+        # of dD, squared, but for the mean, which is one number a channel that any S explains
+        size = torch.linalg.vector_norm(values[:, 0, :, parts:], dim=(1, 2))
+        self.size = size.square_().add_(tiny)
 
     @classmethod
     def between(cls, new, old, window, spectrum):
@@ -80,9 +83,10 @@ class Change:
         products = self.spectrum.pooled(self.with_noise)
         both, noise = products.clamp_(min=table((0.0, tiny), products)[:, None, None]).unbind(1)
         power = both / noise
-        explained = (power * both).sum((1, 2)) / self.size
-        # trust and doubt at once: two straight lines between 0 and 1
-        slope = 1 / (1 - coherent)
+        explained = (power * both)[..., 1:].sum((1, 2)) / self.size
+        # trust and doubt at once: two straight lines between 0 and 1, which is reached within
+        # rounding
+        slope = (1 + 100 * torch.finfo(self.values.dtype).eps) / (1 - coherent)
         lines = torch.addcmul(
             table((-coherent * slope, slope), self.values),
             table((slope, -slope), self.values),

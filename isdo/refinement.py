@@ -237,8 +237,10 @@ class Leash:
         height, width = picture.shape[-2:]
         self.drift, self.spectrum = drift, Spectrum(height, width, picture.device, halves=True)
         bands = torch.arange(self.spectrum.count, device=picture.device)
-        self.fine = (bands + 1) / 2 >= FINE * max(picture.shape[-2:])
-        self.first = self._energy(self.spectrum.forward(picture))
+        fine = (bands + 1) / 2 >= FINE * max(picture.shape[-2:])
+        energy = self._energy(self.spectrum.forward(picture))
+        # infinite where nothing is held, so that the ratio is 0 there
+        self.first = torch.where(fine & (energy > 0), energy, torch.inf)
 
     def _energy(self, modes: Tensor) -> Tensor:
         return self.spectrum.inner(modes, modes)
@@ -247,9 +249,9 @@ class Leash:
         """Return what must be added to a picture (B, C, ..., H, W)."""
         modes = self.spectrum.forward(picture)
         tiny = torch.finfo(self.spectrum.precision).tiny
-        ratio = self._energy(modes) / self.first.clamp(min=tiny)
+        ratio = self._energy(modes) / self.first
         gain = (ratio.clamp(1 - self.drift, 1 + self.drift) / ratio.clamp(min=tiny)).sqrt()
-        held = self.fine & (ratio > LEAST_DETAIL) & (ratio < 1 / LEAST_DETAIL)
+        held = (ratio > LEAST_DETAIL) & (ratio < 1 / LEAST_DETAIL)
         excess = self.spectrum.spread(torch.where(held, gain - 1, 0.0), modes)
         return self.spectrum.inverse(excess * modes, picture.shape)
 
@@ -311,7 +313,8 @@ def each_seed(seeds: Seeds, count: int) -> Sequence[int]:
 def _rms(x: Tensor) -> Tensor:
     """Return the root mean square of each picture (B,), with bits that do not depend on the
     batch."""
-    return torch.stack([picture.square().mean().sqrt() for picture in x])
+    size = x[0].numel() ** 0.5
+    return torch.stack([torch.linalg.vector_norm(picture) for picture in x]) / size
 
 
 @torch.no_grad()
@@ -412,7 +415,7 @@ def refine(
                 math.sqrt(max(0.0, path.noise_to_signal(sigma) ** 2 - action.kept**2))
                 * settings.noise_scale
             )
-            noisy = signal * (moved + fresh * noise(moved).to(working))
+            noisy = torch.add(moved, noise(moved).to(working), alpha=fresh).mul_(signal)
             held = counter if mask is None else Held(counter, mask, moved)
             back = solve(held, noisy.to(x.dtype), levels, extra_args, watch).to(
                 working

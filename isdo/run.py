@@ -158,7 +158,8 @@ class Run:
                 if arrived := not (amid or end < sigma):
                     continue  # a level that is there twice
                 state = asked = None  # memory that the step can use
-                solver.observe(sigma, modes, self.spectrum.forward(denoised.to(self.dtype)), end)
+                said = self.spectrum.forward(denoised.to(self.dtype), solver.place())
+                solver.observe(sigma, modes, said, end)
                 sigma, modes, arrived = solver.predict(end)
                 state, amid = self.spectrum.inverse(modes, self.given.shape), not arrived
             if callback is not None and not whole:

@@ -149,7 +149,6 @@ class Spectrum:
     Attributes:
         count: number of bands.
         size: (bands,) real degrees of freedom of each.
-        height_of: (bands,) from 0 at the lowest band to 1 at the highest.
 
     Band k lies round k waves per longer side; of ``halves`` each is half as wide, from above k/2 to
     (k + 1)/2 waves, so that whatever a person calls fine detail is a number of whole bands, or
@@ -172,9 +171,6 @@ class Spectrum:
             basis, height, width, device, halves
         )
         self.count = len(self.size)
-        self.height_of = torch.arange(self.count, device=device, dtype=self.precision) / max(
-            1, self.count - 1
-        )
 
     def lowest(self, modes: int) -> Tensor:
         """Return (bands,) ones for the bands in which the ``modes`` lowest modes lie, zeros for the
@@ -187,10 +183,13 @@ class Spectrum:
         others; None where that is all of them."""
         return None if self._below[-1] < modes else self.lowest(modes)[self.index]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map x (B, ..., H, W) to modes (B, channels, K), channels being all axes between."""
+    def forward(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """Map x (B, ..., H, W) to modes (B, channels, K), channels being all axes between; written
+        into ``out`` where that is given."""
         modes = self.basis.forward(x.reshape(len(x), -1, self.height, self.width))
-        return modes if self.basis.parts == 1 else modes.mul_(self._scales(modes)[0])
+        if self.basis.parts == 1:
+            return modes if out is None else out.copy_(modes)
+        return torch.mul(modes, self._scales(modes)[0], out=modes if out is None else out)
 
     def inverse(self, modes: Tensor, shape: Sequence[int]) -> Tensor:
         """Map modes (B, channels, K) back to a picture of ``shape``."""

@@ -81,6 +81,10 @@ class Srk:
         self.start, self.slopes = call, ()
         return error
 
+    def place(self):
+        """Return where D of the next call may be written: nowhere."""
+        return None
+
     def predict(self, end):
         """Return where the model is to be asked next on the way to the sigma ``end``: (sigma,
         modes, whether that is the end).

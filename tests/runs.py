@@ -51,7 +51,6 @@ RUNS = {
         _analytic("stationary", "flow"), "flow shift 3", 8, {"corrector": 2}, None, False,
     ),
     "no power": (_analytic("anisotropic", "ve"), "karras", 8, {"power": "zero"}, None, False),
-    "few modes": (_analytic("anisotropic", "ve"), "karras", 8, {"modes": 40}, None, False),
     "no response": (_zoo("v", "guidance 1"), "karras", 8, {"response": 0.0}, None, False),
     "cosine": (_zoo("v", "guidance 1"), "karras", 8, {"basis": "cosine"}, None, False),
     "from near": (_zoo("v", "guidance 1"), "karras", 8, {}, 1.0, False),

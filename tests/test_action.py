@@ -80,7 +80,7 @@ def test_a_multistep_run_begins_with_a_step_of_order_one(path, pixel_mixture, no
     model, x, counts = pixel_mixture(path), RANGE[path][0] * normal(2, 2, 3, 4), (40, 80, 160)
     runs = [trajectory(model, x, even(path, steps), Settings(**ISDO)) for steps in counts]
     whole, first = ([float(action(model, s[:n], t[:n]).sum()) for s, t in runs] for n in (None, 3))
-    assert slope(counts, whole) == pytest.approx(3, abs=0.2) and first[-1] > 0.5 * whole[-1]
+    assert slope(counts, whole) == pytest.approx(3, abs=0.3) and first[-1] > 0.5 * whole[-1]
 
 
 @both_paths

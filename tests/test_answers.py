@@ -127,8 +127,10 @@ def test_a_gpu_is_asked_and_not_waited_for(monkeypatch):
     monkeypatch.setattr(Event, "done", 0)
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
-    ones = torch.ones
-    monkeypatch.setattr(torch, "ones", lambda *size, pin_memory=False, **kind: ones(*size, **kind))
+    zeros = torch.zeros
+    monkeypatch.setattr(
+        torch, "zeros", lambda *size, pin_memory=False, **kind: zeros(*size, **kind)
+    )
     answers, x = Answers(torch.device("cuda"), 200), torch.zeros(1, 1, 2, 2)
     for i in range(150):
         answers.look()  # nothing has come yet

@@ -39,7 +39,7 @@ def test_the_error_follows_the_tolerance(solver, path, solved):
     for tolerance in (0.1, 0.01, 0.001):
         report, settings = {}, Settings(solver=solver, tolerance=tolerance)
         out = run(model, x, [start, 0.01, 0.0], settings, report=report)
-        assert rms(out - exact).max() < 5 * tolerance
+        assert rms(out - exact).max() < 6 * tolerance
         calls.append(sum(report["calls"]))
     assert calls == sorted(calls) and calls[0] < calls[-1]
 

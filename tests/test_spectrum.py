@@ -69,9 +69,6 @@ def test_a_wave_lies_in_one_band_and_a_shorter_one_not_below(basis, size):
 def test_radius_means_the_same_for_wide_and_square_pictures(basis):
     square, wide = make((8, 12), basis), make((12, 12), basis)
     assert square.count == wide.count
-    torch.testing.assert_close(
-        square.height_of, torch.linspace(0, 1, square.count, dtype=torch.float64)
-    )
 
 
 @all_bases
@@ -163,11 +160,3 @@ def test_a_wave_lies_in_the_band_of_its_number_of_waves(halves):
             band = max(0, math.ceil(2 * waves - 1e-6) - 1) if halves else round(waves)
             assert int(energy.argmax()) == band
             assert energy[band] == pytest.approx(energy.sum().item(), rel=1e-12)
-
-
-@all_bases
-def test_height_goes_from_the_lowest_band_to_the_highest(basis):
-    for size in ((8, 8), (5, 7), (1, 6)):
-        height = make(size, basis).height_of
-        assert height[0] == 0 and height[-1] == 1 and (height.diff() > 0).all()
-    assert make((1, 1), basis).height_of.tolist() == [0]

@@ -8,6 +8,7 @@ A step goes through the rooms in this order: `history` takes the call in, `fit` 
 
 import copy
 import math
+from itertools import pairwise
 
 import torch
 
@@ -26,6 +27,9 @@ __all__ = ["TUNED", "Multistep", "Tuned"]
 # Corrections go through one node more than predictions, up to the highest order there is: D was
 # asked at predicted x, and a fifth node brings in more of that than it removes of the error.
 MOST = 4
+# An older step so much longer than the one after it is not done again: the slope between later
+# nodes would be stretched over it, and from zero terminal SNR (sigma 4518) a schedule may go to 15.
+STRETCH = 8
 # What competes by default: a variable that is cautious in long first steps and under guidance, and
 # a bold one; in a run that begins near, another bold one.
 FAR, NEAR = ("sigma", "log1p"), ("sigma", "log")
@@ -97,6 +101,11 @@ class Multistep:
         self.rules, self.weights = self.believed()
         return self.correct(end)
 
+    def place(self):
+        """Return where D of the next call may be written, (B, channels, K), which saves a copy; None
+        before there is such a place."""
+        return None if self.history is None else self.history.offer()
+
     @property
     def nodes(self):
         """How many evaluations are known."""
@@ -162,6 +171,9 @@ class Multistep:
         steps = min(self.nodes - 1, self.settings.corrector)
         if steps and self.history.blind and self.nodes <= known:
             steps = self.nodes - 1  # what was said in the dark is news to none of the later steps
+        lengths = [abs(old - new) for new, old in pairwise(sigmas)]
+        while steps > 1 and lengths[steps - 1] > STRETCH * lengths[steps - 2]:
+            steps -= 1
         ways = [*([] if end is None else [end]), *sigmas[: steps + 1]]
         found = ratios(self.path, self.power and self.power.modes, ways)
         self.ahead = None if end is None else (end, found.pop(0))
@@ -186,11 +198,17 @@ class Multistep:
         return self.gap
 
     def taken(self):
-        """Return the part of the newest correction that is taken, (B, 1, 1) or the number 1."""
+        """Return the part of the newest correction that is taken, (B, 1, 1) or the number 1.
+
+        What a trusted fit says is taken in full.
+        """
         (sigma, old), (signal, before) = self.history.sigmas[:2], self.history.signals[:2]
         seen = signal > 0 and before > 0
         length = abs(math.log(old * signal / (sigma * before))) if seen else math.inf
-        return self.steepness.damped(length)
+        damped = self.steepness.damped(length)
+        if self.power is None or not torch.is_tensor(damped):
+            return damped
+        return torch.maximum(damped, self.power.trust)
 
     def response(self):
         """Return how far D is taken to follow a correction: what was chosen, and more towards the
@@ -236,7 +254,10 @@ class Multistep:
         sums = (self.weights.flatten(1)[:, None] * table(mixture, self.weights)).sum(-1)
         share, lifted, of = (sums[:, 1:] / sums[:, :1]).split([1, 1, len(slots)], 1)
         if self.gap is not None:
-            lift = share.clamp(max=1)[..., None] * self.lift
+            # where a call follows it is believed unless the evidence is against it, and at the end
+            # as far as the evidence is for it
+            believed = share.clamp(max=1) if end > 0 else share / 2
+            lift = believed[..., None] * self.lift
         if end > 0:
             mean = mixed(self.residuals, of)
             return (
@@ -245,7 +266,7 @@ class Multistep:
                 else torch.addcmul(mean, lift * lifted[..., None], self.gap)
             )
         newest = self.residuals[:, slots[0]]
-        made = self.residuals[:, list(slots[1:3])]
+        made = torch.stack([self.residuals[:, slot] for slot in (*slots[1:3], slots[1])[:2]], 1)
         self.residuals = None  # whose memory is wanted now
         if self.gap is not None:
             newest = torch.addcmul(newest, lift * self.unit, self.gap)

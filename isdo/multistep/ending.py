@@ -38,7 +38,7 @@ def foresee(history, newest, made, low, tuned, window, spectrum):
     along = older.mul_(table((length, length1), older)[:, None, None])
     made = torch.addcmul(made, growth[:, None], along, value=-1)
     del older, along
-    scale = table((1.0, (sigma1 - sigma) / (sigma2 - sigma1)), made)
+    scale = (sigma1 - sigma) / (sigma2 - sigma1)
     part = agreement(window.painted(made), scale, spectrum)
     reach = min(tuned.reach, (sigma - low) / (sigma1 - sigma))
     carried = torch.addcmul(newest, spectrum.spread(part, newest), made[:, 0], value=reach)
@@ -59,12 +59,14 @@ def noises(history):
 
 def agreement(pair, scale, spectrum):
     """Return the part of p (B, bands) that its agreement with q lets be carried on: 1 where they
-    are alike, 0 where they point away from each other; p and q (B, 2, channels, K) times scale."""
+    are alike, 0 where they point away from each other; p and q (B, 2, channels, K), q times a
+    scale."""
     p, q = pair.unbind(1)
     tiny = torch.finfo(spectrum.precision).tiny ** 0.25
     products = [spectrum.pooled(v * w).sum(1) for v, w in ((p, p), (p, q), (q, q))]
     found = spectrum.per_band(torch.stack(products, 1))
-    size, both, line = (found * (scale[[0, 0, 1]] * scale[[0, 1, 1]])[:, None]).unbind(1)
+    scales = table((1.0, scale, scale**2), found)[:, None]
+    size, both, line = (found * scales).unbind(1)
     both, line = both.clamp(min=0), line + tiny
     return (both / line).clamp(max=1) * (both / line) * (both / (size + tiny))
 

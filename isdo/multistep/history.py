@@ -41,6 +41,7 @@ class History:
         self.values = like.new_zeros(len(like), 2, depth + 2, *like.shape[1:])
         self.depth, self.twin = depth, twin
         self.sigmas, self.signals, self.side, self.newest = (), (), 0, -1
+        self.offered = None
 
     def copy(self):
         """Return a history of its own."""
@@ -52,6 +53,16 @@ class History:
     def last(self):
         """The newest evaluation, D and e (B, 2, channels, K)."""
         return self.values[:, :, self.side * (self.depth + 1)]
+
+    @property
+    def next(self):
+        """Where the next evaluation is to be written."""
+        return self.values[:, :, (1 - self.side) * (self.depth + 1)]
+
+    def offer(self):
+        """Return where D of the next call may be written (B, channels, K), which saves a copy."""
+        self.offered = self.next[:, 0]
+        return self.offered
 
     def change(self, j=0):
         """Return change j (B, 2, channels, K), 0 the newest: from node j + 1 to node j."""
@@ -77,10 +88,11 @@ class History:
         Returns:
             whether it stands in the place of the last.
         """
-        before = self.last if self.sigmas else None
+        before, new = self.last if self.sigmas else None, self.next
         self.side = 1 - self.side
-        new = self.last
-        new[:, 0].copy_(denoised)
+        if denoised is not self.offered:
+            new[:, 0].copy_(denoised)
+        self.offered = None
         torch.sub(state, denoised, alpha=signal, out=new[:, 1]).mul_(signal / sigma**2)
         if is_twin([sigma, *self.sigmas], self.twin):
             self.sigmas = (sigma, *self.sigmas[1:])

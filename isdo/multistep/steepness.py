@@ -34,9 +34,10 @@ class Steepness:
         if signal >= self.tuned.dim * sigma:
             return
         together = torch.linalg.vector_norm(change.with_noise[:, 0], 1, dim=(1, 2))
+        size = torch.linalg.vector_norm(change.values[:, 0], dim=(1, 2))
         tiny = torch.finfo(together.dtype).tiny ** 0.5
         ratio = NORMAL * (signal / sigma) ** 2
-        value = (change.size / together.add_(tiny)).mul_(ratio)[:, None, None]
+        value = (size * size / together.add_(tiny)).mul_(ratio)[:, None, None]
         self.value = value if self.value is None else torch.maximum(self.value, value)
 
     def damped(self, length):
