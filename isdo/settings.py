@@ -237,8 +237,8 @@ class Settings(Declared):
         "fitted",
         "Power",
         "ISDO power",
-        "fitted: the variance of each frequency band is estimated while the picture is sampled; "
-        "zero: it is taken as 0, a plain exponential multistep method",
+        "fitted: the variance of each mode of a picture is estimated while it is sampled, and used "
+        "where the data prove Gaussian; zero: it is taken as 0, a plain exponential multistep method",
         rare=True,
     )
     corrector: int = setting(
@@ -268,7 +268,7 @@ class Settings(Declared):
         "Basis",
         "ISDO basis",
         "transform to frequencies; cosine is two real matrix products, for devices without a "
-        "complex FFT; auto: fourier where the device has one",
+        "complex FFT, and no variance is estimated there; auto: fourier where the device has one",
         rare=True,
     )
     placement: float = setting(

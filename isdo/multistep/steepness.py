@@ -17,10 +17,11 @@ def falling(value, half, least=0.0):
 
 
 class Steepness:
-    """The largest |dD| / (r^2 |de|) of any step so far, r = s/a, where D changes.
+    """The largest |dD| / (r^2 |de|) of any step so far, r = s/a, where D changes; theory page,
+    section 4.
 
-    It is S/r^2 on a Gaussian. Where the picture outweighs the noise, what D does is no sign of
-    anything; a model that was steep before is still guided there.
+    It is 2 S/(pi r^2) on a Gaussian. Where the picture outweighs the noise, what D does is no sign
+    of anything; a model that was steep before is still guided there.
 
     Attributes:
         value: (B, 1, 1), None before there is one.
