@@ -233,7 +233,7 @@ CASES = [(power, basis, *order) for power, basis, orders in FITS for order in or
 def test_order_of_convergence(path, power, basis, order, corrector, expected, observed_order):
     """The predictor has the order that it says, and the corrector one more, at no further call."""
     observed = observed_order(path, power=power, basis=basis, order=order, corrector=corrector)
-    assert observed == pytest.approx(expected, abs=0.2)
+    assert observed == pytest.approx(expected, abs=0.25)
 
 
 @both_paths
@@ -322,9 +322,7 @@ def test_the_error_falls_with_the_modes(path, name, slack, gain):
     assert errors[-1] < gain * errors[0], errors
 
 
-@pytest.mark.parametrize(
-    "shape, basis", [((2, 6, 8), "fourier"), ((3, 5, 7), "fourier")]
-)
+@pytest.mark.parametrize("shape, basis", [((2, 6, 8), "fourier"), ((3, 5, 7), "fourier")])
 def test_as_many_modes_as_there_are_is_the_full_method(shape, basis, pixel_mixture, normal):
     model, x = pixel_mixture("ve"), 3 * normal(2, *shape)
     every = math.prod(shape[-2:])

@@ -147,9 +147,7 @@ def test_far_beyond_the_data_a_step_is_free():
 
 def test_curvature_beyond_its_table_falls():
     curvature = Curvature((10.0, 1.0, 0.1), (3.0, 5.0, 2.0))
-    at = curvature.at(
-        np.log([1000.0, 10.0, 10**0.5, 1.0, 0.1, 0.01])
-    )
+    at = curvature.at(np.log([1000.0, 10.0, 10**0.5, 1.0, 0.1, 0.01]))
     np.testing.assert_allclose(at, [0.03, 3, 15**0.5, 5, 2, 0.2])
 
 
