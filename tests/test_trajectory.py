@@ -148,30 +148,42 @@ def test_a_stencil_is_the_widest_that_is_stable():
 
 
 @both_paths
-@pytest.mark.parametrize("power", [0.0, 0.2, 30.0])
-def test_shares_integrate_every_polynomial_of_their_degree(path, power):
-    """The mean over du of powers of the place, against a fine Gauss rule in sigma."""
+@pytest.mark.parametrize("rising", [False, True])
+def test_shares_integrate_every_polynomial_of_their_degree(path, rising):
+    """The mean over d(1/sigma) of powers of the place, against a fine rule in sigma."""
     route, (high, low) = PATHS[path], ENDS[path]
-    tau, nodes = (
-        Equations(route, None, [high, low], torch.zeros(0)).tau,
-        chebyshev(route, high, low, 7),
-    )
-    start, end = nodes[2], nodes[3]
-    shares = step_shares(
-        route, start, end, nodes, torch.tensor(power, dtype=torch.float64), tau
-    ).tolist()
+    nodes = chebyshev(route, *((low, high) if rising else (high, low)), 7)
+    equations = Equations(route, None, nodes, torch.zeros(0))
     knots = torch.linspace(0, 1, 20_001, dtype=torch.float64)
-    sigmas = end + (start - end) * (knots[1:] + knots[:-1]) / 2
-    pace = (
-        route.signal(sigmas) ** 2 * power + sigmas**2
-    ) ** -1.5 * sigmas  # -du/dsigma, theory 11.2
-    places = -(route.signal(sigmas) / sigmas + 0.01).log()
-    for degree in range(8):
-        exact = (pace * places**degree).sum() / pace.sum()
-        found = sum(
-            share * place(route, node) ** degree for share, node in zip(shares, nodes, strict=True)
-        )
-        assert found == pytest.approx(exact.item(), rel=1e-6, abs=1e-7)
+    for j in (0, 2, 6):
+        start, end = nodes[j : j + 2]
+        _, _, shares, first, final = equations.interval(j, 8)
+        assert (first, len(shares), final) == (0, 8, True)
+        sigmas = end + (start - end) * (knots[1:] + knots[:-1]) / 2
+        pace = sigmas**-2
+        places = -(route.signal(sigmas) / sigmas + 0.01).log()
+        for degree in range(8):
+            exact = (pace * places**degree).sum() / pace.sum()
+            found = sum(
+                share * place(route, node) ** degree
+                for share, node in zip(shares, nodes, strict=True)
+            )
+            assert found == pytest.approx(exact.item(), rel=1e-6, abs=1e-7)
+
+
+@both_paths
+def test_a_power_changes_how_far_an_interval_goes_and_not_what_it_averages(path, normal):
+    """psi1/psi0 and what a constant m adds, written out; the shares are those without a power."""
+    route, nodes = PATHS[path], chebyshev(PATHS[path], *ENDS[path], 7)
+    equations = Equations(route, None, nodes, torch.zeros(0))
+    modes, one = normal(1, 2, 24).exp(), torch.ones(1, 1, 1, dtype=torch.float64)
+    plain, found = (equations.interval(2, 8, power) for power in (None, Power(modes, one, 1 - one)))
+    psi0, psi1 = ((route.signal(s) ** 2 * modes + s**2).sqrt() for s in nodes[2:4])
+    torch.testing.assert_close(found.ratio, psi1 / psi0, rtol=1e-14, atol=0)
+    total = route.signal(nodes[3]) - route.signal(nodes[2]) * psi1 / psi0
+    torch.testing.assert_close(found.total, total, rtol=1e-12, atol=1e-14)
+    assert plain.ratio == pytest.approx(nodes[3] / nodes[2], rel=1e-15)
+    assert found[2:] == plain[2:]
 
 
 def test_levels_that_turn_or_reach_zero_are_refused():
@@ -225,11 +237,10 @@ def test_the_way_up_undoes_the_way_down(path, pixel_mixture, normal):
 @both_paths
 def test_a_gaussian_of_known_spectrum_is_exact_after_one_sweep(path, gaussian, normal):
     model, (start, end) = gaussian(path, (2, 6, 8)), ENDS[path]
-    x, spectrum = start * normal(2, 2, 6, 8), Spectrum(6, 8, "cpu")
-    noise = torch.zeros(1, 2, 6, 8, dtype=torch.float64)
-    bands = torch.zeros(1, spectrum.count, dtype=torch.float64)
+    x = start * normal(2, 2, 6, 8)
     kept = model.power[..., : 8 // 2 + 1].reshape(1, 2, -1)
-    power = Power(bands, spectrum.to_parts(kept), spectrum.spread(bands + 1, noise.flatten(2)))
+    one = torch.ones(1, 1, 1, dtype=torch.float64)
+    power = Power(kept.repeat_interleave(2, -1), one, 1 - one)
     found = Solved(model, x, path, chebyshev(PATHS[path], start, end, 5), rounds=2, power=power)
     torch.testing.assert_close(found.x, model.exact(x, start, end), rtol=0, atol=1e-10)
 
@@ -269,7 +280,7 @@ def test_without_acceleration_a_sweep_is_picards_iteration(path, rational, norma
         states = [x]
         for before, after in zip(nodes, nodes[1:], strict=False):
             ratio, total = step_total(route, before, after, zero)
-            shares = step_shares(route, before, after, nodes, zero, tau)
+            shares = step_shares(before, after, nodes, tau)
             mean = sum(share * each for share, each in zip(shares, denoised, strict=True))
             states.append(ratio * states[-1] + total * mean)
         found = Solved(
