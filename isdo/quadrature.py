@@ -66,8 +66,9 @@ def depth(path, limit=RATIO_LIMIT):
     """Return the Tau -log(1/r + 1/limit), r = s/a, of a path: log r, but finite and smooth where
     all is noise."""
 
-    def difference(sigma, delta):
-        return -_log1p(-delta / ((sigma + delta) * (path.signal(sigma) + sigma / limit)))
+    def difference(start, delta):
+        sigma = start + delta
+        return _log1p(delta / (start * (path.signal(sigma) + sigma / limit)))
 
     return Tau("depth", difference)
 

@@ -455,7 +455,7 @@ def test_under_a_mask_only_the_painted_part_is_asked_about_and_moved(path, blobs
     shape = (2, 6, 6)
     model, x, sigma = blobs(path, shape)
     mask = (torch.arange(6) < 3).double().expand(4, *shape)
-    window = Masked(Spectrum(6, 6, "cpu"), x.shape, mask)
+    window = Masked(Spectrum(6, 6, "cpu"), mask)
     penalty = penalty_of(model, 1.0, shape, share=SHARE, window=window)
     probe = penalty.probe(x, x.new_full((4,), sigma))
     assert probe[mask == 0].abs().max() < 1e-18 < probe[mask == 1].abs().max()
