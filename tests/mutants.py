@@ -108,8 +108,6 @@ SPECTRUM = Part("spectrum", "isdo/spectrum.py", _tests("spectrum"), (
     Row("    matrix[0] *= 0.5**0.5\n", "", "the cosine basis is orthonormal"),
     Row("np.sqrt(multiplicity)", "np.ones_like(multiplicity)", "inner products in Fourier space"),
     Row("else numbers[..., ::2] + numbers[..., 1::2]", "else numbers[..., ::2]", "both parts of a mode"),
-    Row("max(\n            1, self.count - 1\n        )", "max(\n            1, self.count\n        )",
-        "the height of the highest band is 1"),
 ))  # fmt: skip
 
 WINDOW = Part("window", "isdo/window.py", _tests("sampling", "control", "trajectory"), (
@@ -134,8 +132,8 @@ QUADRATURE = Part("quadrature", "isdo/quadrature.py", _tests("quadrature"), (
 ))  # fmt: skip
 
 FIT = Part("fit", "isdo/fit.py", _tests("multistep", "ablation"), (
-    Row("\nCOHERENT = 0.95", "\nCOHERENT = 0.5", "a number a mode where nobody says what is enough"),
-    Row("or spectrum.basis.parts == 1 ", "", "modes of one number"),
+    Row("\nCOHERENT = 0.99", "\nCOHERENT = 0.6", "a number a mode where nobody says what is enough"),
+    Row("spectrum.basis.parts == 1 or max", "max", "modes of one number"),
     Row(" or coherent >= 1", "", "a threshold that nothing passes"),
     Row("fitted=spectrum.among_lowest(settings.modes)", "fitted=None", "how many modes are fitted"),
     Row("self.with_noise = values * values[:, 1:]", "self.with_noise = values * values[:, :1]",
@@ -145,9 +143,9 @@ FIT = Part("fit", "isdo/fit.py", _tests("multistep", "ablation"), (
     Row("doubt=1 - found.trust * fitted", "doubt=found.doubt", "modes that are not fitted are answered"),
     Row("table((0.0, tiny), products)", "table((-1e30, tiny), products)", "a power is not negative"),
     Row("explained = (power * both)", "explained = (power * noise)", "the share that is explained"),
-    Row("slope = 1 / (1 - coherent)", "slope = 1e9", "trust grows linearly"),
+    Row("slope = 1 / (most - coherent)", "slope = 1e9", "trust grows linearly"),
     Row("Power((power * trust)[..., None]", "Power(power[..., None]", "half-believed fits"),
-    Row("table((-coherent * slope, slope), self.values)", "table((-coherent * slope, 1.0), self.values)",
+    Row("table((-coherent * slope, most * slope), self.values)", "table((-coherent * slope, 1.0), self.values)",
         "doubt is what trust leaves"),
     Row("cls(window.painted(values), spectrum)", "cls(values, spectrum)", "fits look at the painted part",
         _tests("trajectory", "inversion", "control", "sampling")),
@@ -199,7 +197,7 @@ REFINEMENT = Part("refinement", "isdo/refinement.py", _tests("refinement"), (
     Row("LEAST_DETAIL = 1e-3", "LEAST_DETAIL = 0.0", "detail made out of rounding"),
     Row("ratio.clamp(1 - self.drift, 1 + self.drift)",
         "ratio.clamp(1 - self.drift, 1e9)", "hardened detail is held, too"),
-    Row("/ ratio.clamp(min=tiny)).sqrt()", "/ ratio.clamp(min=tiny))", "the factor on detail"),
+    Row("self.drift) / ratio).sqrt()", "self.drift) / ratio)", "the factor on detail"),
     Row("                * settings.noise_scale\n", "", "the factor on the noise"),
     Row("- action.kept**2))", "))", "noise that is still there counts"),
     Row("(k // 2, (-1) ** k) if settings.antithetic", "(k // 2, 1) if settings.antithetic",
@@ -208,7 +206,7 @@ REFINEMENT = Part("refinement", "isdo/refinement.py", _tests("refinement"), (
     Row("min(ratios[k : k + 2]) / 2", "ratios[k] / 2", "a way up again from the floor"),
     Row("settings.noise / (k + 1) ** settings.noise_decay",
         "settings.noise / (k + 2) ** settings.noise_decay", "how noise is annealed"),
-    Row("torch.where(per_image(active, found), found - picture, 0.0)", "found - picture",
+    Row("torch.where(per_image(active, found), found, picture)", "found",
         "what has converged stays"),
     Row("columns) < count).nonzero()", "columns) <= count).nonzero()", "how many modes are locked"),
     Row("* max(height, width) / n", "* min(height, width) / n", "half waves a longer side"),
@@ -342,8 +340,6 @@ PROCESS = Part("process", "isdo/process.py", _tests("process", "elbo"), (
 _CORE = _tests("multistep")
 
 TUNED = Part("multistep", "isdo/multistep/tuned.py", _CORE, (
-    Row("coherent: float = tuned(\n        0.95,", "coherent: float = tuned(\n        0.6,",
-        "what has to be explained before a fit is believed"),
     Row("dim: float = tuned(\n        0.5,", "dim: float = tuned(\n        1.0,",
         "where steepness is measured and a run is near"),
     Row("gentle: float = tuned(\n        0.25,", "gentle: float = tuned(\n        0.5,",
@@ -428,7 +424,7 @@ ENDING = Part("multistep", "isdo/multistep/ending.py", _CORE, (
     Row("grown.clamp(0, tuned.detail", "grown.clamp(-1e9, tuned.detail", "detail does not go"),
     Row("made = torch.addcmul(made, growth[:, None], along, value=-1)", "pass",
         "what grew is not carried on twice"),
-    Row("(1.0, (sigma1 - sigma) / (sigma2 - sigma1))", "(1.0, 1.0)", "the line before it, as far as it went"),
+    Row("scale = (sigma1 - sigma) / (sigma2 - sigma1)", "scale = 1.0", "the line before it, as far as it went"),
     Row("part = agreement(window.painted(made)", "part = agreement(made", "the line looks at the painted part"),
     Row("min(tuned.reach, (sigma - low) / (sigma1 - sigma))", "tuned.reach",
         "the line ends at the model's smallest level"),
@@ -485,9 +481,9 @@ MULTISTEP = Part("multistep", "isdo/multistep/__init__.py", _CORE, (
     Row("if self.calls == 2 and", "if self.calls == 0 and", "the first correction of steep models is not answered"),
     Row("else taken * self.power.doubt", "else taken", "what is trusted is not answered"),
     Row("        if end != known:\n", "        if known is None:\n", "a step that goes elsewhere than was said"),
-    Row("lift = share.clamp(max=1)[..., None] * self.lift", "lift = self.lift",
+    Row("lift = believed[..., None] * self.lift", "lift = self.lift",
         "the answer counts by the evidence for it"),
-    Row("share.clamp(max=1)[..., None]", "share[..., None]", "the answer counts once at most"),
+    Row("share.clamp(max=1) if end > 0", "share if end > 0", "the answer counts once at most"),
     Row("newest = torch.addcmul(newest, lift * self.unit, self.gap)", "pass", "the end answers the correction"),
     Row("made[:, 0].addcmul_(lift * self.unit, self.gap)", "pass", "what is carried on to the end was answered"),
     Row("few = self.nodes < 3 or self.settings.order == 1", "few = self.nodes < 3", "order 1 foresees nothing"),
