@@ -9,7 +9,7 @@ import torch
 from .device import table
 
 # Share of the change of D that one number a mode has to explain before it is believed.
-COHERENT = 0.95
+COHERENT = 0.99
 
 
 def measure_of(spectrum, settings, coherent=COHERENT):

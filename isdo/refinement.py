@@ -248,9 +248,8 @@ class Leash:
     def __call__(self, picture: Tensor) -> Tensor:
         """Return what must be added to a picture (B, C, ..., H, W)."""
         modes = self.spectrum.forward(picture)
-        tiny = torch.finfo(self.spectrum.precision).tiny
         ratio = self._energy(modes) / self.first
-        gain = (ratio.clamp(1 - self.drift, 1 + self.drift) / ratio.clamp(min=tiny)).sqrt()
+        gain = (ratio.clamp(1 - self.drift, 1 + self.drift) / ratio).sqrt()
         held = (ratio > LEAST_DETAIL) & (ratio < 1 / LEAST_DETAIL)
         excess = self.spectrum.spread(torch.where(held, gain - 1, 0.0), modes)
         return self.spectrum.inverse(excess * modes, picture.shape)
@@ -310,11 +309,9 @@ def each_seed(seeds: Seeds, count: int) -> Sequence[int]:
     return each
 
 
-def _rms(x: Tensor) -> Tensor:
-    """Return the root mean square of each picture (B,), with bits that do not depend on the
-    batch."""
-    size = x[0].numel() ** 0.5
-    return torch.stack([torch.linalg.vector_norm(picture) for picture in x]) / size
+def _size(x: Tensor) -> Tensor:
+    """Return the norm of each picture (B,), with bits that do not depend on the batch."""
+    return torch.stack([torch.linalg.vector_norm(picture) for picture in x])
 
 
 @torch.no_grad()
@@ -393,6 +390,11 @@ def refine(
     changes: list[Tensor] = []
     counter = CallCounter(model)
 
+    def noisy(moved: Tensor, fresh: float, signal: float) -> Tensor:
+        """Return what the way back begins with."""
+        made = torch.add(moved, noise(moved).to(working), alpha=fresh)
+        return (made if signal == 1 else made.mul_(signal)).to(x.dtype)
+
     def settled(back: Tensor, leash: Leash | None) -> Tensor:
         """Return the state after the way from ``moved`` to ``back``: what has changed is moved back
         and held."""
@@ -410,27 +412,28 @@ def refine(
         back, sigma, watch = moved, 0.0, Watch(call_callback, counter.calls)
         if action.ratio > 0:
             levels = descent(path, action.ratio, action.steps, low, sigmas, action.end)
-            sigma, signal = float(levels[0]), path.signal(float(levels[0]))
+            sigma = float(levels[0])
+            signal, last = path.signal(sigma), path.signal(action.end and float(levels[-1]))
             fresh = (
                 math.sqrt(max(0.0, path.noise_to_signal(sigma) ** 2 - action.kept**2))
                 * settings.noise_scale
             )
-            noisy = torch.add(moved, noise(moved).to(working), alpha=fresh).mul_(signal)
             held = counter if mask is None else Held(counter, mask, moved)
-            back = solve(held, noisy.to(x.dtype), levels, extra_args, watch).to(
-                working
-            ) / path.signal(float(levels[-1]))
+            back = solve(held, noisy(moved, fresh, signal), levels, extra_args, watch).to(working)
+            back = back if last == 1 else back / last
         # where noise is kept, the picture so far is what the model said last
         found = settled(
             back if watch.denoised is None or not action.end else watch.denoised.to(working), leash
         )
         state = settled(back, None) if action.end else found
-        change = torch.where(per_image(active, found), found - picture, 0.0)
-        relative = _rms(change) / _rms(picture).clamp(min=torch.finfo(working).tiny)
-        picture, iterations = picture + change, iterations + active
+        if settings.tolerance:  # pictures that are done stay as they are
+            found = torch.where(per_image(active, found), found, picture)
+        relative = _size(found - picture) / _size(picture).clamp(min=torch.finfo(working).tiny)
+        picture, iterations = found, iterations + active
         state = state if action.end else picture
         changes.append(relative)
-        active = active & (relative >= settings.tolerance)
+        if settings.tolerance:
+            active = active & (relative >= settings.tolerance)
         if callback is not None:
             callback(
                 {

@@ -126,7 +126,8 @@ class Run:
             self.row.calls_a_step == 1,
         )
         self.begin_answers(calls, "step" if whole and self.each == 1 else "call")
-        solver, state, sigma = self.solver(), self.state, levels[0]
+        solver, sigma = self.solver(), levels[0]
+        state, self.state = self.state, None
         modes = self.spectrum.forward(state)
         # of all calls at levels of the schedule, and what the callback is told: sent in one go
         at, scheduled = (

@@ -3,6 +3,8 @@ chosen."""
 
 from dataclasses import dataclass, field, fields
 
+from ..fit import COHERENT
+
 INFINITE = float("inf")
 
 
@@ -23,7 +25,7 @@ class Tuned:
     """The numbers; `bench --suite ablation` prints what leaving each out costs."""
 
     coherent: float = tuned(
-        0.95,
+        COHERENT,
         INFINITE,
         "share of the change of D that one number a mode must explain before it is believed; trust grows from there to 1",
         "analytic",
