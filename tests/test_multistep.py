@@ -3,12 +3,13 @@
 import copy
 import math
 from dataclasses import fields, replace
+from types import SimpleNamespace
 
 import pytest
 import runs
 import torch
 
-from isdo.fit import Change, measure_of
+from isdo.fit import COHERENT, Change, measure_of
 from isdo.multistep import TUNED, Multistep, Tuned
 from isdo.multistep.ending import agreement, foresee, held
 from isdo.multistep.evidence import Rules, answered, misses, mixture, weights
@@ -640,6 +641,12 @@ def test_where_nothing_is_measured():
     assert measure_of(Spectrum(2, 2, "cpu"), settings) is None
 
 
+@pytest.mark.parametrize("settled", [COHERENT, TUNED.coherent], ids=["by default", "in a run"])
+def test_a_number_a_mode_that_explains_all_but_a_fiftieth_is_not_believed(settled, generator):
+    assert change_of(0.98, generator)[0].power(settled).trust.item() == 0
+    assert change_of(1.0, generator)[0].power(settled).trust.item() == pytest.approx(1)
+
+
 @pytest.mark.parametrize("modes", [10, 64])
 def test_as_many_modes_are_fitted_as_were_asked_for(modes, generator):
     change, _ = change_of(1.0, generator)
@@ -652,6 +659,7 @@ def test_as_many_modes_are_fitted_as_were_asked_for(modes, generator):
 
 LEFT = torch.ones(1, 1, 8, 8, dtype=torch.float64)
 LEFT[..., :4] = 0
+NAMES = ("denoised", "noise")
 
 
 def test_what_the_host_does_to_kept_pixels_is_not_measured(normal):
@@ -663,6 +671,18 @@ def test_what_the_host_does_to_kept_pixels_is_not_measured(normal):
         said = torch.where(LEFT > 0, x * power / (power + sigma**2), 50 * kept)
         run.observe(sigma, spectrum.forward(x), spectrum.forward(said))
     assert run.power.trust.item() == pytest.approx(1)
+
+
+def test_a_change_between_calls_is_that_of_the_painted_part(normal):
+    spectrum = Spectrum(8, 8, "cpu")
+    new, old = (
+        SimpleNamespace(**{name: spectrum.forward(normal(1, 3, 8, 8)) for name in NAMES})
+        for _ in range(2)
+    )
+    found = Change.between(new, old, Masked(spectrum, LEFT), spectrum).values
+    for i, name in enumerate(NAMES):
+        whole = spectrum.inverse(getattr(new, name) - getattr(old, name), (1, 3, 8, 8))
+        torch.testing.assert_close(spectrum.inverse(found[:, i], (1, 3, 8, 8)), LEFT * whole)
 
 
 def test_the_evidence_is_that_of_the_painted_part(normal):
