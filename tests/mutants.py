@@ -132,8 +132,9 @@ QUADRATURE = Part("quadrature", "isdo/quadrature.py", _tests("quadrature"), (
 ))  # fmt: skip
 
 FIT = Part("fit", "isdo/fit.py", _tests("multistep", "ablation"), (
-    Row("\nCOHERENT = 0.99", "\nCOHERENT = 0.6", "a number a mode where nobody says what is enough"),
-    Row("spectrum.basis.parts == 1 or max", "max", "modes of one number"),
+    Row("\nCOHERENT = 0.99", "\nCOHERENT = 0.9", "a number a mode where nobody says what is enough"),
+    Row("single = spectrum.basis.parts == 1 or", "single =", "a basis of single numbers"),
+    Row("max(spectrum.height, spectrum.width) <= 2", "False", "pictures of 2 by 2"),
     Row(" or coherent >= 1", "", "a threshold that nothing passes"),
     Row("fitted=spectrum.among_lowest(settings.modes)", "fitted=None", "how many modes are fitted"),
     Row("self.with_noise = values * values[:, 1:]", "self.with_noise = values * values[:, :1]",
@@ -147,8 +148,7 @@ FIT = Part("fit", "isdo/fit.py", _tests("multistep", "ablation"), (
     Row("Power((power * trust)[..., None]", "Power(power[..., None]", "half-believed fits"),
     Row("table((-coherent * slope, most * slope), self.values)", "table((-coherent * slope, 1.0), self.values)",
         "doubt is what trust leaves"),
-    Row("cls(window.painted(values), spectrum)", "cls(values, spectrum)", "fits look at the painted part",
-        _tests("trajectory", "inversion", "control", "sampling")),
+    Row("cls(window.painted(values), spectrum)", "cls(values, spectrum)", "fits look at the painted part"),
 ))  # fmt: skip
 
 SRK = Part("srk", "isdo/srk.py", _tests("srk"), (
@@ -197,7 +197,7 @@ REFINEMENT = Part("refinement", "isdo/refinement.py", _tests("refinement"), (
     Row("LEAST_DETAIL = 1e-3", "LEAST_DETAIL = 0.0", "detail made out of rounding"),
     Row("ratio.clamp(1 - self.drift, 1 + self.drift)",
         "ratio.clamp(1 - self.drift, 1e9)", "hardened detail is held, too"),
-    Row("self.drift) / ratio).sqrt()", "self.drift) / ratio)", "the factor on detail"),
+    Row("1 + self.drift) / ratio).sqrt()", "1 + self.drift) / ratio)", "the factor on detail"),
     Row("                * settings.noise_scale\n", "", "the factor on the noise"),
     Row("- action.kept**2))", "))", "noise that is still there counts"),
     Row("(k // 2, (-1) ** k) if settings.antithetic", "(k // 2, 1) if settings.antithetic",
@@ -340,6 +340,8 @@ PROCESS = Part("process", "isdo/process.py", _tests("process", "elbo"), (
 _CORE = _tests("multistep")
 
 TUNED = Part("multistep", "isdo/multistep/tuned.py", _CORE, (
+    Row("coherent: float = tuned(\n        COHERENT,", "coherent: float = tuned(\n        0.9,",
+        "what has to be explained before a fit is believed"),
     Row("dim: float = tuned(\n        0.5,", "dim: float = tuned(\n        1.0,",
         "where steepness is measured and a run is near"),
     Row("gentle: float = tuned(\n        0.25,", "gentle: float = tuned(\n        0.5,",
@@ -448,6 +450,8 @@ MULTISTEP = Part("multistep", "isdo/multistep/__init__.py", _CORE, (
     Row("return NEAR if near else FAR", "return FAR", "runs that begin near the picture"),
     Row("max(self.settings.order, self.settings.corrector)", "self.settings.order",
         "more corrections than orders"),
+    Row("self.settings.corrector, len(self.starts) - 1)", "self.settings.corrector)",
+        "a twin has no step of its own to do again"),
     Row("*self.starts[again:]]", "*self.starts]", "a twin takes the place of the last"),
     Row("        if again:\n            self.gap = None\n", "", "no answer of a node that is gone"),
     Row("Change(self.window.painted(self.history.change())", "Change(self.history.change()",
@@ -481,16 +485,20 @@ MULTISTEP = Part("multistep", "isdo/multistep/__init__.py", _CORE, (
     Row("if self.calls == 2 and", "if self.calls == 0 and", "the first correction of steep models is not answered"),
     Row("else taken * self.power.doubt", "else taken", "what is trusted is not answered"),
     Row("        if end != known:\n", "        if known is None:\n", "a step that goes elsewhere than was said"),
-    Row("lift = believed[..., None] * self.lift", "lift = self.lift",
+    Row("believed = share.clamp(max=1) if end > 0 else share / 2", "believed = 0 * share + 1",
         "the answer counts by the evidence for it"),
-    Row("share.clamp(max=1) if end > 0", "share if end > 0", "the answer counts once at most"),
+    Row("believed = share.clamp(max=1) if end > 0", "believed = share if end > 0",
+        "the answer counts once at most"),
+    Row("if end > 0 else share / 2", "if end > 0 else share.clamp(max=1)",
+        "the end believes the answer as far as the evidence is for it"),
+    Row("torch.maximum(damped, self.power.trust)", "damped", "what a trusted fit says is taken in full"),
+    Row("\nSTRETCH = 8", "\nSTRETCH = 1e9", "a step that is far longer than the next"),
     Row("newest = torch.addcmul(newest, lift * self.unit, self.gap)", "pass", "the end answers the correction"),
     Row("made[:, 0].addcmul_(lift * self.unit, self.gap)", "pass", "what is carried on to the end was answered"),
     Row("few = self.nodes < 3 or self.settings.order == 1", "few = self.nodes < 3", "order 1 foresees nothing"),
     Row("not 0 < self.low < history.sigmas[0]", "not 0 < self.low", "ends below the model's smallest level"),
     Row("rise = self.path.signal(end) - signal * shrink", "rise = self.path.signal(end)",
         "kept pixels go where a constant D leads"),
-    Row("update(self.__dict__, starts=list(self.starts))", "update(self.__dict__)", "a copy has its own starts"),
     Row("self.history.copy(), copy.copy(self.steepness)", "self.history.copy(), self.steepness",
         "a copy has its own steepness"),
 ))  # fmt: skip

@@ -1,15 +1,17 @@
 """The rooms of the multistep core, each by what it promises."""
 
+import copy
 import math
 from dataclasses import fields, replace
+from types import SimpleNamespace
 
 import pytest
 import runs
 import torch
 
-from isdo.fit import Change
+from isdo.fit import COHERENT, Change, measure_of
 from isdo.multistep import TUNED, Multistep, Tuned
-from isdo.multistep.ending import held
+from isdo.multistep.ending import agreement, foresee, held
 from isdo.multistep.evidence import Rules, answered, misses, mixture, weights
 from isdo.multistep.history import History, is_twin
 from isdo.multistep.steepness import NORMAL, Steepness, falling
@@ -19,7 +21,7 @@ from isdo.path import FLOW, PATHS, VE
 from isdo.quadrature import TAUS, power_tau
 from isdo.settings import Settings
 from isdo.spectrum import Spectrum
-from isdo.window import Whole
+from isdo.window import Masked, Whole
 
 
 @pytest.mark.parametrize("name", runs.RUNS)
@@ -419,3 +421,366 @@ def test_what_a_change_holds_of_the_noise(normal):
         (other * noise).sum((2, 3), keepdim=True) / noise.square().sum((2, 3), keepdim=True)
     )
     assert held(0.3 * noise + other, noise, Whole()).flatten().tolist() == pytest.approx([0.3, 0.3])
+
+
+# ------------------------------------------------------------------------------------------ mutants
+# Rules that changes of a number or a sign had left unnoticed, or which stored runs alone had seen.
+
+
+def called(run, said, end=None):
+    """Have a run observe calls (sigma, state, denoised) and return it."""
+    for sigma, state, denoised in said:
+        run.observe(sigma, state, denoised, end)
+    return run
+
+
+def random_calls(normal, *sigmas):
+    return [(sigma, normal(1, 3, 80), normal(1, 3, 80)) for sigma in sigmas]
+
+
+PLAIN = Settings(power="zero", corrector=0)
+
+
+def test_a_twin_is_measured_by_the_step_before_it_alone():
+    assert is_twin([1.0, math.exp(0.5), math.exp(1.0), math.exp(20)], 0.05) is False
+
+
+@pytest.mark.parametrize(("share", "nodes"), [(0.045, 2), (0.055, 3)])
+def test_a_run_takes_levels_that_nearly_repeat_for_one(share, nodes, normal):
+    run = called(solver(PLAIN), random_calls(normal, 14.0, 7.0, 7.0 * 0.5**share))
+    assert run.nodes == nodes
+
+
+def test_a_twin_has_its_own_signal(normal):
+    history = History(normal(1, 3, 80), 4, 0.05)
+    for sigma in (0.8, 0.4, 0.39):
+        history.add(sigma, FLOW.signal(sigma), normal(1, 3, 80), normal(1, 3, 80))
+    assert history.signals == (FLOW.signal(0.39), FLOW.signal(0.8))
+
+
+def test_nothing_that_a_copy_does_reaches_the_history(normal):
+    history = History(normal(1, 2, 6), 2, 0.05)
+    for sigma in (4.0, 2.0):
+        history.add(sigma, 1.0, normal(1, 2, 6), normal(1, 2, 6))
+    before, twin = history.values.clone(), history.copy()
+    for sigma in (1.0, 0.5):
+        twin.add(sigma, 1.0, normal(1, 2, 6), normal(1, 2, 6))
+    assert torch.equal(history.values, before)
+
+
+def test_nothing_that_a_copy_does_reaches_the_run(normal):
+    run = called(solver(), random_calls(normal, 14.0, 7.0))
+    twin, steep, start = copy.copy(run), run.steepness.value.clone(), run.starts[0].clone()
+    steeper = 1e3 * normal(1, 3, 80)
+    called(twin, [(3.0, steeper, steeper)])
+    assert torch.equal(run.steepness.value, steep) and torch.equal(run.starts[0], start)
+    assert (twin.steepness.value > steep).all()
+
+
+@pytest.mark.parametrize("corrector", [1, 2, 3])
+def test_a_twin_takes_the_place_of_the_last(corrector, normal):
+    """Its step is done again where the start of it is known, as if the other had not been."""
+    said = random_calls(normal, 14.0, 7.0, 6.99)
+    settings = Settings(power="zero", corrector=corrector)
+    twice, once = called(solver(settings), said), called(solver(settings), [said[0], said[2]])
+    if corrector == 1:
+        assert twice.gap is None and torch.equal(twice.starts[0], said[2][1])
+    else:
+        torch.testing.assert_close(twice.gap, once.gap)
+    called(twice, random_calls(normal, 3.0, 2.99, 1.0))
+    assert twice.nodes == 4
+
+
+def test_the_answer_to_a_correction_is_forgotten_with_its_node(normal):
+    run = called(solver(), random_calls(normal, 14.0, 7.0, 3.0))
+    assert run.weights.shape[1] == 2
+    assert called(run, random_calls(normal, 2.99)).weights.shape[1] == 1
+
+
+@pytest.mark.parametrize("sigma", [14.0, 2.01, 1.99, 0.1])
+def test_runs_that_begin_near_the_picture_have_a_bold_variable_of_their_own(sigma, normal):
+    run = called(solver(), random_calls(normal, sigma, sigma / 2))
+    assert run.taus == (("sigma", "log1p") if sigma > 2 else ("sigma", "log"))
+    if sigma < 2:
+        assert run.weights.flatten().tolist() == [0, 1]
+
+
+def test_as_many_steps_are_done_again_as_were_asked_for(normal):
+    run = called(solver(Settings(order=1, corrector=3)), random_calls(normal, 9, 7, 5, 3, 2))
+    assert run.nodes == 4
+
+
+def test_a_correction_goes_through_four_nodes(normal):
+    """The fifth says nothing to it."""
+    said, start = random_calls(normal, 14.0, 10.0, 7.0, 4.0, 2.0), normal(1, 3, 80)
+    gaps = []
+    for changed in range(3):
+        run = solver(Settings(power="zero"))
+        for i, (sigma, state, denoised) in enumerate(said):
+            if i == 4:
+                run.starts = [start]
+            run.observe(sigma, state, denoised * (2 if i == changed - 1 else 1))
+        gaps.append(run.gap)
+    torch.testing.assert_close(gaps[1], gaps[0])
+    assert (gaps[2] - gaps[0]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("start", [1.0, 0.95])
+def test_steps_since_pure_noise_are_all_done_again_while_it_is_known(start, normal):
+    said = random_calls(normal, start, 0.8, 0.6, 0.45, 0.3)
+    one, three = (solver(Settings(power="zero", corrector=c), FLOW) for c in (1, 3))
+    for i, call in enumerate(said):
+        called(one, [call]), called(three, [call])
+        if i:
+            alike = i == 1 or (start == 1 and i < 4)
+            assert torch.allclose(one.gap, three.gap) is alike, i
+
+
+@pytest.mark.parametrize(("first", "again"), [(16.0, True), (100.0, False)])
+def test_a_step_far_longer_than_the_next_is_not_done_again(first, again, normal):
+    said = random_calls(normal, first, 10.0, 8.0)
+    one, two = (called(solver(Settings(power="zero", corrector=c)), said) for c in (1, 2))
+    assert torch.allclose(one.gap, two.gap) is not again
+
+
+def test_a_step_that_goes_elsewhere_than_was_announced(normal):
+    said = random_calls(normal, 14.0, 7.0, 3.0)
+    told, untold = called(solver(), said, 2.0), called(solver(), said)
+    assert torch.equal(told.predict(1.0)[1], untold.predict(1.0)[1])
+
+
+@pytest.mark.parametrize(
+    ("settings", "low"),
+    [
+        (replace(PLAIN, order=1), 0.01),
+        (PLAIN, 1.5),
+        (PLAIN, 0.0),
+    ],
+)
+def test_the_end_is_what_the_model_says_where_nothing_is_foreseen(settings, low, normal):
+    said = random_calls(normal, 7.0, 3.0, 2.0, 1.0)
+    run = called(solver(settings, low=low), said)
+    torch.testing.assert_close(run.predict(0.0)[1], said[-1][2])
+    foreseen = called(solver(PLAIN, low=0.01), said).predict(0.0)[1]
+    assert (foreseen - said[-1][2]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("odds", [0.0, 1 / 3, 1.0, 3.0])
+def test_how_far_an_answer_is_believed(odds, normal):
+    """Where a call follows, in full from even odds on; at the end by its share of the evidence."""
+    said, gap = random_calls(normal, 14.0, 7.0, 3.0), normal(1, 3, 80)
+    found = {}
+    for end in (0.0, 1.0):
+        for each in (0.0, odds, 1.0):
+            run = called(solver(Settings(power="zero", tau="sigma", order=2)), said)
+            run.starts[0] = said[-1][1]
+            run.weights = torch.tensor([[[1.0], [each]]], dtype=torch.float64)
+            run.gap, run.lift, run.unit = gap, 1.0, 0.5
+            found[end, each] = run.predict(end)[1]
+    share = odds / (1 + odds)
+    torch.testing.assert_close(found[0.0, odds] - found[0.0, 0.0], share * 0.5 * gap)
+    full = found[1.0, 1.0] - found[1.0, 0.0]
+    torch.testing.assert_close(found[1.0, odds] - found[1.0, 0.0], min(1, 2 * share) * full)
+    assert full.abs().max() > 1e-2
+
+
+def test_what_a_trusted_fit_says_is_taken_in_full(normal):
+    run = called(solver(), random_calls(normal, 14.0, 7.0))
+    for trust in (0.0, 0.6, 1.0):
+        trusted = torch.full((1, 1, 1), trust, dtype=torch.float64)
+        run.power = run.power._replace(trust=trusted)
+        run.steepness.value = torch.full((1, 1, 1), 9.0, dtype=torch.float64)
+        assert run.taken().item() == pytest.approx(max(0.2, trust))
+
+
+def test_a_step_of_no_length_is_not_stiff():
+    steepness = Steepness(TUNED)
+    steepness.value = torch.full((1, 1, 1), 9.0, dtype=torch.float64)
+    assert steepness.damped(0.0) == 1.0
+
+
+def test_at_the_end_every_rule_holds_m():
+    rows = mixture(RULES, 1, 0.0, (0.5, 0.8, 1.3, 2.0), (4, 1, 0, 3, 2), 0.7)
+    assert rows[2:] == ((0.7,) * 7, *[(0.0,) * 7] * 4, (1.0,) * 7)
+
+
+# what is fitted
+
+
+def test_what_is_believed_in_part_is_power_in_part(generator):
+    change, power = change_of(0.98, generator)
+    found = change.power(0.95)
+    trust = found.trust.item()
+    assert 0.3 < trust < 0.9
+    seen = change.values[:, 1].unflatten(-1, (-1, 2)).norm(dim=-1) > 1e-6
+    torch.testing.assert_close(found.modes[..., 0][seen], trust * power[seen])
+
+
+def test_of_the_modes_that_are_not_fitted_nothing_is_known(generator):
+    """They neither have a power nor count against the others' trust."""
+    change, power = change_of(1.0, generator)
+    fitted = change.spectrum.among_lowest(40)
+    values = change.values.clone()
+    values[:, 0] = torch.where(fitted > 0, values[:, 0], values[:, 0].flip(-1))
+    found = Change(values, change.spectrum).power(0.95, fitted)
+    assert found.trust.item() == pytest.approx(1)
+    torch.testing.assert_close(found.doubt, (1 - fitted).expand_as(found.doubt))
+    assert (found.modes[..., 0][:, :, fitted[::2] == 0] == 0).all()
+    seen = change.values[:, 1].unflatten(-1, (-1, 2)).norm(dim=-1) > 1e-6
+    seen = seen & (fitted[::2] > 0)
+    torch.testing.assert_close(found.modes[..., 0][seen], power[seen])
+
+
+def test_where_nothing_is_measured():
+    spectrum, settings = Spectrum(8, 8, "cpu"), Settings()
+    assert measure_of(spectrum, settings) is not None
+    assert measure_of(spectrum, replace(settings, power="zero")) is None
+    assert measure_of(spectrum, settings, math.inf) is None
+    assert measure_of(spectrum, settings, 1.0) is None
+    assert measure_of(Spectrum(8, 8, "cpu", "cosine"), settings) is None
+    assert measure_of(Spectrum(2, 2, "cpu"), settings) is None
+
+
+@pytest.mark.parametrize("settled", [COHERENT, TUNED.coherent], ids=["by default", "in a run"])
+def test_a_number_a_mode_that_explains_all_but_a_fiftieth_is_not_believed(settled, generator):
+    assert change_of(0.98, generator)[0].power(settled).trust.item() == 0
+    assert change_of(1.0, generator)[0].power(settled).trust.item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("modes", [10, 64])
+def test_as_many_modes_are_fitted_as_were_asked_for(modes, generator):
+    change, _ = change_of(1.0, generator)
+    found = measure_of(change.spectrum, Settings(modes=modes))(change)
+    expected = change.spectrum.among_lowest(modes)
+    assert torch.equal(found.doubt[0, 0] < 0.5, expected > 0)
+
+
+# under a mask
+
+LEFT = torch.ones(1, 1, 8, 8, dtype=torch.float64)
+LEFT[..., :4] = 0
+NAMES = ("denoised", "noise")
+
+
+def test_what_the_host_does_to_kept_pixels_is_not_measured(normal):
+    """The painted ones are Gaussian, each by itself, and the fit of a change sees them alone."""
+    spectrum, run = Spectrum(8, 8, "cpu"), solver()
+    run.window, power = Masked(spectrum, LEFT), 3.0
+    for sigma in (14.0, 7.0):
+        x, kept = normal(1, 3, 8, 8), normal(1, 3, 8, 8)
+        said = torch.where(LEFT > 0, x * power / (power + sigma**2), 50 * kept)
+        run.observe(sigma, spectrum.forward(x), spectrum.forward(said))
+    assert run.power.trust.item() == pytest.approx(1)
+
+
+def test_a_change_between_calls_is_that_of_the_painted_part(normal):
+    spectrum = Spectrum(8, 8, "cpu")
+    new, old = (
+        SimpleNamespace(**{name: spectrum.forward(normal(1, 3, 8, 8)) for name in NAMES})
+        for _ in range(2)
+    )
+    found = Change.between(new, old, Masked(spectrum, LEFT), spectrum).values
+    for i, name in enumerate(NAMES):
+        whole = spectrum.inverse(getattr(new, name) - getattr(old, name), (1, 3, 8, 8))
+        torch.testing.assert_close(spectrum.inverse(found[:, i], (1, 3, 8, 8)), LEFT * whole)
+
+
+def test_the_evidence_is_that_of_the_painted_part(normal):
+    spectrum = Spectrum(8, 8, "cpu")
+    said = [(sigma, normal(1, 3, 8, 8), normal(1, 3, 8, 8)) for sigma in (14.0, 7.0, 3.0, 1.0)]
+    runs = []
+    for kept in (0.0, 20.0):
+        run = solver(replace(PLAIN, response=0.0))
+        run.window = Masked(spectrum, LEFT)
+        for sigma, x, denoised in said:
+            changed = denoised + kept * (1 - LEFT) * x
+            run.observe(sigma, spectrum.forward(x), spectrum.forward(changed))
+        runs.append(run)
+    assert runs[0].weights.std() > 1e-3
+    torch.testing.assert_close(runs[0].weights, runs[1].weights)
+
+
+# the end
+
+
+def near_the_end(path, normal, sigmas, alike=None, quiet=False):
+    """Return a History of three nodes and the noise left at each, newest first: modes of pictures.
+
+    ``alike``: the oldest is so many times the one after it; ``quiet``: none is left.
+    """
+    spectrum, signals = Spectrum(8, 8, "cpu"), [path.signal(sigma) for sigma in sigmas]
+    noises = [(not quiet) * spectrum.forward(normal(1, 3, 8, 8)) for _ in sigmas]
+    if alike:
+        noises[2] = alike * noises[1]
+    history = History(noises[0], 2, 0.05)
+    for sigma, signal, noise in reversed(list(zip(sigmas, signals, noises, strict=True))):
+        denoised = spectrum.forward(normal(1, 3, 8, 8))
+        history.add(sigma, signal, signal * denoised + sigma * noise, denoised)
+    return history, noises
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(
+    ("low", "ahead"), [(0.3, math.log(4 / 3)), (0.01, 3 * math.log(5 / 4))], ids=["model", "step"]
+)
+def test_detail_goes_on_growing_by_as_much_for_every_factor(path, low, ahead, normal):
+    """Down to the model's smallest level, or three times as far as the last step; what else
+    changed is across the noise here, and so foretold by nothing."""
+    path = PATHS[path]
+    history, (noise, noise1, noise2) = near_the_end(path, normal, (0.4, 0.5, 0.7), alike=2.0)
+    newest, length, length1 = normal(1, 3, 80), math.log(5 / 4), math.log(7 / 5)
+    window, spectrum = Whole(), Spectrum(8, 8, "cpu")
+    across = torch.stack([-noise1[..., 1::2], noise1[..., ::2]], -1).flatten(-2)
+
+    def foreseen(change, before):
+        made = torch.stack([change, before + across], 1)
+        return foresee(history, newest, made, low, TUNED, window, spectrum)
+
+    grown = foreseen(0.05 * length * noise1, 0.05 * length1 * noise2)
+    torch.testing.assert_close(grown, newest + 0.05 * ahead * noise)
+    most = 0.15 * 0.4 / ahead  # 0.15 of the noise that is left
+    grown = foreseen(9.0 * noise1, most * length1 * noise2)
+    torch.testing.assert_close(grown, newest + most * ahead * noise)
+    torch.testing.assert_close(foreseen(-0.05 * noise1, 0 * noise2), newest)  # no detail goes
+
+
+@pytest.mark.parametrize(
+    "window", [Whole(), Masked(Spectrum(8, 8, "cpu"), LEFT)], ids=["whole", "masked"]
+)
+def test_from_pure_noise_detail_was_seen_to_grow_in_the_last_step_alone(window, normal):
+    history, (noise, noise1, _) = near_the_end(FLOW, normal, (0.4, 0.5, 1.0))
+    newest, spectrum, kept = normal(1, 3, 80), Spectrum(8, 8, "cpu"), 0.0
+    if isinstance(window, Masked):  # what changes there is not looked at
+        kept = spectrum.forward((1 - LEFT) * normal(1, 3, 8, 8))
+    made = torch.stack([0.05 * math.log(5 / 4) * noise1 + kept, normal(1, 3, 80)], 1)
+    found = foresee(history, newest, made, 0.3, TUNED, window, spectrum)
+    torch.testing.assert_close(found, newest + 0.05 * math.log(4 / 3) * noise)
+
+
+@pytest.mark.parametrize(("low", "reach"), [(0.3, 1.0), (0.01, 3.0)], ids=["model", "step"])
+@pytest.mark.parametrize("times", [-1.0, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_line_goes_on_as_far_as_it_was_foretold(times, low, reach, masked, normal):
+    """``times``: the newest change over what the line before it foretold."""
+    spectrum = Spectrum(8, 8, "cpu")
+    window = Masked(spectrum, LEFT) if masked else Whole()
+    history, _ = near_the_end(VE, normal, (0.4, 0.5, 0.7), quiet=True)
+    newest, before, kept = (spectrum.forward(normal(1, 3, 8, 8)) for _ in range(3))
+    made = times * 0.5 * before
+    if masked:
+        made = made + spectrum.forward((1 - LEFT) * spectrum.inverse(kept, (1, 3, 8, 8)))
+    found = foresee(history, newest, torch.stack([made, before], 1), low, TUNED, window, spectrum)
+    torch.testing.assert_close(found, newest + min(1, max(0, times)) * reach * made)
+
+
+@pytest.mark.parametrize("times", [0.5, 1.0, 2.0, 4.0])
+@pytest.mark.parametrize("angle", [0.0, 0.5, 1.2, 2.0])
+def test_agreement_is_the_part_foretold_times_what_of_the_change_that_explains(
+    times, angle, normal
+):
+    q, spectrum = normal(2, 3, 80), Spectrum(8, 8, "cpu")
+    across = torch.stack([-q[..., 1::2], q[..., ::2]], -1).flatten(-2)
+    p = times * 0.4 * (math.cos(angle) * q + math.sin(angle) * across)
+    found = agreement(torch.stack([p, q], 1), 0.4, spectrum)
+    along = max(0, math.cos(angle))
+    torch.testing.assert_close(found, torch.full_like(found, min(1, times * along) * along**2))

@@ -168,7 +168,8 @@ class Multistep:
             how far that takes the newest state, in full; None without corrections.
         """
         sigmas, known = self.history.sigmas, min(self.nodes, self.settings.order + 1, MOST)
-        steps = min(self.nodes - 1, self.settings.corrector)
+        # one start less where a twin took the last one's place, whose step was done again with it
+        steps = min(self.nodes - 1, self.settings.corrector, len(self.starts) - 1)
         if steps and self.history.blind and self.nodes <= known:
             steps = self.nodes - 1  # what was said in the dark is news to none of the later steps
         lengths = [abs(old - new) for new, old in pairwise(sigmas)]
