@@ -595,7 +595,7 @@ def test_a_step_that_goes_elsewhere_than_was_announced(normal):
 @pytest.mark.parametrize(
     ("settings", "low"),
     [
-        (replace(PLAIN, order=1), 0.01),
+        (replace(PLAIN, order=1, corrector=3, response=0.0), 0.01),
         (PLAIN, 1.5),
         (PLAIN, 0.0),
     ],
@@ -726,6 +726,19 @@ def test_a_change_between_calls_is_that_of_the_painted_part(normal):
     for i, name in enumerate(NAMES):
         whole = spectrum.inverse(getattr(new, name) - getattr(old, name), (1, 3, 8, 8))
         torch.testing.assert_close(spectrum.inverse(found[:, i], (1, 3, 8, 8)), LEFT * whole)
+
+
+def test_kept_pixels_go_where_a_constant_answer_leads(normal):
+    """A step of Euler's, on the path flow: x = a D + s n with n as it was."""
+    spectrum, run = Spectrum(8, 8, "cpu"), solver(PLAIN, FLOW)
+    run.window = Masked(spectrum, LEFT)
+    for sigma in (0.8, 0.6, 0.4):
+        x, denoised = normal(1, 3, 8, 8), normal(1, 3, 8, 8)
+        run.observe(sigma, spectrum.forward(x), spectrum.forward(denoised))
+    found = spectrum.inverse(run.predict(0.3)[1], x.shape)
+    euler = 0.7 * denoised + 0.3 * (x - 0.6 * denoised) / 0.4
+    torch.testing.assert_close((found - euler)[..., :4], torch.zeros(1, 3, 8, 4).double())
+    assert (found - euler)[..., 4:].abs().max() > 1e-3
 
 
 def test_the_evidence_is_that_of_the_painted_part(normal):
