@@ -86,9 +86,10 @@ class Change:
         explained = (power * both)[..., 1:].sum((1, 2)) / self.size
         # trust and doubt at once: two straight lines between 0 and 1, which is reached within
         # rounding
-        slope = (1 + 100 * torch.finfo(self.values.dtype).eps) / (1 - coherent)
+        most = 1 - 100 * torch.finfo(self.values.dtype).eps
+        slope = 1 / (most - coherent)
         lines = torch.addcmul(
-            table((-coherent * slope, slope), self.values),
+            table((-coherent * slope, most * slope), self.values),
             table((slope, -slope), self.values),
             explained[:, None],
         ).clamp_(0, 1)

@@ -144,9 +144,9 @@ FIT = Part("fit", "isdo/fit.py", _tests("multistep", "ablation"), (
     Row("doubt=1 - found.trust * fitted", "doubt=found.doubt", "modes that are not fitted are answered"),
     Row("table((0.0, tiny), products)", "table((-1e30, tiny), products)", "a power is not negative"),
     Row("explained = (power * both)", "explained = (power * noise)", "the share that is explained"),
-    Row(") / (1 - coherent)\n", ") * 1e9\n", "trust grows linearly"),
+    Row("slope = 1 / (most - coherent)", "slope = 1e9", "trust grows linearly"),
     Row("Power((power * trust)[..., None]", "Power(power[..., None]", "half-believed fits"),
-    Row("table((-coherent * slope, slope), self.values)", "table((-coherent * slope, 1.0), self.values)",
+    Row("table((-coherent * slope, most * slope), self.values)", "table((-coherent * slope, 1.0), self.values)",
         "doubt is what trust leaves"),
     Row("cls(window.painted(values), spectrum)", "cls(values, spectrum)", "fits look at the painted part"),
 ))  # fmt: skip

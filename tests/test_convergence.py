@@ -323,8 +323,8 @@ def test_the_error_falls_with_the_modes(path, name, slack, gain):
 
 
 @pytest.mark.parametrize("shape, basis", [((2, 6, 8), "fourier"), ((3, 5, 7), "fourier")])
-def test_as_many_modes_as_there_are_is_the_full_method(shape, basis, pixel_mixture, normal):
-    model, x = pixel_mixture("ve"), 3 * normal(2, *shape)
+def test_as_many_modes_as_there_are_is_the_full_method(shape, basis, gaussian, normal):
+    model, x = gaussian("ve", shape), 3 * normal(2, *shape)
     every = math.prod(shape[-2:])
     full = run(model, x, to_zero(3.0, 7), basis=basis)
     assert torch.equal(run(model, x, to_zero(3.0, 7), basis=basis, modes=every), full)

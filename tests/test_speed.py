@@ -77,16 +77,25 @@ def test_memory_is_proportional_to_the_batch():
     assert four == pytest.approx(one, rel=0.05)
 
 
-CORE = pytest.mark.xfail(strict=False, reason="the core that is being rewritten")
+# a refinement holds its picture, what it began the way from, and the sampler's history
+MISSED = {("refine", "peak"): "32 latents, two more than was asked for"}
 COUNTED = [
-    pytest.param(limit, name, id=f"{name}-{limit.key}-{'x'.join(map(str, limit.shape))}")
+    pytest.param(
+        limit,
+        name,
+        id=f"{name}-{limit.key}-{'x'.join(map(str, limit.shape))}",
+        marks=[
+            pytest.mark.xfail(strict=True, reason=reason)
+            for missed, reason in MISSED.items()
+            if missed == (name, limit.key)
+        ],
+    )
     for limit in speed.LIMITS
     for name in limit.samplers
     if limit.key != "ms"
 ]
 
 
-@CORE
 @pytest.mark.parametrize("limit, name", COUNTED)
 def test_a_step_keeps_its_limits(limit, name):
     if limit.key == "operations":
