@@ -525,6 +525,49 @@ def test_a_correction_goes_through_four_nodes(normal):
     assert (gaps[2] - gaps[0]).abs().max() > 1e-3
 
 
+def test_a_correction_is_of_one_order_more_than_the_prediction(normal):
+    said, start = random_calls(normal, 14.0, 10.0, 7.0), normal(1, 3, 80)
+    gaps = []
+    for times in (1, 2):
+        run = called(solver(Settings(power="zero", order=2)), said[:2])
+        run.history.values[:, 0, 1] *= times  # the change between the two: of the third node
+        run.starts = [start]
+        gaps.append(called(run, said[2:]).gap)
+    assert (gaps[1] - gaps[0]).abs().max() > 1e-3
+
+
+def test_which_rules_compete(normal):
+    run, one = solver(PLAIN), solver(replace(PLAIN, tau="root", order=3))
+    for nodes, call in enumerate(random_calls(normal, 14.0, 10.0, 7.0, 4.0, 2.0, 1.0), 1):
+        called(run, [call]), called(one, [call])
+        if nodes > 2:
+            assert run.rules == Rules(("sigma", "log1p"), min(4, nodes - 1), True)
+            assert one.rules == Rules(("root",), min(3, nodes - 1), False)
+
+
+@pytest.mark.parametrize(("steep", "bold"), [(0.1, 1.0), (0.25, 0.5), (3.0, 0.0)])
+def test_the_first_prediction_is_bold_for_gentle_models(steep, bold, normal):
+    run = called(solver(), random_calls(normal, 14.0, 7.0))
+    run.steepness.value = torch.full((1, 1, 1), steep, dtype=torch.float64)
+    assert run.first_weights().flatten().tolist() == pytest.approx([1 - bold, bold])
+
+
+def test_of_a_steep_model_s_correction_a_part_is_taken(normal):
+    run, said = solver(Settings(power="zero")), random_calls(normal, 14.0, 7.0, 3.0)
+    called(run, said[:2])
+    run.steepness.value = torch.full((1, 1, 1), 1e9, dtype=torch.float64)
+    called(run, said[2:])
+    torch.testing.assert_close(run.starts[0], said[2][1] + 0.2 * run.gap)
+
+
+def test_a_step_of_a_flow_model_is_as_long_as_its_noise_to_signal_ratio_falls(normal):
+    run = called(solver(Settings(power="zero"), FLOW), random_calls(normal, 0.5, 0.4))
+    assert run.unit == pytest.approx(run.response() / 0.6)
+    run.steepness.value = torch.full((1, 1, 1), 0.7, dtype=torch.float64)
+    part = 2.5 - 2 * 0.7 / (0.44 / (math.log(1.5) / 0.6))
+    assert 0.2 < part == pytest.approx(run.taken().item())
+
+
 @pytest.mark.parametrize("start", [1.0, 0.95])
 def test_steps_since_pure_noise_are_all_done_again_while_it_is_known(start, normal):
     said = random_calls(normal, start, 0.8, 0.6, 0.45, 0.3)
@@ -552,7 +595,7 @@ def test_a_step_that_goes_elsewhere_than_was_announced(normal):
 @pytest.mark.parametrize(
     ("settings", "low"),
     [
-        (replace(PLAIN, order=1), 0.01),
+        (replace(PLAIN, order=1, corrector=3, response=0.0), 0.01),
         (PLAIN, 1.5),
         (PLAIN, 0.0),
     ],
@@ -683,6 +726,19 @@ def test_a_change_between_calls_is_that_of_the_painted_part(normal):
     for i, name in enumerate(NAMES):
         whole = spectrum.inverse(getattr(new, name) - getattr(old, name), (1, 3, 8, 8))
         torch.testing.assert_close(spectrum.inverse(found[:, i], (1, 3, 8, 8)), LEFT * whole)
+
+
+def test_kept_pixels_go_where_a_constant_answer_leads(normal):
+    """A step of Euler's, on the path flow: x = a D + s n with n as it was."""
+    spectrum, run = Spectrum(8, 8, "cpu"), solver(PLAIN, FLOW)
+    run.window = Masked(spectrum, LEFT)
+    for sigma in (0.8, 0.6, 0.4):
+        x, denoised = normal(1, 3, 8, 8), normal(1, 3, 8, 8)
+        run.observe(sigma, spectrum.forward(x), spectrum.forward(denoised))
+    found = spectrum.inverse(run.predict(0.3)[1], x.shape)
+    euler = 0.7 * denoised + 0.3 * (x - 0.6 * denoised) / 0.4
+    torch.testing.assert_close((found - euler)[..., :4], torch.zeros(1, 3, 8, 4).double())
+    assert (found - euler)[..., 4:].abs().max() > 1e-3
 
 
 def test_the_evidence_is_that_of_the_painted_part(normal):
