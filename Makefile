@@ -29,6 +29,8 @@ docs: .venv/installed-bench
 	$(BIN)/python -m isdo bench --suite zoo --calls 6 10 20 --bend --doc docs/zoo-bent.md
 	$(BIN)/python -m isdo bench --suite img2img --calls 6 8 10 15 20 --doc docs/img2img.md
 	$(BIN)/python -m isdo bench --suite sweep --doc docs/sweep.md
+	$(BIN)/python -m isdo bench --suite speed --doc docs/speed.md
+	$(BIN)/python -m isdo bench --suite ablation --doc docs/ablation.md --into docs/experiments.md
 	$(BIN)/python -m isdo bench --suite grids --doc docs/grids.md
 	$(BIN)/python -m isdo bench --suite ceiling --doc docs/ceiling.md
 	$(BIN)/python -m isdo bench --suite adaptive --doc docs/adaptive.md --plot docs/adaptive.png
