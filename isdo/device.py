@@ -31,28 +31,23 @@ def beside(values: Tensor, like: Tensor) -> Tensor:
 def constants(values: Any, like: Tensor) -> Tensor:
     """Return (nested lists of) numbers as a tensor beside ``like``, without waiting until a GPU has
     them."""
-    made = torch.tensor(values, dtype=like.dtype, device="cpu")
-    return (
-        made.pin_memory().to(like.device, non_blocking=True)
-        if like.is_cuda and _pins()
-        else made.to(like.device)
-    )
+    return _sent(values, like.dtype, like.device)
 
 
 def table(values: tuple[Any, ...], like: Tensor) -> Tensor:
-    """Return (nested tuples of) numbers as a tensor beside ``like``, made once: schedules repeat, and
-    what depends on their levels alone does."""
+    """Return (nested tuples of) numbers as a tensor beside ``like``, made once: schedules repeat,
+    and what depends on their levels alone does."""
     return _table(values, like.dtype, like.device)
 
 
-@functools.lru_cache(maxsize=4096)
-def _table(values: tuple[Any, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+def _sent(values: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
     made = torch.tensor(values, dtype=dtype, device="cpu")
-    return (
-        made.pin_memory().to(device, non_blocking=True)
-        if device.type == "cuda"
-        else made.to(device)
-    )
+    if device.type == "cuda" and _pins():
+        return made.pin_memory().to(device, non_blocking=True)
+    return made.to(device)
+
+
+_table = functools.lru_cache(maxsize=4096)(_sent)
 
 
 @functools.cache

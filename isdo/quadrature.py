@@ -109,9 +109,9 @@ def step_rises(start, end, nodes, tau):
     and the divided differences are written in the changes m_j - m_(j+1): its mean is m_0 + sum_k
     sum_j rise_kj (m_j - m_(j+1)), and a lower order is the same without the last k.
 
-    The mean is that of du, u = a/psi, for S = 0: on both paths that is d(1/sigma). Where S is not 0
-    the data have proved Gaussian and m does not change, so that the weight of its changes does not
-    matter; docs/experiments.md has what S made of it.
+    The mean is that of du, u = a/psi, for S = 0: on both paths that is d(1/sigma). Where the data
+    have proved Gaussian m does not change, and the weight of its changes does not matter; where S is
+    trusted in part it is of second order in the step. docs/experiments.md has what that costs.
 
     Args:
         start, end: sigma0 > 0 and sigma1 > 0, floats. The mean is that of the interval, whichever

@@ -29,7 +29,7 @@ class Rules:
     order: int
     held: bool
 
-    @property
+    @functools.cached_property
     def all(self):
         """(tau, order) of each, tau None where m is held."""
         return [(None, 1)] * self.held + [
