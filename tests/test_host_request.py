@@ -20,7 +20,7 @@ from isdo.settings import FIELDS, INVERT_HOST_FIELDS, PRESETS, RefineSettings, S
 ROOT = Path(__file__).parents[1]
 DEFAULTS = {field.key: field.default for field in CONTROLS}
 OTHER = {"solver": "srk4", "path": "flow", "modes": 8, "order": 2, "tau": "root", "power": "zero", "corrector": 0,
-         "response": 0.25, "basis": "cosine", "placement": 1.0, "strength": "noise level", "tolerance": 0.1,
+         "response": 0.25, "basis": "cosine", "placement": 0.5, "strength": "noise level", "tolerance": 0.1,
          "draw": 9, "repaint": 4.0,
          "curvature_penalty": 0.5}  # fmt: skip
 
