@@ -263,7 +263,7 @@ class Job:
     def name(self):
         """The folder's name: what was drawn, with all on which it depends but the number of
         pictures."""
-        told = json.dumps([self.labels[key] for key in (*SET, *TRUE) if key != "images"])
+        told = json.dumps([self.labels[key] for key in (*SET, "probe") if key != "images"])
         return f"{self.sampler}-{self.calls}-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
 
     def holds(self, row):
@@ -271,14 +271,12 @@ class Job:
         return "kid" in row and all(row.get(key) == self.labels[key] for key in TRUE)
 
 
-def draw_batch(task, judge, job, part, ours):
+def draw_batch(task, judge, job, part):
     """Return what is kept of a batch of pictures, as tensors by name.
 
     Args:
         task, judge, job: of whom.
         part: slice of the pictures.
-        ours: those pictures as OWN drew them, None where it does not draw; True: they are
-            these.
     """
     drawn, made = task.draw(job.baseline, job.calls, part)
     pictures = drawn.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
@@ -289,13 +287,10 @@ def draw_batch(task, judge, job, part, ours):
         "made": torch.tensor(made, device="cpu"),
         "energy": band_energy(pictures),
         "broken": torch.tensor(int((~drawn.isfinite()).flatten(1).any(1).sum()), device="cpu"),
+        "pictures": pictures.half(),
     }
     if share is not None:
         kept["right"] = torch.tensor(share * len(pictures), dtype=torch.float64, device="cpu")
-    if ours is True:
-        kept["pictures"] = ours = pictures.half()
-    if ours is not None:
-        kept["moved"] = band_energy(pictures.half().double() - ours.double())
     return kept
 
 
@@ -309,20 +304,12 @@ def draw_sets(task, judge, jobs, store, batch=BATCH, progress=None):
         progress: ``progress(total=...)`` returns a bar with ``update(n)`` and ``close()``, such as
             tqdm: n is pictures times calls.
     """
-    first = {job.calls: job for job in jobs if job.sampler == OWN}
     parts = _parts(task.count, batch)
     todo = [(part, job) for part in parts for job in jobs if store.get(job.name, *part) is None]
     with _bar(progress, sum(size * job.calls for (_, size), job in todo)) as moved:
         for (start, size), job in todo:
-            ours = job.sampler == OWN or None
-            if job.labels["base"] and not ours:
-                ours = store.get(first[job.calls].name, start, size)["pictures"]
-            store.put(
-                job.name,
-                start,
-                size,
-                draw_batch(task, judge, job, slice(start, start + size), ours),
-            )
+            drawn = draw_batch(task, judge, job, slice(start, start + size))
+            store.put(job.name, start, size, drawn)
             moved(size * job.calls)
 
 
@@ -344,10 +331,21 @@ def _parts(count, batch):
     return [(start, min(batch, count - start)) for start in range(0, count, batch)]
 
 
-def gathered(store, job, count, batch):
+def gathered(store, job, count, batch, base=None):
     """Return what is kept of a job's pictures as tensors of all of them (numbers of a batch: added,
-    calls: the most)."""
+    calls: the most).
+
+    Args:
+        store, job, count, batch: of whom.
+        base: the job with whose pictures these are compared, or None.
+    """
     parts = [store.get(job.name, *part) for part in _parts(count, batch)]
+    if base is not None:
+        theirs = [store.get(base.name, *part)["pictures"] for part in _parts(count, batch)]
+        parts = [
+            part | {"moved": band_energy(part["pictures"].double() - other.double())}
+            for part, other in zip(parts, theirs, strict=True)
+        ]
     joined = {key: [part[key] for part in parts] for key in parts[0] if key != "pictures"}
     joined = {
         key: torch.cat(found) if found[0].ndim else torch.stack(found)
@@ -514,9 +512,8 @@ def run(
     for job in jobs:
         rows.append(held.get(job.name))
         if rows[-1] is None:
-            rows[-1] = job.labels | real.numbers(
-                drawn(job), drawn(base[job.calls]) if job.labels["base"] else None
-            )
+            theirs = base[job.calls] if job.labels["base"] else None
+            rows[-1] = job.labels | real.numbers(drawn(job, base=theirs), theirs and drawn(theirs))
             if save is not None:
                 save(rows)
     return rows
