@@ -4,6 +4,7 @@ compares with real pictures."""
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -40,6 +41,7 @@ TRUE = (
     "probe",
     "base",
 )  # the first pictures of the sampler, and of the one with which its pictures are compared
+BESIDE = "beside "  # begins the names under which a batch keeps what is told besides
 OWN = "isdo"  # with whose pictures the others' are compared
 OCTAVES = (
     1 / 16,
@@ -126,22 +128,30 @@ def shortened(given, name):
 @dataclass(frozen=True)
 class Task:
     """What every sampler has to draw: ``count`` pictures of ``labels`` (count,) or None, picture i
-    from the noise of seed ``seed + i``."""
+    from the noise of seed ``seed + i``.
+
+    ``beside(pictures, labels, seeds) -> name -> (B, ...)``: what else is told of pictures, which
+    their rows then have in the mean; None: nothing."""
 
     given: Given
     labels: torch.Tensor | None
     count: int
     schedule: str
     seed: int
+    beside: Callable | None = None
 
     def asked(self, part):
         """Return the labels of the pictures ``part`` (a slice), or None."""
         return None if self.labels is None else self.labels[part]
 
+    def seeds(self, part):
+        """Return the seeds of the pictures ``part`` (a slice)."""
+        return range(self.seed, self.seed + self.count)[part]
+
     def draw(self, sampler, calls, part):
         """Return (pictures, model calls made) of the pictures ``part`` (a slice), on the task's
         device."""
-        given, seeds = self.given, range(self.seed, self.seed + self.count)[part]
+        given, seeds = self.given, self.seeds(part)
         model, sigmas = (
             CallCounter(given.model),
             schedule(self.schedule, sampler.steps(calls), given.model),
@@ -281,6 +291,7 @@ def draw_batch(task, judge, job, part):
     drawn, made = task.draw(job.baseline, job.calls, part)
     pictures = drawn.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
     features, share = judged(judge, pictures, task.asked(part))
+    told = task.beside(pictures, task.asked(part), task.seeds(part)) if task.beside else {}
     pictures = pictures.cpu()
     kept = {
         "features": features.float(),
@@ -288,7 +299,7 @@ def draw_batch(task, judge, job, part):
         "energy": band_energy(pictures),
         "broken": torch.tensor(int((~drawn.isfinite()).flatten(1).any(1).sum()), device="cpu"),
         "pictures": pictures.half(),
-    }
+    } | {BESIDE + name: values.cpu() for name, values in told.items()}
     if share is not None:
         kept["right"] = torch.tensor(share * len(pictures), dtype=torch.float64, device="cpu")
     return kept
@@ -402,9 +413,24 @@ class Real:
             "real_energy": self.energy,
             "moved": moved,
             "moved_features": moved_features,
+            **_beside(found),
             **self.likeness.measure(found["features"]),
             "ideal": self.ideal,
         }
+
+
+def _beside(found):
+    """Return the means of what is told besides, None for a number that there is not."""
+    means = {
+        key.removeprefix(BESIDE): found[key].mean(0) for key in found if key.startswith(BESIDE)
+    }
+    return {name: _numbers(mean.tolist()) for name, mean in means.items()}
+
+
+def _numbers(value):
+    if isinstance(value, list):
+        return [_numbers(part) for part in value]
+    return value if math.isfinite(value) else None
 
 
 def _pictures(judge, count, seed):
@@ -437,6 +463,8 @@ def run(
     device="cpu",
     judge=None,
     autocast=None,
+    own=OWN,
+    beside=None,
 ):
     """Measure how far from the real pictures each sampler's pictures are, as sets.
 
@@ -466,6 +494,8 @@ def run(
         device: where the networks run.
         judge: another than the embedded classifier.Judge, with what `judge.Judge` says.
         autocast: name of the dtype in which the model runs, None: its own.
+        own: the sampler with whose pictures the others' are compared.
+        beside: as for Task.
 
     Returns:
         One dict for each sampler and number of calls: what `numbers` returns and what it was
@@ -487,19 +517,20 @@ def run(
         count,
         usual_schedule(given.model),
         seed,
+        beside,
     )
     samplers = LINEUPS[suite].samplers() if samplers is None else samplers
     values = (given.title, given.guidance, task.schedule, count, seed, name_of(judge.real.mean))
     labels = {"bench": suite} | dict(zip(SET, values, strict=True))
-    jobs = _jobs(task, labels, samplers, calls or LINEUPS[suite].calls, converged, progress)
+    jobs = _jobs(task, labels, samplers, calls or LINEUPS[suite].calls, converged, progress, own)
     known = {_key(row): row for row in reuse}
     held = {
         job.name: row for job in jobs if (row := known.get(_key(job.labels))) and job.holds(row)
     }
-    # what is drawn there is compared with OWN's
+    # what is drawn there is compared with ``own``'s
     wanted = {job.calls for job in jobs if job.name not in held}
     needed = [
-        job for job in jobs if job.name not in held or (job.sampler == OWN and job.calls in wanted)
+        job for job in jobs if job.name not in held or (job.sampler == own and job.calls in wanted)
     ]
     batch = batch or (BATCH if torch.device(given.device).type == "cpu" else GPU_BATCH)
     store = Store(Path(cache) if cache else None)
@@ -508,7 +539,7 @@ def run(
         Real(task, judge, seed) if needed else None,
         partial(gathered, store, count=count, batch=batch),
     )
-    base, rows = {job.calls: job for job in needed if job.sampler == OWN}, []
+    base, rows = {job.calls: job for job in needed if job.sampler == own}, []
     for job in jobs:
         rows.append(held.get(job.name))
         if rows[-1] is None:
@@ -529,9 +560,9 @@ def _given(model, guidance, device):
     )
 
 
-def _jobs(task, labels, samplers, calls, converged, progress):
-    """Return the jobs, OWN first at each number of calls: the others are compared with it."""
-    chosen, jobs, base = sorted(samplers, key=lambda name: name != OWN), [], {}
+def _jobs(task, labels, samplers, calls, converged, progress, own):
+    """Return the jobs, ``own`` first at each number of calls: the others are compared with it."""
+    chosen, jobs, base = sorted(samplers, key=lambda name: name != own), [], {}
     wanted = [(sampler, samplers[sampler], n) for n, sampler in itertools.product(calls, chosen)]
     if converged:
         wanted.append(("converged", replace(BASELINES["heun"], label="converged"), converged))
@@ -539,7 +570,7 @@ def _jobs(task, labels, samplers, calls, converged, progress):
         for sampler, baseline, n in wanted:
             probe = name_of(task.draw(baseline, n, slice(PROBE))[0])
             moved(PROBE * n)
-            if sampler == OWN:
+            if sampler == own:
                 base[n] = probe
             found = {"sampler": sampler, "calls": n, "label": baseline.label, "probe": probe}
             found["base"] = None if sampler == "converged" else base.get(n)

@@ -22,7 +22,7 @@ FLAGS = {
     },
     "calls": {
         "type": whole(1), "nargs": "+", "metavar": "N",
-        "help": "model calls of a run (analytic, zoo, img2img: 5 to 30; sets: 16 to 50; frechet: 6 to 15)",
+        "help": "model calls of a run (analytic, zoo, img2img: 5 to 30; sets: 16 to 50; frechet: 6 to 15; refine: 24)",
     },
     "bend": {"action": "store_true", "help": "give all samplers the levels that ISDO makes of each schedule"},
     "all": {"action": "store_true", "help": "also the samplers that the pages have not measured yet"},

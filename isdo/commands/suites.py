@@ -162,14 +162,21 @@ def ceiling(args):
 
 
 def refine(args):
-    from ..bench import improvement
+    from ..bench import improvement, refined
 
-    bar, judge = partial(tqdm, desc="refining", leave=False), asked_judge(args)
-    model = models.asked(args) if models.is_own(args.model or "eps") else args.model or "eps"
-    rows = improvement.run(
-        model, args.limit or improvement.COUNT, args.seed or 0, bar, judge=judge, device=args.device
-    )
-    return rows, improvement.page(rows, flags(args), judge)
+    judge, model = asked_judge(args), asked_model(args)
+    known = refined.lineup()
+    if unknown := [name for name in args.samplers or () if name not in known]:
+        raise ValueError(
+            f"--samplers {unknown[0]}: there is no such method: choose of {', '.join(known)}"
+        )
+    run = partial(
+        improvement.run, model, args.limit or refined.COUNT, args.seed or 0, calls=args.calls,
+        methods=args.samplers or (list(known) if args.all else None), guidance=guidance_of(args), judge=judge,
+        device=args.device, autocast=args.autocast, batch=args.batch, cache=cache_of(args),
+    )  # fmt: skip
+    rows = going_on(args, improvement, lambda bar, **kept: run(progress=bar, **kept))
+    return rows, improvement.page(rows, drawn_with(args), judge)
 
 
 def adaptive(args):
@@ -221,29 +228,52 @@ def penalty(args):
 def sets(args):
     from ..bench import sets, sets_page
 
-    judge, cache = asked_judge(args), args.cache
-    if cache is None and args.json:
-        cache = Path(args.json).with_suffix(".batches")
-    model = models.asked(args) if models.is_own(args.model or "eps") else args.model or "eps"
+    judge, model = asked_judge(args), asked_model(args)
 
     def run(bar, **kept):
         return sets.run(
             model, suite=args.suite, calls=args.calls, count=args.limit or sets.COUNT, samplers=asked_samplers(args),
-            guidance=1.0 if args.guidance is None else args.guidance, seed=args.seed or 0, judge=judge, device=args.device,
+            guidance=guidance_of(args), seed=args.seed or 0, judge=judge, device=args.device,
             converged=sets.CONVERGED if not args.samplers or "converged" in args.samplers else 0, autocast=args.autocast,
-            progress=bar, batch=args.batch, cache=cache and files.make_folder(cache), **kept,
+            progress=bar, batch=args.batch, cache=cache_of(args), **kept,
         )  # fmt: skip
 
+    rows = going_on(args, sets, run)
+    return rows, sets_page.page(rows, judge, drawn_with(args), args.suite)
+
+
+def asked_model(args):
+    """Return the model that the command line of a suite of sets names: the zoo's by its name."""
+    name = args.model or "eps"
+    return models.asked(args) if models.is_own(name) else name
+
+
+def guidance_of(args):
+    """Return the guidance of a suite of sets, 1 unless it was asked for."""
+    return 1.0 if args.guidance is None else args.guidance
+
+
+def cache_of(args):
+    """Return the folder of drawn batches, made if it is not there: beside the rows; None without
+    these."""
+    cache = args.cache
+    if cache is None and args.json:
+        cache = Path(args.json).with_suffix(".batches")
+    return cache and files.make_folder(cache)
+
+
+def going_on(args, module, run):
+    """Return the rows of a suite of sets, as `resumed` does; one that is interrupted says what is
+    kept."""
     try:
-        rows = resumed(args, sets, run, unit="call", unit_scale=True)
+        return resumed(args, module, run, unit="call", unit_scale=True)
     except KeyboardInterrupt:
-        if cache:
+        if cache := cache_of(args):
             logging.warning(
                 "what is drawn is kept in %s: run again to go on, or with a smaller --limit to judge that",
                 cache,
             )
         raise
-    return rows, sets_page.page(rows, judge, drawn_with(args), args.suite)
 
 
 def asked_samplers(args):
@@ -307,7 +337,7 @@ SUITES = {
     "speed": Suite("what a step costs by itself", speed, model="the model whose call is timed beside"),
     "sweep": Suite("every setting varied", sweep, PROBLEMS, ZOO),
     "ceiling": Suite("how far weights fitted to a model get", ceiling, PROBLEMS, ZOO),
-    "refine": Suite("refinement at equal calls", refine, ("seed", "limit", "judge"), EPS),
+    "refine": Suite("refinement at equal calls", refine, SETS, EPS, guided=True),
     "adaptive": Suite("solvers that find their own steps", adaptive, PROBLEMS, plot="adaptive"),
     "trajectory": Suite("the whole trajectory at once", trajectory, PROBLEMS, plot="trajectory"),
     "inversion": Suite("from a picture to its noise and back", inversion, PROBLEMS, ZOO, plot="inversion"),
