@@ -84,23 +84,23 @@ def read_json(path):
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
-def plot(rows, path, schedule="karras"):
+def plot(rows, path, schedule=None):
     """Draw median error against model calls with the quartiles as a band, one panel for each
     problem.
 
     Args:
         rows: of `work_precision.run`.
         path: the picture's file, its ending says the format.
-        schedule: the schedule shown.
+        schedule: the schedule shown; None: the one that a model of the path is usually drawn with,
+            of those that are there.
 
     Raises:
         ValueError: no row on that schedule.
     """
     from matplotlib.figure import Figure
 
-    panels = _group(
-        (row for row in rows if row["grid"] == schedule), lambda row: (row["problem"], row["path"])
-    )
+    shown = _shown(rows) if schedule is None else dict.fromkeys(_problems(rows), schedule)
+    panels = _group((row for row in rows if row["grid"] == shown[_problem(row)]), _problem)
     if not panels:
         raise ValueError(
             f"no rows on the schedule {schedule!r}: there are {sorted({row['grid'] for row in rows})}"
@@ -110,7 +110,7 @@ def plot(rows, path, schedule="karras"):
     figure = Figure(figsize=(max(7.2, 3.6 * columns), 3.1 * lines + 0.6), layout="constrained")
     axes = figure.subplots(lines, columns, squeeze=False).flatten()
     for axis, (title, panel) in zip(axes, panels.items(), strict=False):
-        _panel(axis, "{} ({})".format(*title), panel)
+        _panel(axis, f"{title[0]} ({title[1]}), {shown[title]}", panel)
     for axis in axes[len(panels) :]:
         axis.axis("off")
     handles, labels = axes[0].get_legend_handles_labels()
@@ -118,11 +118,31 @@ def plot(rows, path, schedule="karras"):
         handles, labels, loc="outside lower center", ncols=min(len(labels), 5), frameon=False
     )
     figure.suptitle(
-        f"RMS error to the converged solution, {schedule} schedule: median and quartiles",
+        "RMS error to the converged solution: median and quartiles",
         fontsize=11,
     )
     with replacing(path) as part:
         figure.savefig(part, dpi=120, format=Path(path).suffix[1:].lower() or "png")
+
+
+USUAL = ("flow shift 3", "karras")  # which schedule is shown, the first that there is
+
+
+def _problem(row):
+    return row["problem"], row["path"]
+
+
+def _problems(rows):
+    return list(dict.fromkeys(map(_problem, rows)))
+
+
+def _shown(rows):
+    """Return (problem, path) -> the schedule of its panel."""
+    found = {}
+    for problem, group in _group(rows, _problem).items():
+        there = list(dict.fromkeys(row["grid"] for row in group))
+        found[problem] = next((name for name in USUAL if name in there), there[0])
+    return found
 
 
 def check_plot(path):
@@ -173,6 +193,8 @@ def table(rows):
     parts = [_errors(rows)]
     if judged := cells(rows):
         parts.append(_standing(judged))
+    if any("asked" in row for row in rows):
+        parts.append(_standing(judged, schedules=True))
     return "\n\n".join(parts)
 
 
@@ -192,9 +214,11 @@ def page(rows, model=None):
         sorted({row["label"] for row in rows if row["sampler"] in outcome["by_baseline"]})
     )
     aim = f" (the aim was {AIMS[name]})" if name in AIMS and not model else ""
-    about = f"the model asked for, `{model}`" if model else ABOUT.get(name, name)
+    asked = list(dict.fromkeys(row["asked"] for row in rows if "asked" in row)) or [model]
+    about = "the models asked for" if model else ABOUT.get(name, name)
     bent = " --bend" if first["grid"].endswith(BENT) else ""
     doc = "PAGE.md" if model else f"docs/{name}{'-bent' if bent else ''}.md"
+    commands = "\n".join(_command(first, flags, calls + bent, doc) for flags in asked)
     share = Settings().placement
     levels = (
         f"Every sampler makes its calls at the levels that ISDO's defaults make of each schedule (placement {share:g})"
@@ -225,11 +249,11 @@ def page(rows, model=None):
     ]
     return "\n\n".join(
         [
-            f"""# {name.capitalize()}: ISDO against other samplers
+            f"""# {"Models asked for" if model else name.capitalize()}: ISDO against other samplers
 
 This page is written by the bench; run it again with
 
-    python -m isdo bench --suite {name}{model and f" {model}" or ""} --calls {calls}{bent} --doc {doc}
+{commands}
 
 {first["images"]} pictures a problem, seed {first["seed"]}: {about}. Geometric means of (median error of ISDO) /
 (median error of the baseline) over {judged} calls and all schedules. Baselines: {baselines}. {levels}.
@@ -241,6 +265,14 @@ above 1.1: {len(above[1.1])}, of {len(outcome["cells"])}; the worst is {worst["r
             *tables,
         ]
     )
+
+
+def _command(row, flags, calls, doc):
+    """Return the command line that measures such rows again; without its own flags a model of the
+    suite's."""
+    limit = f" --limit {row['images']}" if flags else ""
+    asked = f"{flags} " if flags else ""
+    return f"    python -m isdo bench --suite {row['suite']} {asked}--calls {calls}{limit} --json out/page.json --doc {doc}"
 
 
 def _errors(rows):
@@ -256,17 +288,21 @@ def _errors(rows):
     return markdown(["error at calls", *map(str, calls)], body)
 
 
-def _standing(judged):
+def _standing(judged, schedules=False):
+    """Return the table of where ISDO stands in each problem, or on each schedule of each."""
     calls = sorted({cell["calls"] for cell in judged})
     body = []
-    for (problem, path), group in _group(
-        judged, lambda cell: (cell["problem"], cell["path"])
+    for (problem, path, *grid), group in _group(
+        judged, lambda cell: (*_problem(cell), *([cell["grid"]] if schedules else []))
     ).items():
         columns = [[cell["ratio"] for cell in group if cell["calls"] == n] for n in calls]
         headline = [cell for cell in group if cell["calls"] in HEADLINE] or group
         worst = max(headline, key=lambda cell: cell["ratio"])
         body.append(
-            [f"{problem} ({path})", *(_cell(column, ".2f") for column in columns)]
+            [
+                f"{problem} ({', '.join([path, *grid])})",
+                *(_cell(column, ".2f") for column in columns),
+            ]
             + [_cell((cell["ratio"] for cell in headline), ".2f")]
             + [f"{worst['ratio']:.2f} ({worst['grid']}, {worst['calls']} calls, {worst['best']})"]
         )

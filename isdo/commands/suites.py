@@ -1,5 +1,6 @@
 """The suites of the bench, as rows: how each is run from the command line, and which flags it has."""
 
+import argparse
 import logging
 import shlex
 from collections.abc import Callable
@@ -23,6 +24,7 @@ class Suite:
         flags: names of `bench.FLAGS` that it has beside those that all have.
         model: what it does with ``--model``; None: it has no such flag.
         guided: ``--guidance`` is for its models of the zoo, too, not only for one of your own.
+        several: ``--guidance`` may be several numbers, each measured.
         plot: the module of the bench whose ``plot(rows, file)`` draws its rows; None: nothing to
             draw.
     """
@@ -32,15 +34,22 @@ class Suite:
     flags: tuple = ()
     model: str | None = None
     guided: bool = False
+    several: bool = False
     plot: str | None = None
 
 
 def named(args):
-    """Return the models that the command line names, as the suites take them; None: all of the
-    zoo."""
+    """Return the models that the command line names, as the suites take them, one of your own with each
+    guidance; None: all of the zoo."""
     if getattr(args, "model", None) is None:
         return None
-    return (models.asked(args),) if models.is_own(args.model) else (args.model,)
+    if not models.is_own(args.model):
+        return (args.model,)
+    if not isinstance(args.guidance, list):
+        return (models.asked(args),)
+    first, *others = args.guidance
+    given = models.asked(argparse.Namespace(**vars(args) | {"guidance": first}))
+    return (given, *(replace(given, guidance=guidance) for guidance in others))
 
 
 def flags(args):
@@ -56,7 +65,8 @@ def flags(args):
         words += [word for key, value in args.extra for word in ("--extra", f"{key}={value}")]
         words += ["--shape", ",".join(map(str, args.shape))] if args.shape else []
         words += ["--label", *args.label] if args.label else []
-        words += ["--guidance", f"{args.guidance:g}"] if args.guidance is not None else []
+        guidance = args.guidance if isinstance(args.guidance, list) else [args.guidance]
+        words += ["--guidance", *(f"{g:g}" for g in guidance)] if args.guidance is not None else []
     return shlex.join(words) or None
 
 
@@ -71,7 +81,7 @@ def kept(args):
     """Return the rows that an earlier run of the suite left in the file --json names, to go on
     from."""
     rows = report.read_json(args.json) if args.json and Path(args.json).exists() else []
-    return [row for row in rows if row.get("bench") == args.suite]
+    return [row for row in rows if row.get("bench", row.get("suite")) == args.suite]
 
 
 def resumed(args, module, run, **bar):
@@ -112,13 +122,37 @@ def ablation(args):
 
 
 def accuracy(args):
-    from ..bench import work_precision
+    from ..bench import problems, work_precision
 
-    rows = work_precision.run(
-        args.suite, calls=args.calls or work_precision.CALLS, seed=args.seed or 0, limit=args.limit, only=args.only,
-        device=args.device, bend=args.bend, further=args.all, models=named(args),
+    own = args.suite == "zoo" and models.is_own(getattr(args, "model", None) or "")
+    run = partial(
+        work_precision.run, args.suite, calls=args.calls or work_precision.CALLS, seed=args.seed or 0, limit=args.limit,
+        only=args.only, device=args.device, bend=args.bend, further=args.all, models=named(args),
+        schedules=problems.Problem.offered if own and not args.bend else None,
     )  # fmt: skip
+    rows = asked_so(args, resumed(args, work_precision, lambda bar, **kept: run(**kept)))
     return rows, f"{report.page(rows, flags(args))}\n\n{report.table(rows)}"
+
+
+def asked_so(args, rows):
+    """Return the rows that are true of the sources as they are, those of this run with the flags that
+    named their model: other models' may have come from earlier runs into the same file."""
+    from ..bench.sources import version
+
+    rows = [row for row in rows if row.get("version", version()) == version()]
+    return [
+        row if "asked" in row or not flags(args) else row | {"asked": flags(args)} for row in rows
+    ]
+
+
+def choice(args):
+    from ..bench import choice
+
+    run = partial(
+        choice.run, args.calls, args.seed or 0, args.limit, only=args.only, device=args.device, models=named(args)
+    )  # fmt: skip
+    rows = asked_so(args, resumed(args, choice, lambda bar, **kept: run(**kept)))
+    return rows, choice.page(rows, flags(args))
 
 
 def speed(args):
@@ -323,13 +357,16 @@ ZOO, EPS, OWN = "all of the zoo", "eps", "a model of your own"
 _ANALYTIC = Suite(
     "problems whose denoisers are known exactly", accuracy, PROBLEMS + CALLS, plot="report"
 )
-_ZOO = Suite("trained models", accuracy, PROBLEMS + CALLS, ZOO, plot="report")
+_ZOO = Suite("trained models", accuracy, PROBLEMS + CALLS, ZOO, several=True, plot="report")
 _SETS = Suite(
     "sets of pictures by everyday samplers", sets, SETS, EPS, guided=True, plot="sets_page"
 )
 SUITES = {
     "analytic": _ANALYTIC,
     "zoo": _ZOO,
+    "choice": replace(
+        _ZOO, summary="each sampler on its best schedule", run=choice, flags=(*PROBLEMS, "calls"), plot="choice"
+    ),
     "img2img": replace(_ZOO, summary="trained models, from amid a run"),
     "sets": _SETS,
     "frechet": replace(_SETS, summary="sets of pictures by samplers of few calls"),
