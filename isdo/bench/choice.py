@@ -10,7 +10,7 @@ from ..files import replacing
 from . import work_precision
 from .baselines import BASELINES
 from .problems import Problem
-from .report import PLAIN, STYLES, markdown
+from .report import PLAIN, STYLES, markdown, name_of
 from .work_precision import ISDO, SMALLEST, geometric_mean
 
 CALLS = (6, 8, 10, 12, 15)
@@ -104,7 +104,7 @@ def _curve(rows, sampler):
     return {n: best(r for r in own if r["calls"] == n) for n in sorted({r["calls"] for r in own})}
 
 
-def page(rows, flags=None):
+def page(rows, flags=None, target=None):
     """Return the page of the docs: the ratios, the calls that the yardstick needs, and which schedule
     was best for whom.
 
@@ -120,12 +120,12 @@ def page(rows, flags=None):
         {row["sampler"]: row["label"] for row in rows if row["sampler"] in BASELINES}.values()
     )
     asked = f"{flags + ' ' if flags else ''}--calls {' '.join(map(str, calls))} --limit {first['images']}"
-    name = "choice" if flags is None else "PAGE"
+    name = name_of(target, "choice")
     return f"""# The user's choice
 
 This page is written by the bench; run it again with
 
-    python -m isdo bench --suite choice {asked} --json out/choice.json --doc docs/{name}.md --plot docs/{name}.png
+    python -m isdo bench --suite choice {asked} --json out/{name}.json --doc docs/{name}.md --plot docs/{name}.png
 
 which goes on from the rows in the file. Somebody who takes the best schedule for each sampler gets these errors: ISDO with its
 defaults on the schedule that is best for it, over the best peer on the schedule that is best for that one. "Best" is chosen for

@@ -17,6 +17,7 @@ from .moments import sampling_bias
 from .problems import Mixture, hartley, rms
 from .refined import COUNT, LOSS_AT, given_of, real
 from .report import markdown
+from .report import name_of as page_name
 from .sets import SET, group_of, labels_for, name_of
 from .sets_page import bands, title
 from .work_precision import SCHEDULED
@@ -205,7 +206,7 @@ def _key(row):
     return tuple(row.get(name) for name in KEY)
 
 
-def page(rows, flags=None, judge=None):
+def page(rows, flags=None, judge=None, target=None):
     """Return the page of the docs: what was measured, the tables, how to do it again with the
     ``flags``."""
     judge = judge or classifier.load()
@@ -213,7 +214,7 @@ def page(rows, flags=None, judge=None):
         [row for row in rows if row["part"] == part] for part in ("sets", "mixture", "recovery")
     )
     sets = [row for row in sets if row["judge"] == name_of(judge.real.mean)]
-    parts = [_about(sets, flags, judge)]
+    parts = [_about(sets, flags, judge, page_name(target, "refine"))]
     for _, group in itertools.groupby(sorted(sets, key=_set_of), key=_set_of):
         group = list(group)
         parts.append(f"## {title(group[0])}, {group[0]['calls']} calls\n\n{refined.table(group)}")
@@ -241,7 +242,7 @@ def _set_of(row):
     return group_of(row), row["calls"]
 
 
-def _about(rows, flags, judge):
+def _about(rows, flags, judge, name):
     embedded = isinstance(judge, classifier.Judge)
     asked = flags or f"--model eps --limit {rows[0]['images']}"
     space = "of a small classifier of emoji" if embedded else f"of the judge {judge.name}"
@@ -255,7 +256,7 @@ def _about(rows, flags, judge):
 
 This page is written by the bench; run it again with
 
-    python -m isdo bench --suite refine {asked} --json out/refine.json --doc docs/refine.md
+    python -m isdo bench --suite refine {asked} --json out/{name}.json --doc docs/{name}.md
 
 which goes on from the rows in the file and the batches in the folder beside it. ISDO draws with half of the calls, each method
 goes on from these pictures with the other half; "more steps" and Restart draw anew with all of them. *Noise* is the

@@ -10,8 +10,6 @@ from ..files import replacing
 from ..settings import Settings
 from .work_precision import BENT, HEADLINE, cells, geometric_mean, summary
 
-# What stands below this line of a page is kept when the page is written anew.
-BY_HAND = "<!-- from here on written by hand -->"
 AIMS = {"analytic": 0.25, "zoo": 0.75}
 ABOUT = {
     "analytic": "mixtures, guided mixtures and a data set, on both paths",
@@ -35,6 +33,7 @@ STYLES = {
     "euler": {"color": "#777777", "linestyle": ":", "marker": "+"},
 }
 PLAIN = {"linewidth": 1.2, "markersize": 3}
+SHOWN = 16  # cells above 1 that a page lists
 
 
 def write_json(rows, path):
@@ -49,10 +48,13 @@ def write_text(text, path):
 
 
 def write_page(text, path):
-    """Write a page; what somebody has written below the line `BY_HAND` of an older one stays."""
-    old = Path(path).read_text(encoding="utf-8") if Path(path).exists() else ""
-    _, mark, rest = old.partition(BY_HAND)
-    write_text(f"{text.rstrip()}\n" + (f"\n{mark}{rest}" if mark else ""), path)
+    """Write a page; it ends with one line end."""
+    write_text(f"{text.rstrip()}\n", path)
+
+
+def name_of(target, usual):
+    """Return the name of a page from its file (or None: the usual name), as it is told in the page."""
+    return Path(target).stem if target else usual
 
 
 def check_marks(path, mark):
@@ -192,24 +194,26 @@ def table(rows):
     """
     parts = [_errors(rows)]
     if judged := cells(rows):
-        parts.append(_standing(judged))
-    if any("asked" in row for row in rows):
-        parts.append(_standing(judged, schedules=True))
+        parts.append(_standing(judged, _over(rows)))
+        if any("asked" in row for row in rows):
+            parts.append(_standing(judged, _over(rows), schedules=True))
     return "\n\n".join(parts)
 
 
-def page(rows, model=None):
+def page(rows, model=None, target=None):
     """Return the page of the docs: where ISDO stands against each baseline and against the best of each
     cell.
 
     Args:
         rows: of `work_precision.run`.
         model: the flags of the command line that named another model than the suite's own.
+        target: the page's file, if it has one.
     """
-    outcome, first = summary(rows), rows[0]
+    over = _over(rows)
+    outcome, first = summary(rows, calls=over), rows[0]
     name, worst, above = first["suite"], outcome["worst"], outcome["above"]
     made = sorted({row["calls"] for row in rows})
-    calls, judged = " ".join(map(str, made)), ", ".join(str(n) for n in made if n in HEADLINE)
+    calls, judged = " ".join(map(str, made)), ", ".join(str(n) for n in made if n in over)
     baselines = ", ".join(
         sorted({row["label"] for row in rows if row["sampler"] in outcome["by_baseline"]})
     )
@@ -217,7 +221,7 @@ def page(rows, model=None):
     asked = list(dict.fromkeys(row["asked"] for row in rows if "asked" in row)) or [model]
     about = "the models asked for" if model else ABOUT.get(name, name)
     bent = " --bend" if first["grid"].endswith(BENT) else ""
-    doc = "PAGE.md" if model else f"docs/{name}{'-bent' if bent else ''}.md"
+    doc = name_of(target, name + "-bent" * bool(bent))
     commands = "\n".join(_command(first, flags, calls + bent, doc) for flags in asked)
     share = Settings().placement
     levels = (
@@ -227,7 +231,7 @@ def page(rows, model=None):
     )
     scheduled = ""
     if not bent and any(row["sampler"] == "isdo_scheduled" for row in rows):
-        strict = summary(rows, "isdo_scheduled")
+        strict = summary(rows, "isdo_scheduled", over)
         scheduled = f""" With each call exactly where the schedule says (placement 0): \
 {strict["geometric_mean"]:.3f}; above 1.0: {len(strict["above"][1.0])}, above 1.1: {len(strict["above"][1.1])}."""
     unsure = (
@@ -263,8 +267,33 @@ above 1.1: {len(above[1.1])}, of {len(outcome["cells"])}; the worst is {worst["r
 ({worst["problem"]} ({worst["path"]}), {worst["grid"]}, {worst["calls"]} calls).{scheduled} \
 {unsure} unsure of a tenth of the smallest error in its cell.""",
             *tables,
+            *_above(outcome["cells"]),
         ]
     )
+
+
+def _over(rows):
+    """Return the calls over which means are taken: those of the headline, of models of one's own all
+    that were measured."""
+    own = any("asked" in row for row in rows)
+    return tuple(sorted({row["calls"] for row in rows})) if own else HEADLINE
+
+
+def _above(judged):
+    """Return the cells in which ISDO is behind, worst first, as parts of a page: none or one table."""
+    behind = [cell for cell in judged if cell["ratio"] > 1]
+    if not behind:
+        return []
+    body = [
+        [
+            f"{cell['problem']} ({cell['path']})", cell["grid"], str(cell["calls"]), f"{cell['error']:.2g}",
+            f"{cell['best_error']:.2g}", cell["best"], f"{cell['ratio']:.2f}",
+        ]
+        for cell in behind[:SHOWN]
+    ]  # fmt: skip
+    said = f"The {SHOWN} worst of the" if len(behind) > SHOWN else "The"
+    head = ["problem", "schedule", "calls", "ISDO", "best baseline", "which", "ratio"]
+    return [f"{said} {len(behind)} cells above 1.0, with errors:\n\n{markdown(head, body)}"]
 
 
 def _command(row, flags, calls, doc):
@@ -272,7 +301,7 @@ def _command(row, flags, calls, doc):
     suite's."""
     limit = f" --limit {row['images']}" if flags else ""
     asked = f"{flags} " if flags else ""
-    return f"    python -m isdo bench --suite {row['suite']} {asked}--calls {calls}{limit} --json out/page.json --doc {doc}"
+    return f"    python -m isdo bench --suite {row['suite']} {asked}--calls {calls}{limit} --doc docs/{doc}.md"
 
 
 def _errors(rows):
@@ -288,7 +317,7 @@ def _errors(rows):
     return markdown(["error at calls", *map(str, calls)], body)
 
 
-def _standing(judged, schedules=False):
+def _standing(judged, over, schedules=False):
     """Return the table of where ISDO stands in each problem, or on each schedule of each."""
     calls = sorted({cell["calls"] for cell in judged})
     body = []
@@ -296,7 +325,7 @@ def _standing(judged, schedules=False):
         judged, lambda cell: (*_problem(cell), *([cell["grid"]] if schedules else []))
     ).items():
         columns = [[cell["ratio"] for cell in group if cell["calls"] == n] for n in calls]
-        headline = [cell for cell in group if cell["calls"] in HEADLINE] or group
+        headline = [cell for cell in group if cell["calls"] in over] or group
         worst = max(headline, key=lambda cell: cell["ratio"])
         body.append(
             [
@@ -307,7 +336,7 @@ def _standing(judged, schedules=False):
             + [f"{worst['ratio']:.2f} ({worst['grid']}, {worst['calls']} calls, {worst['best']})"]
         )
     body.sort(key=lambda line: line[0])
-    mean = "mean at " + ", ".join(map(str, HEADLINE))
+    mean = "mean at " + ", ".join(map(str, over))
     return markdown(["ISDO / best baseline", *map(str, calls), mean, "worst of these"], body)
 
 

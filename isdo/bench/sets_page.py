@@ -10,6 +10,7 @@ from ..files import replacing
 from . import classifier
 from .moments import sampling_bias
 from .report import PLAIN, STYLES, markdown
+from .report import name_of as page_name
 from .sets import LINEUPS, OCTAVES, OWN, every, group_of, name_of, presets
 
 BANDS = ("coarse", "middle", "small", "fine")  # that sets.OCTAVES part
@@ -39,7 +40,7 @@ def table(rows, judge=None):
     return "\n\n".join(_task(group, judge) for group in _tasks(rows))
 
 
-def page(rows, judge=None, flags=None, suite="frechet"):
+def page(rows, judge=None, flags=None, suite="frechet", target=None):
     """Return the page of the docs: what this judge measured, the tables, how to do it again with
     the ``flags``."""
     judge = judge or classifier.load()
@@ -47,13 +48,14 @@ def page(rows, judge=None, flags=None, suite="frechet"):
     drawn = (
         suite == "sets" and len({row["calls"] for row in rows}) > 1
     )  # one number of calls makes no curve
-    plot = f" --plot docs/{suite}.png" if drawn else ""
-    shown = "\n\n![distance to the real pictures against model calls](sets.png)" if drawn else ""
+    name = page_name(target, suite)
+    plot = f" --plot docs/{name}.png" if drawn else ""
+    shown = f"\n\n![distance to the real pictures against model calls]({name}.png)" if drawn else ""
     return f"""# {LINEUPS[suite].title}
 
 This page is written by the bench; run it again with
 
-    python -m isdo bench --suite {suite} {flags or "--model eps"} --json out/{suite}.json --doc docs/{suite}.md{plot}
+    python -m isdo bench --suite {suite} {flags or "--model eps"} --json out/{name}.json --doc docs/{name}.md{plot}
 
 which goes on from the rows in the file and the batches in the folder beside it: models and guidance can be added one by one, a
 run can be stopped, and what there is be judged with a smaller --limit. Every sampler makes the model calls that the column

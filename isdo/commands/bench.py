@@ -14,7 +14,7 @@ FLAGS = {
     "json": {"metavar": "FILE", "help": "write the rows there; most suites go on from what it holds"},
     "doc": {
         "metavar": "FILE",
-        "help": "write what is printed there, as markdown; keeps what an older page has by hand",
+        "help": "write what is printed there, as markdown",
     },
     "plot": {
         "metavar": "FILE",

@@ -131,7 +131,7 @@ def accuracy(args):
         schedules=problems.Problem.offered if own and not args.bend else None,
     )  # fmt: skip
     rows = asked_so(args, resumed(args, work_precision, lambda bar, **kept: run(**kept)))
-    return rows, f"{report.page(rows, flags(args))}\n\n{report.table(rows)}"
+    return rows, f"{report.page(rows, flags(args), args.doc)}\n\n{report.table(rows)}"
 
 
 def asked_so(args, rows):
@@ -152,7 +152,7 @@ def choice(args):
         choice.run, args.calls, args.seed or 0, args.limit, only=args.only, device=args.device, models=named(args)
     )  # fmt: skip
     rows = asked_so(args, resumed(args, choice, lambda bar, **kept: run(**kept)))
-    return rows, choice.page(rows, flags(args))
+    return rows, choice.page(rows, flags(args), args.doc)
 
 
 def speed(args):
@@ -210,7 +210,7 @@ def refine(args):
         device=args.device, autocast=args.autocast, batch=args.batch, cache=cache_of(args),
     )  # fmt: skip
     rows = going_on(args, improvement, lambda bar, **kept: run(progress=bar, **kept))
-    return rows, improvement.page(rows, drawn_with(args), judge)
+    return rows, improvement.page(rows, drawn_with(args), judge, args.doc)
 
 
 def adaptive(args):
@@ -273,7 +273,7 @@ def sets(args):
         )  # fmt: skip
 
     rows = going_on(args, sets, run)
-    return rows, sets_page.page(rows, judge, drawn_with(args), args.suite)
+    return rows, sets_page.page(rows, judge, drawn_with(args), args.suite, args.doc)
 
 
 def asked_model(args):
