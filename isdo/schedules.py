@@ -197,17 +197,17 @@ def rest(sigmas: Sigmas, start: float, steps: int, low: float = 0.0, high: float
     return torch.cat([inner, end]).float()
 
 
-# The geometric mean of what the zoo's eps and v models do at guidance 1, 3 and 7. `python -m isdo
-# probe --typical` measures it, and a test measures it anew. Curves of other models have much the
-# same shape, and their scale does not count; `bench --suite choice` says how the levels do.
+# The geometric mean of what the zoo's eps and v models do at guidance 1 and 3: `python -m isdo probe
+# --typical` measures it, and a test measures it anew. Curves of other models have much the same
+# shape, and their scale does not count; `bench --suite choice` says how the levels do.
 TYPICAL = Curvature(
     ratios=(
         13.1, 10.5, 8.3, 6.54, 5.1, 3.95, 3.02, 2.29, 1.72, 1.27, 0.929,
         0.668, 0.473, 0.329, 0.224, 0.149, 0.0972, 0.0614, 0.0376,
     ),
     values=(
-        0.176, 0.202, 0.237, 0.22, 0.208, 0.19, 0.184, 0.171, 0.151, 0.128,
-        0.112, 0.0891, 0.0668, 0.052, 0.04, 0.0298, 0.0227, 0.0187, 0.0136,
+        0.0913, 0.118, 0.134, 0.142, 0.138, 0.131, 0.125, 0.109, 0.0935, 0.0761,
+        0.0673, 0.0553, 0.0446, 0.0352, 0.0278, 0.0217, 0.0171, 0.0148, 0.0114,
     ),
 )  # fmt: skip
 # The order of the integrator that levels are placed for: multistep samplers of order 3 gain as much
