@@ -596,7 +596,7 @@ def test_the_user_s_choice_of_it(capsys, mine):
     status, printed, error = run(capsys, *command, "--plot", "a.png", "--device", "cpu")
     assert status == 0, error
     assert "--suite choice --model mine:Table --calls 6 --limit 1" in printed
-    assert "| mine:Table (ve) | 6 |" in printed and (mine / "a.png").exists()
+    assert "## mine:Table (ve)" in printed and (mine / "a.png").exists()
     assert {"normal", "simple", "sgm_uniform"} <= {row["grid"] for row in read_json("a.json")}
 
 
