@@ -221,7 +221,7 @@ def page(rows, model=None, target=None):
     asked = list(dict.fromkeys(row["asked"] for row in rows if "asked" in row)) or [model]
     about = "the models asked for" if model else ABOUT.get(name, name)
     bent = " --bend" if first["grid"].endswith(BENT) else ""
-    doc = name_of(target, name + "-bent" * bool(bent))
+    doc = name_of(target, "PAGE" if model else name + "-bent" * bool(bent))
     commands = "\n".join(_command(first, flags, calls + bent, doc) for flags in asked)
     share = Settings().placement
     levels = (
