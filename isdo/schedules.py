@@ -251,7 +251,8 @@ class _Range:
         places = -np.log(noise_to_signal(self.path, levels))
         done, turned = (np.interp(places, -self.log_ratio, v) for v in (self.done, self.turned))
         steps = STEP_ERROR * np.diff(done) ** (ORDER + 1)
-        return float(np.square(steps).sum() + (self.turned[-1] - turned[-1]) ** 2)
+        left = self.turned[-1] - turned[-1]
+        return float(np.square(steps).sum() + left**2)
 
 
 def curvature_sigmas(
@@ -316,7 +317,36 @@ def bent(
 
     Source: theory page, section 8.
     """
-    return _bent(sigmas, lambda *_: share, sigma_min, path, curvature)
+    *given, end = sigmas
+    if not share or not (between := _between(given, end, sigma_min, path, curvature)):
+        return [*given, end]
+    here, there = (
+        np.log(noise_to_signal(path, np.array(levels[1:])))
+        for levels in (given, between.levels(len(given)))
+    )
+    moved = path.from_noise_to_signal(np.exp(here + share * (there - here)))
+    return [given[0], *moved.tolist(), end]
+
+
+def worth(
+    sigmas: Sequence[float],
+    sigma_min: float = 0.0,
+    path: Path = VE,
+    curvature: Curvature = TYPICAL,
+) -> float:
+    """Return the share of a schedule's expected squared error that the curvature's levels save, 0
+    to 1.
+
+    Args:
+        sigmas, sigma_min, path, curvature: as for `bent`; 0 where that leaves the schedule alone.
+
+    Source: theory page, equations 8.3 and 8.5.
+    """
+    *given, end = sigmas
+    if not (between := _between(given, end, sigma_min, path, curvature)):
+        return 0.0
+    expected, least = (between.error(v) for v in (np.array(given), between.levels(len(given))))
+    return max(0.0, 1 - least / expected) if expected else 0.0
 
 
 def reposition(
@@ -326,46 +356,33 @@ def reposition(
     path: Path = VE,
     curvature: Curvature = TYPICAL,
 ) -> list[float]:
-    """Return a schedule whose levels went as far to where curvature has them as that is worth.
-
-    The share of the way is that of the expected squared error which the curvature's levels save:
-    little where the schedule is a good one, nearly all where it makes no calls at low noise.
+    """Return a schedule whose levels went as far to where curvature has them as that is worth:
+    little where the schedule is a good one, nearly all the way where it makes no calls at low
+    noise.
 
     Args:
         sigmas, sigma_min, path, curvature: as for `bent`.
-        placement: factor of that share, 0 (the schedule as it is) to 1.
+        placement: factor of the share of the way that is `worth` going, 0 (the schedule as it is)
+            to 1.
 
     Returns:
         as `bent`.
 
     Source: theory page, equation 8.5.
     """
-
-    def worth(between: _Range, given: list[float], best: NDArray[np.float64]) -> float:
-        expected = between.error(np.array(given))
-        return placement * max(0.0, 1 - between.error(best) / expected) if expected else 0.0
-
-    return _bent(sigmas, worth, sigma_min, path, curvature)
+    share = placement and placement * worth(sigmas, sigma_min, path, curvature)
+    return bent(sigmas, share, sigma_min, path, curvature)
 
 
-def _bent(
-    sigmas: Sequence[float],
-    share_of: Callable[[_Range, list[float], NDArray[np.float64]], float],
-    sigma_min: float,
-    path: Path,
-    curvature: Curvature,
-) -> list[float]:
-    *given, end = sigmas
+def _between(
+    given: list[float], end: float, sigma_min: float, path: Path, curvature: Curvature
+) -> _Range | None:
+    """Return what is expected of schedules between the levels of one; None where none of its levels
+    can move."""
     low = (min(sigma_min, given[-1]) or given[-1]) if given else 0.0
     if end > 0 or len(given) < 2 or not low < given[0]:
-        return [*given, end]
-    between = _Range(low, given[0], curvature, path)
-    best = between.levels(len(given))
-    here, there = (np.log(noise_to_signal(path, np.array(v[1:]))) for v in (given, best))
-    if not (share := share_of(between, given, best)):
-        return [*given, end]
-    moved = path.from_noise_to_signal(np.exp(here + share * (there - here)))
-    return [given[0], *moved.tolist(), end]
+        return None
+    return _Range(low, given[0], curvature, path)
 
 
 class _Levels(Protocol):

@@ -52,9 +52,8 @@ def _tests(*names):
 
 
 SCHEDULES = Part("schedules", "isdo/schedules.py", _tests("schedules"), (
-    Row("1 - between.error(best) / expected", "1 - (between.error(best) / expected) ** 0.5",
-        "the share is of the squared error"),
-    Row("expected = between.error(", "expected = 4 * between.error(", "what is expected of the schedule"),
+    Row("1 - least / expected", "1 - (least / expected) ** 0.5", "the share is of the squared error"),
+    Row("left = self.turned[-1] - turned[-1]", "left = 0.0", "what ending there leaves"),
     Row("STEP_ERROR = 0.25  #", "STEP_ERROR = 0.5  #", "how steps are weighed against the last one"),
     Row("kappa ** (1 / (ORDER + 1))", "kappa ** (1 / (ORDER + 2))", "equal shares of k^(1/3)"),
     Row("between ** (2 * ORDER + 1)", "between ** (2 * ORDER)", "the last level as steps grow"),

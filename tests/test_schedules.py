@@ -253,6 +253,7 @@ def test_the_last_call_goes_below_the_schedule_s_only_where_the_model_says_that_
 )
 def test_what_cannot_be_bent_stays(sigmas):
     assert schedules.reposition(sigmas) == sigmas
+    assert schedules.worth(sigmas) == 0.0
     if len(sigmas) < 4:
         assert schedules.bent(sigmas, 0.5) == sigmas
     assert schedules.bent([3.0, 1.0, 0.2, 0.0], 0.0, 0.01) == [3.0, 1.0, 0.2, 0.0]
@@ -295,6 +296,7 @@ def test_levels_go_the_share_of_the_way_that_the_expected_squared_error_says():
         best = schedules.bent(given, 1.0, low, path)
         errors = [expected(v, low, schedules.TYPICAL, path) for v in (best, given)]
         share = max(0.0, 1 - errors[0] / errors[1])
+        assert schedules.worth(given, low, path) == pytest.approx(share, abs=1e-3)
         for placement in (0.4, 1.0):
             want = schedules.bent(given, placement * share, low, path)
             got = schedules.reposition(given, placement, low, path)
