@@ -39,21 +39,20 @@ def shown(tmp_path_factory):
         seen["pages"].append(arguments)
         return page(*arguments, **keywords)
 
-    def kept_plot(rows, path):
+    def kept_plot(rows, path, schedule):
         seen["plots"].append(rows)
-        return plot(rows, path)
+        return plot(rows, path, schedule)
 
-    def kept_problem():
-        seen["of"].append(problem(count=COUNT))
+    def kept_problem(name):
+        seen["of"].append(problem(name, count=COUNT))
         return seen["of"][-1]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo, "BUDGETS", BUDGETS)
         patch.setattr(demo, "by_runge_kutta", converged)
         patch.setattr(demo, "make_problem", kept_problem)
-        patch.setattr(
-            demo, "refined_page", partial(demo.refined_page, "eps", FACES, ANIMALS, calls=DRAWN)
-        )
+        few = partial(demo.refined_page, faces=FACES, animals=ANIMALS, calls=DRAWN)
+        patch.setattr(demo, "refined_page", few)
         patch.setattr(demo.gallery, "page", kept_page)
         patch.setattr(demo.report, "plot", kept_plot)
         with contextlib.redirect_stdout(io.StringIO()) as printed:

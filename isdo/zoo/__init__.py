@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..denoiser import PREDICTIONS, Denoiser
-from .net import CLASSES, MULTIPLE, Architecture, Net, scaled_linear
+from .net import CLASSES, EMOJI, MULTIPLE, Architecture, Net, scaled_linear
 from .net import zero_terminal_snr as zero_snr
 
 FOLDER = Path(__file__).parent
@@ -88,16 +88,16 @@ def architecture(metadata: dict[str, str]) -> Architecture:
         ) from None
 
 
-def classes(name: Name) -> tuple[str, ...]:
-    """Return the names of a model's classes, in the order of their labels.
+def architecture_of(name: Name) -> Architecture:
+    """Return what a model's net is built from, the weights unread: its size and its classes.
 
     Raises:
         ValueError: when there is no such model.
     """
     if name in NAMES:
-        return CLASSES
+        return EMOJI
     with _open(name) as (_, metadata):
-        return architecture(metadata).classes
+        return architecture(metadata)
 
 
 def info(name: Name) -> dict[str, Any]:

@@ -2,11 +2,12 @@
 
 import hashlib
 import json
+import math
 import os
 import unicodedata
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -98,11 +99,24 @@ class Folder(Pictures):
         name: of the folder.
         key: of its list of files: a run goes on with the pictures that it began with.
         left_out: what of it is not there.
+        file: of the decoded pictures, where they are not in memory: another process opens it, too.
     """
 
     name: str
     key: str
     left_out: LeftOut
+    file: Path | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = vars(self).copy()
+        if self.file is not None:
+            state["pictures"] = self.pictures.shape
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if state["file"] is not None:
+            state = state | {"pictures": _mapped(state["file"], state["pictures"])}
+        vars(self).update(state)
 
     def split(self, held_out: float = 0.05, seed: int = 0) -> tuple[Pictures, Pictures]:
         """Return (train, validation), at least one picture each: the first of the order are held
@@ -118,6 +132,7 @@ class Folder(Pictures):
                 pictures=self.pictures[chosen],
                 labels=self.labels[chosen],
                 concepts=self.concepts[chosen],
+                file=None,
             )
 
         return part(slice(count, None)), part(slice(count))
@@ -150,7 +165,9 @@ def find(folder: str | os.PathLike[str]) -> Found:
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder: name the one that holds your pictures")
-    loose, below, others = [], {}, Counter[str]()
+    loose: list[Path] = []
+    below: dict[str, list[Path]] = {}
+    others = Counter[str]()
     for path in _walk(folder):
         if path.suffix.lower() not in ENDINGS:
             others[path.suffix.lower() or "no ending"] += 1
@@ -237,16 +254,15 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _decode(
-    found: Found, size: int, pictures: Tensor, progress: Progress
-) -> tuple[list[int], LeftOut]:
+def _decode(found: Found, pictures: Tensor, progress: Progress) -> tuple[list[int], LeftOut]:
     """Write the pictures one after another into ``pictures`` (N, 1, 3, S, S), in an order by
     chance; returns their labels, and what was left out."""
     order = np.random.default_rng(0).permutation(len(found.paths))
-    labels, unread, known, copies = [], [], set(), 0
+    labels: list[int] = []
+    unread, known, copies, size = [], set(), 0, pictures.shape[-1]
     with _quiet(), ThreadPoolExecutor(os.cpu_count()) as pool:
         read = pool.map(lambda i: _read(found.paths[i], size), order)
-        for i, pixels in zip(order, progress(read), strict=True):
+        for i, pixels in zip(progress(order), read, strict=True):
             if isinstance(pixels, str):
                 name = found.paths[i].relative_to(found.folder).as_posix()
                 unread.append((name, pixels.replace(str(found.paths[i]), name)))
@@ -282,15 +298,13 @@ def read(
         ValueError: no folder, too few pictures that can be read, or none of a class.
     """
     found = find(folder)
-    key, room = found.key(size), len(found.paths) * 3 * size * size
-    if cache is not None and room > MEMORY:
+    key, shape, file = found.key(size), (len(found.paths), 1, 3, size, size), None
+    if cache is not None and math.prod(shape) > MEMORY:
         file = cache / f"pictures-{size}-{found.key(size, times=True)}.bytes"
-        pictures, labels, left_out = _kept(found, size, file, room, progress)
+        pictures, labels, left_out = _kept(found, shape, file, progress)
     else:
-        pictures = torch.empty(
-            (len(found.paths), 1, 3, size, size), dtype=torch.uint8, device="cpu"
-        )
-        labels, left_out = _decode(found, size, pictures, progress)
+        pictures = torch.empty(shape, dtype=torch.uint8, device="cpu")
+        labels, left_out = _decode(found, pictures, progress)
     _check(found, labels, left_out)
     count, name = len(labels), name or found.folder.resolve().name
     return Folder(
@@ -302,27 +316,30 @@ def read(
         name,
         key,
         left_out,
+        file,
     )
 
 
+def _mapped(file: Path, shape: Sequence[int]) -> Tensor:
+    """Return bytes of a file, mapped into memory; it is made if it is not there."""
+    size = math.prod(shape)
+    pixels = torch.from_file(str(file), shared=True, size=size, dtype=torch.uint8, device="cpu")
+    return pixels.view(*shape)
+
+
 def _kept(
-    found: Found, size: int, file: Path, room: int, progress: Progress
+    found: Found, shape: tuple[int, ...], file: Path, progress: Progress
 ) -> tuple[Tensor, list[int], LeftOut]:
-    """Return the pictures in ``file``, mapped into memory; they are decoded into it where it is not
-    there."""
-    about, shape = file.with_suffix(".json"), (len(found.paths), 1, 3, size, size)
-
-    def mapped(path: Path) -> Tensor:
-        return torch.from_file(str(path), shared=True, size=room, dtype=torch.uint8, device="cpu")
-
+    """Return the pictures in ``file``; they are decoded into it where it is not there."""
+    about, room = file.with_suffix(".json"), math.prod(shape)
     if not (file.exists() and about.exists() and file.stat().st_size == room):
         files.check_target(file, room)
         with files.replacing(about) as part, files.replacing(file) as pixels:
-            labels, left_out = _decode(found, size, mapped(pixels).view(shape), progress)
+            labels, left_out = _decode(found, _mapped(pixels, shape), progress)
             part.write_text(json.dumps({"labels": labels, "left_out": asdict(left_out)}))
     told = json.loads(about.read_text())
     unread = tuple((name, why) for name, why in told["left_out"].pop("unread"))
-    return mapped(file).view(shape), told["labels"], LeftOut(unread, **told["left_out"])
+    return _mapped(file, shape), told["labels"], LeftOut(unread, **told["left_out"])
 
 
 def _check(found: Found, labels: list[int], left_out: LeftOut) -> None:

@@ -79,10 +79,11 @@ MAY_CHANGE = {"steps", "restarts", "bfloat16"}  # of a training that goes on
 
 def make_net(model, architecture=EMOJI):
     """Return an untrained net of the prediction type ``model`` with its schedule."""
-    return Net(model, None if model == "flow" else scaled_linear(), architecture)
+    with torch.device("cpu"):  # whatever device is the default
+        return Net(model, None if model == "flow" else scaled_linear(), architecture)
 
 
-def own_config(model, folder=None, checkpoint=None, after=None, device="cpu", **given):
+def own_config(model, folder=None, checkpoint=None, after=None, device="cpu", half=None, **given):
     """Return the Config of a model of one's own pictures.
 
     Args:
@@ -92,7 +93,8 @@ def own_config(model, folder=None, checkpoint=None, after=None, device="cpu", **
         checkpoint: what is not given is as it was there, if the file exists.
         after: file of a model to go on from: of its width. If it is of another prediction type,
             its weights are where the training starts; else its steps count, too.
-        device: where it runs, of which size and format of the batches depend.
+        device: where it runs: what is not said of batches and ``half`` depends on it.
+        half: take matrix products in bfloat16.
         **given: fields of Config; None: not given.
 
     Raises:
@@ -105,15 +107,17 @@ def own_config(model, folder=None, checkpoint=None, after=None, device="cpu", **
         batch=BATCHES.get(kind, Config.batch),
         flip=True,
         variants=1,
-        bfloat16=0 if kind == "cuda" and torch.cuda.is_bf16_supported() else None,
         sigma_data=EMOJI.sigma_data if folder is None else folder.rms(),
     )
     if checkpoint is not None and Path(checkpoint).exists():
         known = saved(checkpoint)["config"]
-        config = replace(config, **{k: v for k, v in known.items() if k not in {"model", "steps"}})
+        config = replace(config, **{key: v for key, v in known.items() if key != "model"})
     elif after is not None:
         config = _after(config, after)
-    return replace(config, **{key: value for key, value in given.items() if value is not None})
+    if half is None:
+        half = kind == "cuda" and torch.cuda.is_bf16_supported()
+    given = {key: value for key, value in given.items() if value is not None}
+    return replace(config, bfloat16=0 if half else None, **given)
 
 
 def _after(config, after):
@@ -255,7 +259,7 @@ def _seed(config, step, rank):
 
 def _sent(tensor, device):
     """Return a tensor of the CPU on a device, without waiting until a GPU has it."""
-    if device.type == "cuda":
+    if device.type == "cuda" and not tensor.is_cuda:
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
 
