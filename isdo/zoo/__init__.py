@@ -78,7 +78,7 @@ def architecture(metadata: dict[str, str]) -> Architecture:
         ValueError: they say it in a way that no training does.
     """
     try:
-        config = json.loads(metadata["config"])
+        config = dict(json.loads(metadata["config"]))
         classes = json.loads(metadata.get("classes", json.dumps(CLASSES)))
         given = {key: config[key] for key in ("size", "width", "sigma_data") if key in config}
         return Architecture(classes=tuple(map(str, classes)), **given)

@@ -222,9 +222,9 @@ def square(image: "Image.Image", size: int) -> "Image.Image":
     clear = "transparency" in image.info or image.mode.endswith(("A", "a"))
     image = image.convert("RGBA" if clear else "RGB")
     side = min(image.size)
-    left, top = ((length - side) / 2 for length in image.size)
-    box = (left, top, left + side, top + side)
-    image = image.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
+    left, top = ((length - side) // 2 for length in image.size)
+    image = image.crop((left, top, left + side, top + side))  # `resize` would look beyond its box
+    image = image.resize((size, size), Image.Resampling.BICUBIC, reducing_gap=3.0)
     if clear:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image

@@ -2,6 +2,7 @@
 on several CPU processes that share the gradient."""
 
 import copy
+import hashlib
 import json
 import logging
 import math
@@ -253,8 +254,10 @@ def steps_made(metadata):
     return json.loads(metadata.get("step", "null")) or json.loads(metadata["config"])["steps"]
 
 
-def _seed(config, step, rank):
-    return (config.seed << 40) + (step << 8) + rank
+def mixed(*numbers):
+    """Return a seed that no other numbers have, but by chance: a generator of the CPU looks at its
+    low 32 bits alone, into which sums of several would not fit."""
+    return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:4], "big")
 
 
 def _sent(tensor, device):
@@ -285,7 +288,9 @@ class Draws:
     def batch(self, step, net, tables):
         """Return this process's (pictures, t, noise, labels) of a step, seeded by it."""
         config, share = self.config, self.share
-        generator = torch.Generator("cpu").manual_seed(_seed(config, step, self.rank))
+        generator = torch.Generator("cpu").manual_seed(
+            (config.seed << 40) + (step << 8) + self.rank
+        )
         index = torch.multinomial(self.odds, share, replacement=True, generator=generator)
         variant = torch.randint(config.variants, (share,), generator=generator, device="cpu")
         dropped = torch.rand(share, generator=generator, device="cpu") < config.label_dropout
@@ -329,8 +334,8 @@ class Passes:
     def rows(self, step):
         """Return which pictures are this process's share of a step's batch, (share,)."""
         turn, place = divmod(step, len(self.train) // self.whole)
-        if turn != self.current:  # no rank is 255: the order is the same for all
-            generator = torch.Generator("cpu").manual_seed(_seed(self.config, turn, 255))
+        if turn != self.current:
+            generator = torch.Generator("cpu").manual_seed(mixed(self.config.seed, turn))
             order = torch.randperm(len(self.train), generator=generator, device="cpu")
             self.current, self.order = turn, _sent(order, self.pictures.device)
         start = place * self.whole + self.rank * self.share
@@ -340,7 +345,7 @@ class Passes:
         """Return this process's (pictures, t, noise, labels) of a step, seeded by it."""
         config, share, device = self.config, self.share, self.device
         host, there = (
-            torch.Generator(where).manual_seed(_seed(config, step, self.rank))
+            torch.Generator(where).manual_seed(mixed(config.seed, step, self.rank))
             for where in ("cpu", device)
         )
         rows = self.rows(step)
