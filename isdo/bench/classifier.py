@@ -318,6 +318,7 @@ def accuracy(net, pictures):
         return net(shown.to(device)).argmax(1).cpu()
 
     shown, odds = pictures.pictures[:, 0], pictures.odds().double()
+    odds = odds / odds.sum()
     if not pictures.classes:
         per_turn = [
             float(
