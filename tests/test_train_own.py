@@ -302,6 +302,9 @@ def test_two_processes_train_on_a_folder_together(pictures, tmp_path):
     config, out = config_of(pictures, steps=2), tmp_path / "a.safetensors"
     train_own(config, pictures, out, tmp_path / "a.pt", processes=2, device="cpu")
     assert train.saved(tmp_path / "a.pt")["step"] == 2 and zoo.load(out).classes == pictures.classes
+    with pytest.raises(ValueError, match="a training with width 32, not 64"):  # before they start
+        other = replace(config, width=64)
+        train_own(other, pictures, out, tmp_path / "a.pt", processes=2, device="cpu")
     with pytest.raises(ValueError, match="--processes is for the CPU"):
         train_own(config, pictures, out, tmp_path / "b.pt", processes=2, device="meta")
 

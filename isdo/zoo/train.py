@@ -1,6 +1,7 @@
 """Training of the zoo's models and of models of anybody's own pictures: resumable, on one device or
 on several CPU processes that share the gradient."""
 
+import contextlib
 import copy
 import hashlib
 import json
@@ -438,7 +439,7 @@ class Trainer:
             )
         self.step, self.history = state["step"], state["history"]
         self.net.load_state_dict(state["net"])
-        self.average.load_state_dict(_of_average(state["average"]))
+        self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
 
     def save(self):
@@ -467,7 +468,8 @@ class Trainer:
     def advance(self):
         """Make one step and return its loss."""
         half = self.config.bfloat16 is not None and self.step >= self.config.bfloat16
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+        kind = self.device.type
+        with torch.autocast(kind, torch.bfloat16) if half else contextlib.nullcontext():
             loss = loss_per_picture(self.net, *self.batch()).mean()
         self.optimizer.zero_grad()
         loss.backward()
@@ -537,12 +539,6 @@ class Trainer:
         votes = torch.tensor(float(flag), device="cpu")
         dist.all_reduce(votes)
         return bool(votes)
-
-
-def _of_average(state):
-    """Return the weights of an averaged net; torch's AveragedModel, which older states are of,
-    calls them another name."""
-    return {name.removeprefix("module."): v for name, v in state.items() if name != "n_averaged"}
 
 
 class Pace:
@@ -615,6 +611,8 @@ def _work(rank, world, config, pictures, checkpoint, out, meeting, device, after
         store = dist.FileStore(meeting, world)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=world)
     trainer = Trainer(config, pictures, checkpoint, rank, world, device, after)
+    if trainer.step >= config.steps:
+        log.info("all %d steps are done: for more, give --steps", config.steps)
     bar = dict(
         total=config.steps, initial=trainer.step, disable=rank > 0, mininterval=10, unit=" images",
         unit_scale=trainer.source.share * world,
@@ -674,7 +672,8 @@ def _start(config, pictures, out, checkpoint, processes, device, after, **run):
     import torch.multiprocessing as mp
 
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    world = processes or (1 if device.type != "cpu" else max(1, min(os.cpu_count() or 1, 8)))
+    cores = min(os.cpu_count() or 1, 8, len(pictures) // 2)
+    world = processes or (1 if device.type != "cpu" else max(1, cores))
     if world > 1 and device.type != "cpu":
         raise ValueError(f"--processes is for the CPU, not for {device}: leave it out")
     Path(checkpoint).parent.mkdir(parents=True, exist_ok=True)
@@ -684,5 +683,7 @@ def _start(config, pictures, out, checkpoint, processes, device, after, **run):
         if world == 1:
             _work(0, *arguments)
         else:
+            # what is wrong is said here, not by the end of a process
+            Trainer(config, pictures, checkpoint, 0, world, device, after)
             with Interrupt():  # the processes save and end by themselves
                 mp.spawn(_work, arguments, nprocs=world)
