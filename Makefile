@@ -21,24 +21,12 @@ bench: .venv/installed-bench
 	$(BIN)/python -m isdo bench --suite zoo
 	$(BIN)/python -m isdo bench --suite speed
 
-# every table of the docs, hours on two cores; without --json, which would take over rows of an older ISDO
+# The measured pages, hours on two cores; goes on where it was stopped, and leaves what is done for
+# the sources as they are. make docs LIST=1, make docs ONLY="zoo analytic",
+# make docs PHOTOS="mine:load" JUDGE=mine:Judge SHAPE=3,32,32; python -m isdo docs --help says more.
 docs: .venv/installed-bench
-	$(BIN)/python -m isdo bench --suite analytic --calls 5 6 8 10 15 20 --doc docs/analytic.md
-	$(BIN)/python -m isdo bench --suite zoo --calls 6 8 10 15 20 --doc docs/zoo.md
-	$(BIN)/python -m isdo bench --suite analytic --calls 5 6 8 10 15 20 --bend --doc docs/analytic-bent.md
-	$(BIN)/python -m isdo bench --suite zoo --calls 6 10 20 --bend --doc docs/zoo-bent.md
-	$(BIN)/python -m isdo bench --suite img2img --calls 6 8 10 15 20 --doc docs/img2img.md
-	$(BIN)/python -m isdo bench --suite sweep --doc docs/sweep.md
-	$(BIN)/python -m isdo bench --suite speed --doc docs/speed.md
-	$(BIN)/python -m isdo bench --suite ablation --doc docs/ablation.md --into docs/experiments.md
-	$(BIN)/python -m isdo bench --suite grids --doc docs/grids.md
-	$(BIN)/python -m isdo bench --suite ceiling --doc docs/ceiling.md
-	$(BIN)/python -m isdo bench --suite adaptive --doc docs/adaptive.md --plot docs/adaptive.png
-	$(BIN)/python -m isdo bench --suite penalty --doc docs/penalty.md --plot docs/penalty.png
-	$(BIN)/python -m isdo bench --suite trajectory --doc docs/trajectory.md --plot docs/trajectory.png
-	$(BIN)/python -m isdo bench --suite inversion --doc docs/invert.md --plot docs/invert.png
-	$(BIN)/python -m isdo bench --suite frechet --doc docs/frechet.md
-	$(BIN)/python -m isdo bench --suite refine --limit 192 --doc docs/refine.md
+	$(BIN)/python -m isdo docs $(if $(LIST),--list) $(if $(ONLY),--only $(ONLY)) $(if $(PHOTOS),--photos $(PHOTOS)) \
+		$(if $(JUDGE),--judge $(JUDGE)) $(if $(SHAPE),--shape $(SHAPE)) $(if $(LIMIT),--limit $(LIMIT))
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest

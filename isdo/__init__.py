@@ -1,5 +1,5 @@
-"""ISDO: a diffusion sampler that calls the model where the picture changes fastest, with a
-corrector that costs no extra call."""
+"""ISDO, a diffusion sampler for few model calls: it calls the model where the picture changes
+fastest, corrects each step at no extra call, and is exact on whatever is Gaussian."""
 
 from importlib import import_module
 from types import ModuleType

@@ -1,16 +1,16 @@
-"""python -m isdo {sample,refine,invert,probe,demo,bench,train,info}: the package from the command
+"""python -m isdo {sample,refine,invert,probe,demo,bench,docs,train,info}: the package from the command
 line."""
 
 import logging
 import sys
 
 from . import __version__
-from .commands import bench, demo, info, invert, probe, refine, sample, train
+from .commands import bench, demo, docs, info, invert, probe, refine, sample, train
 from .commands.arguments import Parser
 
 COMMANDS = {
     module.__name__.rpartition(".")[2]: module
-    for module in (sample, refine, invert, probe, demo, bench, train, info)
+    for module in (sample, refine, invert, probe, demo, bench, docs, train, info)
 }
 
 

@@ -12,7 +12,7 @@ from .path import Path, path_of, smallest_sigma
 from .protocols import Callback, ExtraArgs, Model, Sigmas
 from .quadrature import step_total
 from .run import Run
-from .schedules import bent
+from .schedules import reposition
 from .settings import Settings
 from .solver import SOLVERS
 from .srk import Call
@@ -139,7 +139,7 @@ class Plan:
 
     def __init__(self, settings: Settings, sigmas: list[float], path: Path, low: float) -> None:
         row = SOLVERS[settings.solver]
-        self.levels, solved = rising(bent(sigmas, settings.placement, low, path), path, low)
+        self.levels, solved = rising(reposition(sigmas, settings.placement, low, path), path, low)
         steps, top = len(self.levels) - 1, self.levels[-1]
         self.bottom = (EXACT if row.sweeps else calls_at_bottom(len(self.levels))) if solved else 0
         self.blind = row.redoes and settings.corrector > 0 and steps > 0 and path.signal(top) == 0

@@ -10,7 +10,7 @@ from .identity import Identity
 from .inputs import check_mask, check_settings, check_sigmas, check_x
 from .path import path_of
 from .penalty import Penalty, calls_each
-from .schedules import bent
+from .schedules import reposition
 from .solver import SOLVERS
 from .spectrum import Spectrum
 from .sweeps import Sweeps
@@ -119,8 +119,8 @@ class Run:
         self.answers = Answers(self.given.device, most, unit)
 
     def by_schedule(self, given, callback, disable):
-        """Go from level to level of a schedule, bent as the settings say; return x at its end."""
-        levels = bent(given, self.settings.placement, self.low, self.path)
+        """Go from level to level of a schedule, placed as the settings say; return x at its end."""
+        levels = reposition(given, self.settings.placement, self.low, self.path)
         calls, whole = (
             self.each * self.row.calls(len(levels) - 1, levels[-1] == 0),
             self.row.calls_a_step == 1,
@@ -129,14 +129,8 @@ class Run:
         solver, sigma = self.solver(), levels[0]
         state, self.state = self.state, None
         modes = self.spectrum.forward(state)
-        # of all calls at levels of the schedule, and what the callback is told: sent in one go
-        at, scheduled = (
-            constants([levels[:-1], given[:-1]], state)[:, :, None]
-            .expand(-1, -1, len(state))
-            .contiguous()
-            if len(levels) > 1
-            else (None, None)
-        )
+        # the levels of all steps' first calls: sent in one go
+        at = constants(levels[:-1], state)[:, None].expand(-1, len(state)).contiguous()
         for i in trange(len(levels) - 1, disable=disable):
             end, told, amid, arrived = levels[i + 1], None, False, False
             while not arrived:
@@ -150,7 +144,7 @@ class Run:
                     told = {
                         "x": asked,
                         "i": i,
-                        "sigma": scheduled[i, 0],
+                        "sigma": level[0],
                         "sigma_hat": level[0],
                         "denoised": denoised,
                     }

@@ -49,14 +49,14 @@ def sample_isdo(
         x: (B, C, H, W) or (B, C, T, H, W), noise included, at sigmas[0]; any floating dtype. It is
             not modified.
         sigmas: falling noise levels (N + 1,), usually ending in 0; on any device. The first zero is
-            the end. If there is one, calls go ``settings.placement`` of the way from these levels
-            to where pictures bend: `isdo.schedules.bent`. With a tolerance they say where to begin
-            and how far down to go: to the last above 0, or the model's smallest.
+            the end. If there is one, calls are made where `isdo.schedules.reposition` has them,
+            with ``settings.placement``. With a tolerance the sigmas say where to begin and how far
+            down to go: to the last above 0, or the model's smallest.
         extra_args: keyword arguments handed to the model as they are.
         callback: called once a step, after its last call, with {"x", "i", "sigma", "sigma_hat",
-            "denoised"} of its first: sigma is the schedule's level, sigma_hat that of x, where the
-            model was called. With a tolerance once a call: sigma is the largest of the levels (B,)
-            in sigma_hat at which pictures are that are still on their way. Calls are here the
+            "denoised"} of its first: sigma and sigma_hat are where the model was called, at x. With
+            a tolerance once a call: sigma is the largest of the levels (B,) in sigma_hat at which
+            pictures are that are still on their way. Calls are here the
             solver's: with a curvature penalty denoised is what comes of three of the model. The
             solver "trajectory" calls it once a step, as soon as the step's noise level is solved
             for all pictures; with a tolerance once a call.

@@ -197,22 +197,61 @@ def rest(sigmas: Sigmas, start: float, steps: int, low: float = 0.0, high: float
     return torch.cat([inner, end]).float()
 
 
-# Measured on the zoo's eps model after 9,000 steps of training, mean of guidance 1 and 3. A
-# Gaussian with the 1/f^2 spectrum of pictures has a curve of the same shape, so it is no bad guess
-# for other models; `bench --suite grids` says how it does.
+# The geometric mean of what the zoo's eps and v models do at guidance 1 and 3: `python -m isdo probe
+# --typical` measures it, and a test measures it anew. Curves of other models have much the same
+# shape, and their scale does not count; `bench --suite choice` says how the levels do.
 TYPICAL = Curvature(
-    ratios=(13.1, 10.5, 8.3, 6.54, 5.1, 3.95, 3.02, 2.29, 1.72, 1.27, 0.93, 0.67, 0.47, 0.33, 0.22, 0.15, 0.097, 0.038),
+    ratios=(
+        13.1, 10.5, 8.3, 6.54, 5.1, 3.95, 3.02, 2.29, 1.72, 1.27, 0.929,
+        0.668, 0.473, 0.329, 0.224, 0.149, 0.0972, 0.0614, 0.0376,
+    ),
     values=(
-        0.080, 0.090, 0.104, 0.126, 0.117, 0.099, 0.083, 0.077, 0.075,
-        0.064, 0.055, 0.044, 0.038, 0.031, 0.024, 0.020, 0.017, 0.0098,
+        0.0913, 0.118, 0.134, 0.142, 0.138, 0.131, 0.125, 0.109, 0.0935, 0.0761,
+        0.0673, 0.0553, 0.0446, 0.0352, 0.0278, 0.0217, 0.0171, 0.0148, 0.0114,
     ),
 )  # fmt: skip
-ORDER = (
-    2  # of the integrator that the grid is for; multistep samplers of order 3 gain as much from it
-)
+# The order of the integrator that levels are placed for: multistep samplers of order 3 gain as much
+# from it.
+ORDER = 2
 STEP_ERROR = 0.25  # error of a step of that order over curvature x (change of log sigma)^3
 LEAST_ROOM = 1.01  # a way from less than so many times the model's smallest level has no room for a second one above it
-AHEAD = 0.5  # `left` of ISDO's own last step, which foresees part of what D has still to turn
+
+
+class _Range:
+    """What is expected of schedules between two levels: equations 8.2 and 8.3 of the theory page.
+
+    Args:
+        low, high: the ends, sigma.
+        curvature: a Curvature.
+        path: a Path.
+    """
+
+    def __init__(self, low: float, high: float, curvature: Curvature, path: Path) -> None:
+        self.path, self.high = path, high
+        first, last = np.log(noise_to_signal(path, np.array([high, low])))
+        self.log_ratio = np.linspace(first, last, 4001)
+        kappa, h = curvature.at(self.log_ratio), self.log_ratio[0] - self.log_ratio[1]
+        density = kappa ** (1 / (ORDER + 1))
+        self.done, self.turned = (
+            np.append(0.0, np.cumsum((v[1:] + v[:-1]) / 2 * h)) for v in (density, kappa)
+        )
+
+    def levels(self, steps: int, left: float = 1.0) -> NDArray[np.float64]:
+        """Return the ``steps`` positive levels, at least 1, of which least error is expected."""
+        between = float(max(1, steps - 1))  # of a whole number the fifth power may be too large
+        error = (STEP_ERROR * self.done ** (ORDER + 1)) ** 2 / between ** (2 * ORDER + 1)
+        error += (left * (self.turned[-1] - self.turned)) ** 2
+        end = self.done[max(1, int(error.argmin()))]
+        shares = np.linspace(0, end, max(2, steps))[1:steps]
+        inner = np.exp(np.interp(shares, self.done, self.log_ratio))
+        return np.append(self.high, self.path.from_noise_to_signal(inner))
+
+    def error(self, levels: NDArray[np.float64]) -> float:
+        """Return the square of the error that is expected of falling positive levels."""
+        places = -np.log(noise_to_signal(self.path, levels))
+        done, turned = (np.interp(places, -self.log_ratio, v) for v in (self.done, self.turned))
+        steps = STEP_ERROR * np.diff(done) ** (ORDER + 1)
+        return float(np.square(steps).sum() + (self.turned[-1] - turned[-1]) ** 2)
 
 
 def curvature_sigmas(
@@ -241,33 +280,19 @@ def curvature_sigmas(
     Raises:
         ValueError: a range that is empty or not positive.
 
-    Source: the idea that grids follow the trajectory's curvature: Chen et al. 2024 (GITS), Sabour
-    et al. 2024 (AYS).
+    Source: theory page, section 8. The idea that grids follow the trajectory's curvature: Chen et
+    al. 2024 (GITS), Sabour et al. 2024 (AYS).
     """
     steps, ends = _count(steps, least=0), _range(sigma_min, sigma_max)
-    levels = _curved(steps, *ends, curvature, path, left)[:steps]
-    return _to_zero(wide(levels))
-
-
-def _curved(
-    steps: int, low: float, high: float, curvature: Curvature, path: Path, left: float
-) -> NDArray[np.float64]:
-    """Return the ``steps`` positive levels of `curvature_sigmas`, an array."""
-    first, last = np.log(noise_to_signal(path, np.array([high, low])))
-    log_ratio = np.linspace(first, last, 4001)
-    kappa, h = curvature.at(log_ratio), log_ratio[0] - log_ratio[1]
-    density = kappa ** (1 / (ORDER + 1))
-    done, turned = (np.append(0.0, np.cumsum((v[1:] + v[:-1]) / 2 * h)) for v in (density, kappa))
-    between = float(max(1, steps - 1))  # of a whole number the fifth power may be too large
-    error = (STEP_ERROR * done ** (ORDER + 1)) ** 2 / between ** (2 * ORDER + 1)
-    error += (left * (turned[-1] - turned)) ** 2
-    shares = np.linspace(0, done[max(1, int(error.argmin()))], max(2, steps))[1:steps]
-    inner = np.exp(np.interp(shares, done, log_ratio))
-    return np.append(high, path.from_noise_to_signal(inner))
+    return _to_zero(wide(_Range(*ends, curvature, path).levels(steps, left)[:steps]))
 
 
 def bent(
-    sigmas: Sequence[float], share: float, sigma_min: float = 0.0, path: Path = VE
+    sigmas: Sequence[float],
+    share: float,
+    sigma_min: float = 0.0,
+    path: Path = VE,
+    curvature: Curvature = TYPICAL,
 ) -> list[float]:
     """Return a schedule whose levels went a ``share`` of the way to where curvature has them, in
     log r, r = s/a.
@@ -279,11 +304,11 @@ def bent(
     Args:
         sigmas: a falling schedule (N + 1,), floats; the first level stays, and one that does not
             end in 0 is left as it is.
-        share: 0, the schedule, to 1, the curvature: `curvature_sigmas` for a last step that looks
-            ahead.
+        share: 0, the schedule, to 1, the curvature: `curvature_sigmas`.
         sigma_min: the smallest noise level that the model knows, 0 if it does not say; no level
             goes below that, or below the last of the schedule if that is lower or nothing is said.
         path: a Path.
+        curvature: a Curvature, as for `curvature_sigmas`.
 
     Returns:
         a list of floats, float64 precision. Levels with r above 100 count as that, as in
@@ -291,21 +316,59 @@ def bent(
 
     Source: theory page, section 8.
     """
-    *levels, end = sigmas
-    if share == 0 or end > 0 or len(levels) < 2:
-        return [*levels, end]
-    low = min(sigma_min, levels[-1]) or levels[-1]
-    if not low < levels[0]:
-        return [*levels, end]
-    given, curved = (
-        np.log(noise_to_signal(path, np.array(v[1:])))
-        for v in (levels, _curved(len(levels), low, levels[0], TYPICAL, path, AHEAD))
-    )
-    moved = path.from_noise_to_signal(np.exp(given + share * (curved - given)))
-    return [levels[0], *moved.tolist(), end]
+    return _bent(sigmas, lambda *_: share, sigma_min, path, curvature)
 
 
-class _Range(Protocol):
+def reposition(
+    sigmas: Sequence[float],
+    placement: float = 1.0,
+    sigma_min: float = 0.0,
+    path: Path = VE,
+    curvature: Curvature = TYPICAL,
+) -> list[float]:
+    """Return a schedule whose levels went as far to where curvature has them as that is worth.
+
+    The share of the way is that of the expected squared error which the curvature's levels save:
+    little where the schedule is a good one, nearly all where it makes no calls at low noise.
+
+    Args:
+        sigmas, sigma_min, path, curvature: as for `bent`.
+        placement: factor of that share, 0 (the schedule as it is) to 1.
+
+    Returns:
+        as `bent`.
+
+    Source: theory page, equation 8.5.
+    """
+
+    def worth(between: _Range, given: list[float], best: NDArray[np.float64]) -> float:
+        expected = between.error(np.array(given))
+        return placement * max(0.0, 1 - between.error(best) / expected) if expected else 0.0
+
+    return _bent(sigmas, worth, sigma_min, path, curvature)
+
+
+def _bent(
+    sigmas: Sequence[float],
+    share_of: Callable[[_Range, list[float], NDArray[np.float64]], float],
+    sigma_min: float,
+    path: Path,
+    curvature: Curvature,
+) -> list[float]:
+    *given, end = sigmas
+    low = (min(sigma_min, given[-1]) or given[-1]) if given else 0.0
+    if end > 0 or len(given) < 2 or not low < given[0]:
+        return [*given, end]
+    between = _Range(low, given[0], curvature, path)
+    best = between.levels(len(given))
+    here, there = (np.log(noise_to_signal(path, np.array(v[1:]))) for v in (given, best))
+    if not (share := share_of(between, given, best)):
+        return [*given, end]
+    moved = path.from_noise_to_signal(np.exp(here + share * (there - here)))
+    return [given[0], *moved.tolist(), end]
+
+
+class _Levels(Protocol):
     """A model that says what noise levels it knows."""
 
     sigma_min: float
@@ -313,7 +376,7 @@ class _Range(Protocol):
     sigmas: Any
 
 
-def _flow_of(steps: int, model: _Range) -> Tensor:
+def _flow_of(steps: int, model: _Levels) -> Tensor:
     if model.sigma_max != 1:
         raise ValueError(
             f"the schedule 'flow' is for models that start at sigma 1, not {model.sigma_max:g}: try karras"
@@ -335,7 +398,7 @@ SCHEDULES: dict[str, Callable[[int, Any], Tensor]] = {
 }
 
 
-def schedule(name: str, steps: int, model: _Range) -> Tensor:
+def schedule(name: str, steps: int, model: _Levels) -> Tensor:
     """Return the sigmas of the schedule ``name`` for a model that has sigma_min, sigma_max and
     sigmas.
 

@@ -272,11 +272,11 @@ class Settings(Declared):
         rare=True,
     )
     placement: float = setting(
-        0.75,
+        1.0,
         "Placement",
         "ISDO placement",
-        "how far model calls move from the schedule's noise levels towards those where the "
-        "denoised image changes fastest; 0: exactly as scheduled",
+        "how far model calls may move from the schedule's noise levels to those where the denoised "
+        "image changes: 1, as far as that is expected to pay; 0, exactly as scheduled",
         low=0.0,
         high=1.0,
         rare=True,

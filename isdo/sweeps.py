@@ -10,7 +10,7 @@ from .batch import Batch
 from .curvature import RATIO_LIMIT
 from .device import constants
 from .fit import measure_of
-from .schedules import bent
+from .schedules import reposition
 from .settings import Settings
 from .trajectory import Equations, Trajectory, chebyshev, resampled, sweep
 
@@ -41,9 +41,9 @@ class Sweeps:
         self.power_of = measure_of(run.spectrum, run.settings)
 
     def by_schedule(self, given, callback, disable):
-        """Solve at the levels of a schedule, bent as the settings say; return x at its end."""
+        """Solve at the levels of a schedule, placed as the settings say; return x at its end."""
         run = self.run
-        levels = bent(given, run.settings.placement, run.low, run.path)
+        levels = reposition(given, run.settings.placement, run.low, run.path)
         to_zero, nodes = (
             levels[-1] == 0,
             [v for i, v in enumerate(levels) if v > 0 and v not in levels[:i]],
@@ -63,7 +63,7 @@ class Sweeps:
                     for i in [i for i, node in enumerate(steps) if node == finals[0].node]:
                         bar.update()
                         if callback is not None:
-                            callback(self.told(i, given[i], nodes[finals[0].node], finals))
+                            callback(self.told(i, nodes[finals[0].node], finals))
         run.answers.settle()
         return self.end(to_zero)
 
@@ -231,15 +231,15 @@ class Sweeps:
         while all(each.final for each in self.found):
             yield [each.final.pop(0) for each in self.found]
 
-    def told(self, i, scheduled, sigma, finals):
+    def told(self, i, sigma, finals):
         """Return what the callback is told of step i."""
         dtype, number = self.run.given.dtype, {"dtype": self.run.dtype, "device": self.modes.device}
         x, denoised = (
             self.state_of(torch.cat(parts)).to(dtype)
             for parts in zip(*((f.state, f.denoised) for f in finals), strict=True)
         )
-        sigma, scheduled = (torch.full((), value, **number) for value in (sigma, scheduled))
-        return {"x": x, "i": i, "sigma": scheduled, "sigma_hat": sigma, "denoised": denoised}
+        sigma = torch.full((), sigma, **number)
+        return {"x": x, "i": i, "sigma": sigma, "sigma_hat": sigma, "denoised": denoised}
 
     def now(self):
         """Return the pictures at 0 as far as they are known: by the last step from the nodes in

@@ -1031,7 +1031,7 @@ def asked(kind="txt2img", **changes):
     """Return a p that the host draws whole, of a tab."""
     p = Picture(
         **vars(picture(sampler_name="Euler", scheduler="Karras")), kind=kind, n_iter=1, batch_size=1, seed=1, sd_model=None,
-        prompt="[cat:dog:.5]", cfg_scale=7.0, extra_network_data={}, hr_second_pass_steps=0,
+        prompt="[cat:dog:.5]", extra_network_data={}, hr_second_pass_steps=0,
         subseed_strength=0.0, comments={}, do_not_save_samples=False,
         outpath_samples="out", override_settings={}, negative_prompt="bad", cached_c=[None, None], cached_uc=[None, None],
     )  # fmt: skip
@@ -1048,6 +1048,7 @@ def asked(kind="txt2img", **changes):
 def picture(**changes):
     """Return what the host calls p, as far as a sampler looks."""
     p = SimpleNamespace(
+        cfg_scale=7.0,
         sampler_name="ISDO", scheduler="Automatic", hr_scheduler=None, hr_sampler_name=None, enable_hr=False, is_hr_pass=False,
         steps=8, denoising_strength=0.75, seeds=[1], shape=(4, 8, 8), init_latent=None, mask=None, nmask=None,
         sampler_noise_scheduler_override=None, extra_generation_params={},

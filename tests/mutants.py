@@ -52,16 +52,18 @@ def _tests(*names):
 
 
 SCHEDULES = Part("schedules", "isdo/schedules.py", _tests("schedules"), (
-    Row("AHEAD = 0.5  #", "AHEAD = 1.0  #", "the last call as if the last step ended on D"),
+    Row("1 - between.error(best) / expected", "1 - (between.error(best) / expected) ** 0.5",
+        "the share is of the squared error"),
+    Row("expected = between.error(", "expected = 4 * between.error(", "what is expected of the schedule"),
     Row("STEP_ERROR = 0.25  #", "STEP_ERROR = 0.5  #", "how steps are weighed against the last one"),
     Row("kappa ** (1 / (ORDER + 1))", "kappa ** (1 / (ORDER + 2))", "equal shares of k^(1/3)"),
     Row("between ** (2 * ORDER + 1)", "between ** (2 * ORDER)", "the last level as steps grow"),
-    Row("left * (turned[-1] - turned)", "left * turned", "what D has still to turn"),
-    Row("    0.080, 0.090, 0.104, 0.126, 0.117,", "    0.080, 0.090, 0.104, 0.126, 0.150,",
+    Row("left * (self.turned[-1] - self.turned)", "left * self.turned", "what D has still to turn"),
+    Row("    0.0913, 0.118, 0.134, 0.142, 0.138,", "    0.0913, 0.118, 0.134, 0.142, 0.150,",
         "the stored curve"),
-    Row("given + share * (curved - given)", "given + share**2 * (curved - given)",
+    Row("here + share * (there - here)", "here + share**2 * (there - here)",
         "the share of the way to the curvature"),
-    Row("low = min(sigma_min, levels[-1]) or levels[-1]", "low = sigma_min or levels[-1]",
+    Row("(min(sigma_min, given[-1]) or given[-1])", "(sigma_min or given[-1])",
         "a schedule that ends below the model's smallest level"),
     Row("rho: float = 7.0", "rho: float = 6.0", "Karras's default"),
     Row("len(table) - 1, 0, steps + 1)[:-1]", "len(table) - 1, 0, steps)", "sgm_uniform"),

@@ -88,13 +88,14 @@ def test_one_script_in_img2img_and_none_in_txt2img(host):
     assert found[False] == [] and [each.alwayson for each in found[True]] == [False]
 
 
-@pytest.mark.parametrize("values", [{}, {"full": False}, {"steps": 13}, {"cfg": 2.0}], ids=str)
+@pytest.mark.parametrize("values", [{}, {"full": False}, {"steps": 33}, {"cfg": 2.0}], ids=str)
 def test_the_picture_comes_back(host, values):
-    p = img2img(batch_size=2)
+    # few steps begin so far down that rounding hides what D says of the variance there
+    p = img2img(batch_size=2, steps=30)
     picture = p.init_images.clone()
     got = script(host, p, values)
     assert (got.x - picture).abs().max() < 1e-3 * picture.abs().max()
-    plain = host.process_images(host.ask(img2img(batch_size=2), True))
+    plain = host.process_images(host.ask(img2img(batch_size=2, steps=30), True))
     assert (
         plain.images[0].data - picture[0]
     ).abs().max() > 0.1  # the seed's noise draws another one
@@ -115,7 +116,7 @@ def test_any_sampler_starts_from_the_picture_s_noise(host, sampler):
 
 
 def test_the_noise_is_that_of_the_library(host):
-    p = img2img()
+    p = img2img(steps=9)
     got = script(host, p, {"cfg": 2.0})
     _, down = up_and_down(got)
     path = "flow" if host.prediction == "const" else "ve"
@@ -129,8 +130,8 @@ def test_the_noise_is_that_of_the_library(host):
 
     sampler = host.create("ISDO")
     sampler.begin(p)
-    sampler.steps_from_image = 8
-    sigmas = sampler.get_sigmas(p, 8)
+    sampler.steps_from_image = 9
+    sigmas = sampler.get_sigmas(p, 9)
     want = isdo.invert(Model(), p.init_images, sigmas, disable=True, settings=Settings(path=path))
     torch.testing.assert_close(down[0].x, want, rtol=0, atol=2e-5 * float(sigmas[0]))
 

@@ -1,17 +1,26 @@
 """What a picture asks of ISDO, and its way through the infotext."""
 
+import json
+import re
 from pathlib import Path
 
 import pytest
 
 from isdo.hosts import request
-from isdo.hosts.request import CONTROLS, REFINE, REFINE_CONTROLS, SAMPLER, refine_settings
+from isdo.hosts.request import (
+    CONTROLS,
+    INVERT,
+    REFINE,
+    REFINE_CONTROLS,
+    SAMPLER,
+    refine_settings,
+)
 from isdo.settings import FIELDS, INVERT_HOST_FIELDS, PRESETS, RefineSettings, Settings
 
 ROOT = Path(__file__).parents[1]
 DEFAULTS = {field.key: field.default for field in CONTROLS}
 OTHER = {"solver": "srk4", "path": "flow", "modes": 8, "order": 2, "tau": "root", "power": "zero", "corrector": 0,
-         "response": 0.25, "basis": "cosine", "placement": 1.0, "strength": "noise level", "tolerance": 0.1,
+         "response": 0.25, "basis": "cosine", "placement": 0.5, "strength": "noise level", "tolerance": 0.1,
          "draw": 9, "repaint": 4.0,
          "curvature_penalty": 0.5}  # fmt: skip
 
@@ -125,14 +134,14 @@ def test_the_schema_describes_every_setting():
 
 
 def test_the_documentation_lists_every_preset():
-    text = (ROOT / "docs" / "webui.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
     for name, changed in PRESETS.items():
         (row,) = [line for line in text.splitlines() if line.startswith(f"| {name} |")]
         assert all(str(value) in row for value in changed.values())
 
 
 def test_the_documentation_lists_every_setting():
-    lines = (ROOT / "docs" / "webui.md").read_text(encoding="utf-8").splitlines()
+    lines = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8").splitlines()
     rows = [line for line in lines if line.startswith("| ") and " | `" in line]
     for field in (*CONTROLS, *REFINE_CONTROLS):
         allowed = (
@@ -153,6 +162,33 @@ def test_the_documentation_lists_every_setting():
         default, allowed = ("empty", "any text") if field.is_text else (default, allowed)
         assert f"| {field.label} | `{field.key}` | {default} | {allowed} | {field.help} |" in rows
     assert len(rows) == len(CONTROLS) + len(REFINE_CONTROLS) + len(INVERT_HOST_FIELDS)
+
+
+def test_the_documentation_s_requests_are_taken():
+    """By name and in order; each asks for something."""
+    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    requests = [json.loads(each) for each in re.findall(r"```json\n(.*?)```", text, re.S)]
+    asked = []
+    for each in requests:
+        assert set(each) <= {
+            *("prompt", "steps", "sampler_name", "scheduler", "init_images"),
+            *("alwayson_scripts", "script_name", "script_args"),
+        }
+        for name, block in each.get("alwayson_scripts", {}).items():
+            form = {"ISDO": SAMPLER, "ISDO refine": REFINE}[name]
+            asked.append((name, form.read_args(block["args"])))
+        if "script_name" in each:
+            form = {"ISDO refine": REFINE, "ISDO invert": INVERT}[each["script_name"]]
+            asked.append((form.name, form.read_args(each["script_args"], switch=False)))
+    assert asked == [
+        ("ISDO", {"order": 2, "strength": "noise level"}),
+        ("ISDO", {"draw": 12, "repaint": 1.0, "tolerance": 0.0}),
+        ("ISDO", {"solver": "multistep", "path": "auto", "modes": 65536, "order": 2}),
+        ("ISDO refine", {"noise": 0.5}),
+        ("ISDO refine", {"noise": 0.5, "lock": 2}),
+        ("ISDO invert", {"prompt": "a cat", "steps": 30}),
+    ]
+    assert len(requests) == 1 + len(asked)
 
 
 @pytest.mark.parametrize("drawn", range(0, 40))

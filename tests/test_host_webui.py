@@ -420,8 +420,10 @@ def test_no_call_goes_below_the_user_s_own_smallest_level(a1111):
     assert last_level() < 0.2 and last_level(sigma_min=0.3) >= 0.2999
     a1111.generate(picture(steps=6, scheduler="Karras"), [{"placement": 1.0}])
     assert a1111.seen[-1].sigma >= 0.2999
-    # a schedule that knows nothing of the option
-    assert last_level(sigma_min=0, use_old_karras_scheduler_sigmas=True) >= 0.0999
+    from isdo.hosts.sampler import own_sigma_min
+
+    vars(a1111.opts).update(sigma_min=0, use_old_karras_scheduler_sigmas=True)
+    assert own_sigma_min() == pytest.approx(0.1)
 
 
 def test_nan_is_answered_with_what_this_host_has(a1111, monkeypatch):
@@ -918,3 +920,18 @@ def test_the_api_describes_itself_and_checks_once(a1111):
     )
     assert got == {"ISDO": {"args": [{"enabled": True, "draw": 0, "tolerance": 0.0, "order": 3}]}}
     assert app.routes[3].endpoint()["presets"] == PRESETS
+
+
+@pytest.mark.parametrize("steps, scale", [(4, 1.0), (8, 2.0), (9, 1.0), (8, 2.5)])
+def test_few_steps_without_guidance_stay_where_a_distilled_model_was_trained(a1111, steps, scale):
+    """And the infotext says so, as if one had asked for it; what one asks for counts."""
+    asked, told = {}, {}
+    for own in ({}, {"placement": 0.5}, {"placement": 0}):
+        p = picture(steps=steps, scheduler="Karras", cfg_scale=scale)
+        a1111.generate(p, [own])
+        placement = own.get("placement")
+        asked[placement] = [call.sigma for call in a1111.seen]
+        told[placement] = p.extra_generation_params.get("ISDO placement")
+    distilled = steps <= 8 and scale <= 2
+    assert told == {None: 0.0 if distilled else None, 0.5: 0.5, 0: 0.0}
+    assert (asked[None] == asked[0]) == distilled and asked[0.5] != asked[0]

@@ -606,7 +606,7 @@ def test_a_judge_of_ones_own_judges_sets(mine):
 
 SETS = [
     ("frechet", ("--calls", 2), "## mine:Model strength=2"), ("sets", ("--calls", 2), "## mine:Model strength=2"),
-    ("refine", (), "of the model mine:Model strength=2"),
+    ("refine", ("--calls", 8, "--samplers", "refine@1"), "## mine:Model strength=2"),
 ]  # fmt: skip
 
 
@@ -614,7 +614,6 @@ SETS = [
 def test_the_suites_of_sets_take_both_from_the_command_line(
     capsys, mine, monkeypatch, suite, calls, says
 ):
-    monkeypatch.setattr(improvement, "MIXTURE_COUNT", 4)
     named = ("--model", "mine:Model", "--judge", "mine:Rich", "--extra", "strength=2")
     options = ("--limit", 4, "--json", "a.json", "--device", "cpu", *calls)
     status, printed, error = run(capsys, "bench", "--suite", suite, *named, *options)
@@ -644,17 +643,19 @@ def test_a_judge_that_answers_something_else_is_told_with_its_name(mine):
 
 
 @pytest.mark.parametrize("name", ["mine:Judge", "mine:Rich"])
-def test_refinement_is_measured_on_it(mine, monkeypatch, name):
-    monkeypatch.setattr(improvement, "MIXTURE_COUNT", 4)
+def test_refinement_is_measured_on_it(mine, name):
     found, given = judge.load(name), models.load("mine:Model")
     rows = improvement.run(given, 4, levels=(1.0,), judge=found)
     measured = [row for row in rows if row["part"] == "sets"]
     rich = name == "mine:Rich"
-    assert {row["method"] for row in measured} == set(improvement.METHODS)
+    assert [row["sampler"] for row in measured] == [
+        "nothing", "steps", "refine@1", "unlocked@1", "loose@1"
+    ]  # fmt: skip
     assert all(
-        (row["detail"] is not None) == (row["loss"][0] is not None) == rich for row in measured
+        ("saturation" in row) == (row["real_energy"] is not None) == rich for row in measured
     )
     assert any(row["part"] == "recovery" for row in rows) == rich
+    assert not any(row["part"] == "mixture" for row in rows)  # which is none of this model's
     page = improvement.page(rows, "--model mine:Model", found)
     assert (
         ("## Recovery" in page) == rich

@@ -11,7 +11,7 @@ from commandline import run
 from safetensors.torch import load_file, save_file
 
 from isdo import models, zoo
-from isdo.bench import classifier, improvement, judge, sets
+from isdo.bench import classifier, judge, refined, sets
 from isdo.bench.moments import frechet, moments
 from isdo.bench.report import read_json
 from isdo.zoo import folder
@@ -142,8 +142,9 @@ class Blank:
 
 def test_refinement_is_measured_by_it(file, tmp_path):
     name, found = written(tmp_path / "mine.safetensors", ("across", "down")), judge.load(str(file))
-    rows = improvement.measure_sets(models.load(name), 4, levels=(1.0,), judge=found)
+    rows = refined.run(models.load(name), 4, calls=(8,), levels=(1.0,), judge=found)
     assert all(row["frechet"] > 0 and 0 <= row["accuracy"] <= 1 for row in rows)
+    assert {row["kid"] is None for row in rows} == {False}
 
 
 @pytest.mark.parametrize("change, says", [

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from isdo.bench import problems, report
+from isdo.bench import problems, report, work_precision
 from isdo.bench.baselines import BASELINES, FURTHER
 from isdo.bench.problems import GAUSSIAN, SUITES, Problem, hartley, problem, rms
 from isdo.bench.work_precision import (
@@ -301,6 +301,53 @@ def rows_of(errors, **labels):
     return [base | {"sampler": name, "median": error} for name, error in errors.items()]
 
 
+def test_rows_of_other_sources_hold_while_the_first_picture_does(tiny, monkeypatch):
+    samplers, options = (
+        {"euler": BASELINES["euler"]},
+        {"calls": (5,), "progress": False, "limit": 2},
+    )
+    rows, measured = run("tiny", samplers, **options), []
+
+    def counted(*arguments):
+        measured.append(arguments)
+        return measure(*arguments)
+
+    monkeypatch.setattr(work_precision, "measure", counted)
+    old = [row | {"version": "another"} for row in rows]
+    assert run("tiny", samplers, **options, reuse=old) == rows and not measured
+    changed = [row | {"version": "another", "probe": "1.0000e+00"} for row in rows]
+    assert run("tiny", samplers, **options, reuse=changed) == rows and len(measured) == len(rows)
+
+
+def test_a_run_tells_what_it_has_after_each_schedule(tiny):
+    saved = []
+    options = {"calls": (5,), "progress": False, "limit": 2}
+    rows = run(
+        "tiny", {"euler": BASELINES["euler"]}, **options, save=lambda r: saved.append(list(r))
+    )
+    assert saved[-1] == rows and [len(part) for part in saved] == list(range(1, len(rows) + 1))
+
+
+@both_paths
+def test_what_somebody_can_choose_begins_where_the_problem_does_and_ends_in_0(path):
+    case = limited(problem(GAUSSIAN, path), 1)
+    offered = case.offered()
+    assert set(case.schedules()) <= set(offered) and "curvature" in offered
+    assert {"simple", "normal", "sgm_uniform"} <= set(offered) or path == "flow"
+    for make in offered.values():
+        sigmas = make(7)
+        assert sigmas[0] == pytest.approx(case.sigma_max, rel=1e-6) and sigmas[-1] == 0
+        assert len(sigmas) == 8 and (sigmas.diff() < 0).all()
+
+
+def test_a_range_that_ends_elsewhere_than_stable_diffusion_s_has_no_table():
+    case = problem(GAUSSIAN, "ve")
+    far = replace(case, table=torch.tensor([0.002, 80.0]))
+    assert set(far.offered()) == {"karras", "exponential", "curvature"}
+    near = replace(case, table=torch.tensor([0.1, 14.6146]))
+    assert near.offered()["normal"](5)[-2] == pytest.approx(0.1, rel=1e-6)
+
+
 def test_summary_is_against_the_best_baseline_of_each_cell():
     rows = rows_of({"isdo": 0.1, "euler": 0.4, "deis": 0.2}) + rows_of(
         {"isdo": 0.6, "euler": 0.3, "deis": 9}, calls=8
@@ -337,7 +384,7 @@ def test_report_draws_and_tabulates(tmp_path):
         report.plot(rows, tmp_path / "plot.png", schedule="none")
 
 
-def test_a_page_says_where_isdo_stands_and_keeps_what_was_written_by_hand(tmp_path):
+def test_a_page_says_where_isdo_stands(tmp_path):
     rows = rows_of({"isdo": 0.1, "euler": 0.4, "deis": 0.2}, suite="zoo", images=3)
     rows += rows_of({"isdo": 0.36, "euler": 0.3, "deis": 0.9}, suite="zoo", images=3, calls=8)
     page, file = report.page(rows), tmp_path / "page.md"
@@ -348,12 +395,29 @@ def test_a_page_says_where_isdo_stands_and_keeps_what_was_written_by_hand(tmp_pa
         and "No reference is unsure" in page
     )
     assert "| deis | 0.45 |" in page and "| 6 | 0.50 |\n| 8 | 1.20 |" in page
-    report.write_page("first", file)
-    assert file.read_text() == "first\n"
-    file.write_text(f"first\n\n{report.BY_HAND}\n\n## Notes\n")
-    for text in ("second", "third"):
+    assert "The 1 cells above 1.0" in page
+    assert "| p (ve) | karras | 8 | 0.36 | 0.3 | euler | 1.20 |" in page
+    for text in ("first", "second\n\n"):
         report.write_page(text, file)
-        assert file.read_text() == f"{text}\n\n{report.BY_HAND}\n\n## Notes\n"
+        assert file.read_text() == f"{text.strip()}\n"  # and nothing of what was there
+
+
+def test_a_page_of_models_of_one_s_own_says_how_each_is_measured_and_where_it_stands():
+    rows = rows_of(
+        {"isdo": 0.1, "euler": 0.2}, suite="zoo", images=3, asked="--model a:b", calls=12
+    )
+    rows += rows_of(
+        {"isdo": 0.1, "euler": 0.8}, suite="zoo", images=3, asked="--model c:d --guidance 3", calls=12,
+        problem="q", path="flow", grid="flow shift 3",
+    )  # fmt: skip
+    page = report.page(rows, "--model c:d --guidance 3", "docs/photographs.md")
+    for asked in ("--model a:b", "--model c:d --guidance 3"):
+        command = f"bench --suite zoo {asked} --calls 12 --limit 3 --doc docs/photographs.md\n"
+        assert f"    python -m isdo {command}" in page
+    assert "over 12 calls" in page and "each cell: **0.250**; cells above 1.0: 0" in page
+    tables = report.table(rows)
+    assert "| p (ve, karras) | 0.50 | 0.50 |" in tables
+    assert "| q (flow, flow shift 3) | 0.12 | 0.12 |" in tables and "mean at 12 |" in tables
 
 
 def test_problem_runs_its_solver_once():

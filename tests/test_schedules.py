@@ -13,6 +13,7 @@ from isdo.bench.problems import problem, rms
 from isdo.curvature import RATIO_LIMIT, Curvature, noise_to_signal
 from isdo.path import FLOW, PATHS, VE
 from isdo.probe import measure_curvature
+from isdo.zoo.curve import typical
 from isdo.zoo.net import scaled_linear, zero_terminal_snr
 
 
@@ -210,9 +211,7 @@ def test_bent_is_the_mean_in_the_logarithm_of_the_noise_to_signal_ratio():
         (VE, schedules.karras(7, 0.03, 14.6)),
         (FLOW, schedules.flow(7, shift=2.0)),
     ):
-        curved = schedules.curvature_sigmas(
-            7, 0.01, float(given[0]), path=path, left=schedules.AHEAD
-        ).double()
+        curved = schedules.curvature_sigmas(7, 0.01, float(given[0]), path=path).double()
         got = torch.tensor(
             schedules.bent(given.double().tolist(), 0.3, 0.01, path), dtype=torch.float64
         )
@@ -248,10 +247,102 @@ def test_the_last_call_goes_below_the_schedule_s_only_where_the_model_says_that_
     )  # the schedule knows better
 
 
-@pytest.mark.parametrize("sigmas", [[2.0, 1.0, 0.5], [2.0, 0.0], [0.0], [2.0], [2.0, 2.0, 0.0]])
+@pytest.mark.parametrize(
+    "sigmas",
+    [[2.0, 1.0, 0.5], [2.0, 0.0], [0.0], [2.0], [2.0, 2.0, 0.0], [900.0, 500.0, 200.0, 0.0]],
+)
 def test_what_cannot_be_bent_stays(sigmas):
-    assert schedules.bent(sigmas, 0.5) == sigmas
+    assert schedules.reposition(sigmas) == sigmas
+    if len(sigmas) < 4:
+        assert schedules.bent(sigmas, 0.5) == sigmas
     assert schedules.bent([3.0, 1.0, 0.2, 0.0], 0.0, 0.01) == [3.0, 1.0, 0.2, 0.0]
+
+
+def spread(sigmas, path=VE):
+    """Return log r of a schedule's positive levels, r at most RATIO_LIMIT."""
+    return np.log(noise_to_signal(path, np.array(sigmas[:-1])))
+
+
+def expected(sigmas, low, curvature, path=VE):
+    """Return the squared error that equations 8.2 and 8.3 expect of a schedule, by quadrature on
+    its own."""
+    places = spread([*sigmas[:-1], low, 0.0], path)
+    parts = [np.linspace(b, a, 4001) for a, b in zip(places, places[1:], strict=False)]
+    kappa = [curvature.at(part) for part in parts]
+    steps = [
+        schedules.STEP_ERROR * np.trapezoid(k ** (1 / 3), part) ** 3
+        for k, part in zip(kappa[:-1], parts[:-1], strict=True)
+    ]
+    return sum(step**2 for step in steps) + np.trapezoid(kappa[-1], parts[-1]) ** 2
+
+
+def placed_cases():
+    alphas = scaled_linear()
+    table = ((1 - alphas) / alphas).sqrt()
+    low, high = float(table[0]), float(table[-1])
+    for steps in (2, 5, 8, 15, 40):
+        yield "karras", VE, low, schedules.karras(steps, low, high)
+        yield "exponential", VE, low, schedules.exponential(steps, low, high)
+        yield "uniform", VE, low, schedules.uniform(steps, table)
+        yield "simple", VE, low, schedules.simple(steps, table)
+        yield "flow 1", FLOW, 1e-3, schedules.flow(steps)
+        yield "flow 3", FLOW, 1e-3, schedules.flow(steps, 3.0)
+
+
+def test_levels_go_the_share_of_the_way_that_the_expected_squared_error_says():
+    for _, path, low, sigmas in placed_cases():
+        given = sigmas.double().tolist()
+        best = schedules.bent(given, 1.0, low, path)
+        errors = [expected(v, low, schedules.TYPICAL, path) for v in (best, given)]
+        share = max(0.0, 1 - errors[0] / errors[1])
+        for placement in (0.4, 1.0):
+            want = schedules.bent(given, placement * share, low, path)
+            got = schedules.reposition(given, placement, low, path)
+            np.testing.assert_allclose(spread(got, path), spread(want, path), atol=2e-3)
+
+
+def test_a_good_schedule_stays_and_a_poor_one_gives_way():
+    def way(sigmas, low, path=VE):
+        given = sigmas.double().tolist()
+        here, there, got = (
+            spread(v, path)[-1]
+            for v in (
+                given,
+                schedules.bent(given, 1.0, low, path),
+                schedules.reposition(given, 1.0, low, path),
+            )
+        )
+        return (got - here) / (there - here)
+
+    alphas = scaled_linear()
+    table = ((1 - alphas) / alphas).sqrt()
+    low, high = float(table[0]), float(table[-1])
+    shares = {n: way(schedules.karras(n, low, high), low) for n in (5, 8, 15)}
+    assert shares[15] < 0.15 < shares[8] < 0.4 < shares[5] < 0.8
+    assert all(way(make(12, table), low) > 0.95 for make in (schedules.uniform, schedules.simple))
+    curved = schedules.curvature_sigmas(9, low, high)
+    np.testing.assert_allclose(schedules.reposition(curved.tolist(), 1.0, low), curved, rtol=1e-5)
+
+
+def test_less_error_is_expected_of_the_levels_that_a_schedule_was_given():
+    for name, path, low, sigmas in placed_cases():
+        given = sigmas.double().tolist()
+        got = schedules.reposition(given, 1.0, low, path)
+        before, after = (expected(v, low, schedules.TYPICAL, path) for v in (given, got))
+        assert after <= before * (1 + 1e-6), (name, len(given))
+
+
+def test_placement_0_is_the_schedule_to_the_bit():
+    given = [14.6, 3.1, 0.7, 0.0]
+    assert schedules.reposition(given, 0.0, 0.03) == given
+    assert schedules.reposition(given, 1.0, 0.03) != given
+
+
+def test_the_stored_curve_is_what_the_zoo_s_models_do():
+    """`isdo probe --typical` prints it; another machine rounds otherwise."""
+    found = typical()
+    np.testing.assert_allclose(found.ratios, schedules.TYPICAL.ratios, rtol=0.01)
+    np.testing.assert_allclose(found.values, schedules.TYPICAL.values, rtol=0.02)
 
 
 def test_a_model_that_always_says_the_same_has_no_curvature():
@@ -346,19 +437,19 @@ STEPS, ENDS = 8, (0.0291675, 14.614642)
 DRAWN_AT = {
     "curvature": (
         lambda: schedules.curvature_sigmas(STEPS, *ENDS),
-        [14.6146, 7.62735, 4.20003, 2.16803, 1.06587, 0.474357, 0.18354, 0.0592498, 0],
+        [14.6146, 7.67897, 4.2158, 2.25933, 1.12706, 0.509093, 0.196687, 0.0613107, 0],
     ),
     "curvature of a flow": (
         lambda: schedules.curvature_sigmas(STEPS, 0.001, 1.0, path=FLOW),
-        [1, 0.963778, 0.913918, 0.832544, 0.688404, 0.473895, 0.23692, 0.076833, 0],
+        [1, 0.963472, 0.913265, 0.832782, 0.698454, 0.492553, 0.255988, 0.0840674, 0],
     ),
     "karras, moved": (
-        lambda: schedules.bent(schedules.karras(STEPS, *ENDS).tolist(), 0.75, ENDS[0], VE),
-        [14.6146, 7.94989, 4.43881, 2.34362, 1.17156, 0.539606, 0.221144, 0.0771071, 0],
+        lambda: schedules.reposition(schedules.karras(STEPS, *ENDS).tolist(), 1.0, ENDS[0], VE),
+        [14.6146, 7.83808, 4.08077, 2.00448, 0.905193, 0.366465, 0.127569, 0.0360893, 0],
     ),
     "flow, moved": (
-        lambda: schedules.bent(schedules.flow(STEPS, 3.0).tolist(), 0.75, 0.001, FLOW),
-        [1, 0.964372, 0.919595, 0.853282, 0.751475, 0.59729, 0.398484, 0.196656, 0],
+        lambda: schedules.reposition(schedules.flow(STEPS, 3.0).tolist(), 1.0, 0.001, FLOW),
+        [1, 0.960361, 0.908517, 0.832988, 0.718366, 0.549941, 0.338677, 0.140173, 0],
     ),
 }
 
@@ -372,7 +463,7 @@ def test_pictures_are_drawn_at_the_levels_at_which_they_were(name):
 def test_a_schedule_that_goes_below_the_model_s_smallest_level_keeps_its_own_end():
     """The schedule knows better: its curve ends where it does, not at the model's level."""
     given = schedules.karras(6, 0.01, 14.0).double()
-    curved = schedules.curvature_sigmas(6, 0.01, 14.0, left=schedules.AHEAD).double()
+    curved = schedules.curvature_sigmas(6, 0.01, 14.0).double()
     got = schedules.bent(given.tolist(), 0.5, 0.03)
     np.testing.assert_allclose(got[1:-1], (given * curved).sqrt()[1:-1], rtol=1e-5)
 

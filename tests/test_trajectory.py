@@ -11,7 +11,7 @@ from isdo.batch import Batch
 from isdo.fit import Power
 from isdo.path import PATHS
 from isdo.quadrature import step_shares, step_total
-from isdo.schedules import bent
+from isdo.schedules import reposition
 from isdo.solver import SOLVERS
 from isdo.spectrum import Spectrum
 from isdo.trajectory import (
@@ -520,10 +520,10 @@ def test_the_callback_is_told_each_step_once_in_order_of_what_is_solved(
         callback=told.append,
         report=report,
     )
-    levels = bent(sigmas.tolist(), Settings().placement)
+    levels = reposition(sigmas.tolist(), Settings().placement)
     assert [state["i"] for state in told] == list(range(12))
-    assert [state["sigma"].item() for state in told] == pytest.approx(sigmas[:-1].tolist())
-    assert [state["sigma_hat"].item() for state in told] == pytest.approx(levels[:-1])
+    for key in ("sigma", "sigma_hat"):
+        assert [state[key].item() for state in told] == pytest.approx(levels[:-1])
     for state in told:  # what is told belongs together: D there is what the model says
         found = model(state["x"], state["sigma_hat"].expand(2))
         torch.testing.assert_close(state["denoised"], found, rtol=0, atol=1e-3)

@@ -3,301 +3,36 @@ action, more steps, Restart, plain img2img."""
 
 import itertools
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from functools import partial
 
 import torch
 
-from .. import gallery, zoo
-from ..denoiser import CallCounter
-from ..models import Given, of_zoo, usual_schedule
+from .. import zoo
 from ..path import VE
-from ..refinement import refine
-from ..schedules import karras, schedule
-from ..settings import RefineSettings
+from ..schedules import karras
 from ..zoo import data
 from ..zoo.net import CLASSES
-from . import classifier
-from .baselines import restarts
-from .judge import check, judged
-from .moments import frechet, moments, sampling_bias
+from . import classifier, refined
+from .methods import EXTRA, METHODS, Job, spend
+from .moments import sampling_bias
 from .problems import Mixture, hartley, rms
+from .refined import COUNT, LOSS_AT, given_of, real
 from .report import markdown
-from .sets import labels_for
+from .report import name_of as page_name
+from .sets import SET, group_of, labels_for, name_of
+from .sets_page import bands, title
 from .work_precision import SCHEDULED
 
-COUNT, BATCH = 256, 32
-BASE, EXTRA = 12, 12  # model calls that drew a picture, and that each method may add
 # noise-to-signal ratios, how much may be repainted: more than half makes damaged pictures into
 # others
-LEVELS = {"sets": (1.0, 2.0, 4.0), "mixture": (1.0, 2.0), "recovery": (0.25, 0.5, 1.0)}
-LOSS_AT = (0.1, 0.25, 0.6)
-MIXTURE_BASE, MIXTURE_COUNT = 5, 300
-RESTARTS = 3
+LEVELS = {"sets": refined.LEVELS, "mixture": (1.0, 2.0), "recovery": (0.25, 0.5, 1.0)}
+MIXTURE_BASE, MIXTURE_COUNT, RECOVERED = 5, 300, 64
 DAMAGED = ("faces", "people")  # they show hands
-FREE = {"lock": 0, "detail": 1.0}
-
-
-@dataclass(frozen=True)
-class Job:
-    """Pictures to make better: ``x`` is the noise they were drawn from (None: they were not),
-    ``sigmas`` their schedule."""
-
-    model: object
-    pictures: torch.Tensor
-    seeds: range
-    extra_args: dict = field(default_factory=dict)
-    x: torch.Tensor | None = None
-    sigmas: object = None
-    mask: torch.Tensor | None = None
-
-    def part(self, chosen):
-        """Return the job of a slice of the pictures."""
-        cut = {
-            name: value[chosen]
-            for name in ("pictures", "seeds", "x", "mask")
-            if (value := getattr(self, name)) is not None
-        }
-        extra = {
-            key: value[chosen] if torch.is_tensor(value) else value
-            for key, value in self.extra_args.items()
-        }
-        return replace(self, extra_args=extra, **cut)
-
-
-@dataclass(frozen=True)
-class Method:
-    """One way to spend the calls: ``run(job, level, calls) -> pictures``. ``redraws``: it starts
-    from the first noise; ``levels``: it knows a noise level."""
-
-    label: str
-    run: Callable
-    redraws: bool = False
-    levels: bool = True
-
-
-# Levels are the methods' own here: Restart turns at one of the schedule's.
-_solve = partial(SCHEDULED.run, disable=True)
-
-
-def _nothing(job, level, calls):
-    return job.pictures
-
-
-def _more_steps(job, level, calls):
-    return _solve(job.model, job.x, job.sigmas(BASE + calls), job.extra_args)
-
-
-def restart(job, level, calls):
-    """Draw anew with Restart from ``level`` down again, RESTARTS times; ISDO solves every leg."""
-    generators = [torch.Generator("cpu").manual_seed(10**6 + seed) for seed in job.seeds]
-
-    def fresh(x):
-        drawn = [
-            torch.randn(x.shape[1:], generator=g, dtype=torch.float64, device="cpu")
-            for g in generators
-        ]
-        return torch.stack(drawn).to(x)
-
-    solve = partial(_solve, job.model, extra_args=job.extra_args)
-    return restarts(
-        solve,
-        job.model.path,
-        job.x,
-        job.sigmas(BASE),
-        calls // RESTARTS,
-        fresh,
-        RESTARTS,
-        high=level,
-    )
-
-
-def by_refine(job, level, calls, once=False, **chosen):
-    """Refine with settings that spend ``calls``: as many iterations as they pay for, or all calls
-    ``once``."""
-    settings = RefineSettings(**{**chosen, "noise": level})
-    each = calls if once else min(settings.calls, calls)
-    settings = replace(settings, calls=each, iterations=calls // each)
-    return refine(
-        job.model,
-        job.pictures,
-        job.extra_args,
-        disable=True,
-        settings=settings,
-        mask=job.mask,
-        seeds=list(job.seeds),
-    ).x
-
-
-METHODS = {
-    "nothing": Method("nothing (no calls)", _nothing, levels=False),
-    "steps": Method("more steps of ISDO", _more_steps, redraws=True, levels=False),
-    "restart": Method("Restart", restart, redraws=True),
-    "img2img": Method(
-        "img2img, one pass", partial(by_refine, once=True, generators="none", **FREE)
-    ),
-    "free": Method(
-        "refine, nothing held, no action", partial(by_refine, generators="none", **FREE)
-    ),
-    "refine": Method("refine, no action", partial(by_refine, generators="none")),
-    "small": Method(
-        "refine, rotation and shifts 0.25",
-        partial(by_refine, generators="rotation and shifts", strength=0.25),
-    ),
-    "large": Method(
-        "refine, rotation and shifts 1",
-        partial(by_refine, generators="rotation and shifts", strength=1.0),
-    ),
-    "bare": Method(
-        "refine, rotation and shifts 0.25, not undone",
-        partial(by_refine, generators="rotation and shifts", strength=0.25, undo=False),
-    ),
-}
-
-
-def spend(method, job, level, calls=EXTRA, batch=BATCH):
-    """Return the pictures of a method, made in batches, where the job's are.
-
-    Raises:
-        RuntimeError: it made more model calls than it was given.
-    """
-    done, allowed = [], calls + (BASE if method.redraws else 0)
-    for start in range(0, len(job.pictures), batch):
-        model = CallCounter(job.model)
-        with torch.no_grad():
-            done.append(
-                method.run(
-                    replace(job.part(slice(start, start + batch)), model=model), level, calls
-                )
-            )
-        if model.calls > allowed:
-            raise RuntimeError(
-                f"{method.label} made {model.calls} model calls where {allowed} were allowed"
-            )
-    return torch.cat(done)
-
-
-def drawn(given, labels, count, seed=0):
-    """Return the Job of ``count`` pictures of ``labels`` (count,) or None, drawn by ISDO in BASE
-    calls."""
-    seeds, sigmas = (
-        range(seed, seed + count),
-        partial(schedule, usual_schedule(given.model), model=given.model),
-    )
-    x = (sigmas(BASE)[0] * gallery.noise(seeds, given.shape)).to(given.device)
-    job = Job(given.model, x, seeds, given.extra_args(labels), x, sigmas)
-    again = Method("", lambda job, level, calls: _more_steps(job, level, 0), redraws=True)
-    return replace(job, pictures=spend(again, job, 0.0, 0))
-
-
-def losses(model, pictures, extra_args, batch=BATCH):
-    """Return |D(x + sigma n) - x|^2 / sigma^2 per pixel at the noise-to-signal ratios LOSS_AT; the
-    noise is always the same.
-
-    In the mean over real pictures it is what training made small, a bound on -log p; of drawn ones
-    it tells how much the model likes them, and what it likes best is smooth: as good as real
-    pictures is best.
-    """
-    found, job = [], Job(model, pictures, range(len(pictures)), extra_args)
-    for ratio in LOSS_AT:
-        sigma, total = model.path.from_noise_to_signal(ratio), 0.0
-        for start in range(0, len(pictures), batch):
-            part = job.part(slice(start, start + batch))
-            x = part.pictures
-            noise = gallery.noise(range(10**6 + start, 10**6 + start + len(x)), x.shape[1:]).to(
-                x.device
-            )
-            with torch.no_grad():
-                d = model(model.path.signal(sigma) * x + sigma * noise, sigma, **part.extra_args)
-            total += float((d - x).square().mean((1, 2, 3)).sum())
-        found.append(total / len(pictures) / ratio**2)
-    return found
-
-
-def fine_energy(pictures):
-    """Return the mean energy above a quarter cycle per pixel."""
-    ky, kx = (torch.fft.fftfreq(n, device="cpu") for n in pictures.shape[-2:])
-    power = torch.fft.fft2(pictures.cpu().double(), norm="ortho").abs().square()
-    return float((power * (torch.hypot(ky[:, None], kx) > 0.25)).sum() / len(pictures))
-
-
-def saturation(pictures):
-    """Return the mean of the largest channel less the smallest."""
-    pictures = pictures.clamp(-1, 1)
-    return float((pictures.amax(1) - pictures.amin(1)).mean())
 
 
 def _jobs(redrawn, levels):
     for name, method in METHODS.items():
         if redrawn or not method.redraws:
             yield from ((name, method, level) for level in (levels if method.levels else (None,)))
-
-
-def _ratio(value, real):
-    """Return a measure over that of real pictures; None where they have none of it."""
-    return value / real if real else None
-
-
-def measure_sets(
-    model="eps", count=COUNT, seed=0, progress=iter, levels=LEVELS["sets"], judge=None, device="cpu"
-):
-    """Return one row for each method and level: the set of pictures against the real ones.
-
-    What is told in parts of what real pictures have is None where the judge has no pictures.
-    """
-    given, judge = _given(model, device), judge or classifier.load()
-    check(judge.to(given.device), given.shape, given.device)
-    labels, (real, theirs) = labels_for(given, judge, count, seed), _real(given, judge, count, seed)
-    told = labels is not None and theirs is not None
-
-    def likeness(pictures, labels):
-        asked = given.extra_args(labels if told else None)
-        return *losses(given.model, pictures, asked), fine_energy(pictures), saturation(pictures)
-
-    job, scale = drawn(given, labels, count, seed), None if real is None else likeness(real, theirs)
-    rows = []
-    for name, method, level in progress(list(_jobs(True, levels))):
-        pictures = spend(method, job, level)
-        features, accuracy = judged(judge, pictures, labels)
-        parts = (
-            [None] * (len(LOSS_AT) + 2)
-            if scale is None
-            else map(_ratio, likeness(pictures, labels), scale)
-        )
-        *loss, detail, vivid = parts
-        rows.append({
-            "part": "sets", "model": given.title, "images": count, "seed": seed, "method": name, "level": level,
-            "frechet": frechet(judge.real, moments(features)),
-            "accuracy": accuracy,
-            "loss": loss,
-            "detail": detail,
-            "saturation": vivid,
-            "change": float((rms(pictures - job.pictures) / rms(job.pictures)).mean()),
-        })  # fmt: skip
-    return rows
-
-
-def _real(given, judge, count, seed):
-    """Return (real pictures that the judge has, their labels or None), where the model is; (None,
-    None) where it has none.
-
-    Raises:
-        ValueError: pictures that are not like those of the model.
-    """
-    if judge.pictures is None:
-        return None, None
-    pictures, labels = judge.pictures(count, seed)
-    if pictures.shape[1:] != given.shape:
-        raise ValueError(
-            f"the judge's pictures are {tuple(pictures.shape[1:])}, and those of {given.name} {given.shape}"
-        )
-    return pictures.to(given.device), labels
-
-
-def _given(model, device="cpu"):
-    """Return a model as Given; one of the zoo's is drawn from without guidance."""
-    return model if isinstance(model, Given) else of_zoo(model, device, guidance=1.0)
 
 
 def damages(pictures, seed=0):
@@ -351,13 +86,13 @@ def measure_recovery(
 
     Those are emoji for the zoo's models, the judge's pictures for others; none where it has none.
     """
-    given, embedded = _given(model, device), judge is None or isinstance(judge, classifier.Judge)
+    given, embedded = given_of(model, device), judge is None or isinstance(judge, classifier.Judge)
     if not given.own:
         original, labels = unseen_emoji(model, count, seed)
     elif embedded or judge.pictures is None:
         return []
     else:
-        original, labels = _real(given, judge, count, seed)
+        original, labels = real(given, judge, count, seed)
         labels = None if labels_for(given, judge, count, seed) is None else labels
     extra, rows = given.extra_args(labels), []
     for (damage, (broken, mask)), (name, method, level) in progress(
@@ -405,14 +140,14 @@ def measure_mixture(count=MIXTURE_COUNT, seed=0, progress=iter, levels=LEVELS["m
     mixture = make_small_mixture(seed)
 
     def sigmas(calls):
-        return karras(calls - BASE + MIXTURE_BASE, 0.0292, 14.61).double()
+        return karras(calls, 0.0292, 14.61).double()
 
     generator = torch.Generator("cpu").manual_seed(seed)
-    x = sigmas(BASE)[0] * torch.randn(
+    x = sigmas(MIXTURE_BASE)[0] * torch.randn(
         count, 1, 8, 8, generator=generator, dtype=torch.float64, device="cpu"
     )
-    pictures = _solve(mixture, x, sigmas(BASE))
-    job = Job(mixture, pictures, range(seed, seed + count), x=x, sigmas=sigmas)
+    pictures = SCHEDULED.run(mixture, x, sigmas(MIXTURE_BASE), disable=True)
+    job = Job(mixture, pictures, range(seed, seed + count), x=x, sigmas=sigmas, base=MIXTURE_BASE)
     rows = []
     for name, method, level in progress(list(_jobs(True, levels))):
         share = between(mixture, spend(method, job, level, batch=count)).double().mean()
@@ -422,118 +157,141 @@ def measure_mixture(count=MIXTURE_COUNT, seed=0, progress=iter, levels=LEVELS["m
     return rows
 
 
-def run(model="eps", count=COUNT, seed=0, progress=iter, levels=None, judge=None, device="cpu"):
-    """Measure all methods at equal model calls.
+def run(model="eps", count=COUNT, seed=0, progress=None, *, levels=None, device="cpu", **chosen):
+    """Measure the methods at equal model calls: sets of pictures, and for the zoo's models, or a judge
+    that has pictures, what there is beside them.
 
     Args:
         model: a name or file of the zoo, or any as `models.Given`, which brings its own guidance
             and device.
-        count: pictures of a set; at most 64 of them damaged ones.
+        count: pictures of a set; at most RECOVERED of them damaged ones.
         seed: of everything.
-        progress: wraps lists, such as tqdm.
+        progress: as for `sets.run`.
         levels: noise-to-signal ratios of every part; None: LEVELS.
-        judge: another than the embedded classifier.Judge, with what `judge.Judge` says.
         device: where the networks run.
+        chosen: for `refined.run`: judge, methods, guidance, calls, cache, reuse, save, ...
 
     Returns:
-        One dict for each part (sets, mixture, recovery), method and level; recovery only where
-        there are pictures that the model was not trained on.
+        One dict for each part (sets, mixture, recovery), method and level; the mixture, whose
+            denoiser is exact, only beside the zoo's models; recovery only where there are pictures
+            that the model was not trained on.
 
     Raises:
-        ValueError: no such model, or fewer than two pictures.
+        ValueError: no such model, no such method, or fewer than two pictures.
         FileNotFoundError: the emoji are not on this machine.
     """
     if count < 2:
         raise ValueError(f"count is {count}: a set of pictures has at least 2")
-    levels = LEVELS if levels is None else dict.fromkeys(LEVELS, levels)
-    parts = [
-        *measure_sets(model, count, seed, progress, levels["sets"], judge, device),
-        *measure_mixture(min(count, MIXTURE_COUNT), seed, progress, levels["mixture"]),
-        *measure_recovery(model, min(count, 64), seed, progress, levels["recovery"], judge, device),
-    ]
-    return [{"bench": "refine", **row} for row in parts]
+    levels, judge = LEVELS if levels is None else dict.fromkeys(LEVELS, levels), chosen.get("judge")
+    rows = refined.run(model, count, seed, progress, levels=levels["sets"], device=device, **chosen)
+    if not given_of(model, device).own:
+        rows += measure_mixture(min(count, MIXTURE_COUNT), seed, levels=levels["mixture"])
+    recovery = min(count, RECOVERED), seed
+    rows += measure_recovery(
+        model, *recovery, levels=levels["recovery"], judge=judge, device=device
+    )
+    return [row | {"bench": "refine"} for row in rows]
 
 
-def page(rows, flags=None, judge=None):
+KEY = ("part", "sampler", "method", "level", "damage", *SET, "calls")
+
+
+def merged(old, new):
+    """Return the rows of ``new`` and those of ``old`` that they do not replace."""
+    replaced = {_key(row) for row in new}
+    return [row for row in old if _key(row) not in replaced] + list(new)
+
+
+def _key(row):
+    return tuple(row.get(name) for name in KEY)
+
+
+def page(rows, flags=None, judge=None, target=None):
     """Return the page of the docs: what was measured, the tables, how to do it again with the
     ``flags``."""
+    judge = judge or classifier.load()
     sets, mixture, recovery = (
         [row for row in rows if row["part"] == part] for part in ("sets", "mixture", "recovery")
     )
-    judge, count = judge or classifier.load(), sets[0]["images"]
-    asked = f"{flags or '--model ' + sets[0]['model']} --limit {count}"
+    sets = [row for row in sets if row["judge"] == name_of(judge.real.mean)]
+    parts = [_about(sets, flags, judge, page_name(target, "refine"))]
+    for _, group in itertools.groupby(sorted(sets, key=_set_of), key=_set_of):
+        group = list(group)
+        parts.append(f"## {title(group[0])}, {group[0]['calls']} calls\n\n{refined.table(group)}")
+        parts.append(_notes(group, judge))
+    if mixture:
+        parts.append(f"""## Between the modes
+
+Share of {mixture[0]["images"]} samples of a Gaussian mixture (exact denoiser, drawn with {MIXTURE_BASE} calls, each where the
+schedule says; each method adds {EXTRA}) that belong to no component.
+
+{_by_level(mixture, "between", ".3f")}""")
+    if recovery:
+        shown = "faces and hands" if isinstance(judge, classifier.Judge) else "pictures"
+        parts.append(f"""## Recovery
+
+{recovery[0]["images"]} {shown} that the model {recovery[0]["model"]} was not trained on, damaged; root mean square
+distance to the original after {EXTRA} calls, over the painted part and the rest alike. The half that was erased is painted
+under a mask.
+
+{_recovery(recovery)}""")
+    return "\n\n".join(parts) + "\n"
+
+
+def _set_of(row):
+    return group_of(row), row["calls"]
+
+
+def _about(rows, flags, judge, name):
     embedded = isinstance(judge, classifier.Judge)
-    space = "emoji in the\nfeatures of a small classifier"
-    space = space if embedded else f"pictures in the\nfeatures of the judge {judge.name}"
-    unguided = "" if "guidance=" in sets[0]["model"] else ", without guidance"
-    shown = "faces and hands" if embedded else "pictures"
-    parts = f"""# Refinement at equal model calls
+    asked = flags or f"--model eps --limit {rows[0]['images']}"
+    space = "of a small classifier of emoji" if embedded else f"of the judge {judge.name}"
+    whose = "real pictures" if rows[0]["real_energy"] else "the pictures that all go on from"
+    loss = ""
+    if any("loss" in row for row in rows):
+        loss = f"""
+- **Loss** at noise {", ".join(map(str, LOSS_AT))}: the denoising loss over that of real pictures; **saturation**: likewise.
+  1 is best, below 1 is smoother or paler than real."""
+    return f"""# Refinement at equal model calls
 
 This page is written by the bench; run it again with
 
-    python -m isdo bench --suite refine {asked} --json out/refine.json --doc docs/refine.md
+    python -m isdo bench --suite refine {asked} --json out/{name}.json --doc docs/{name}.md
 
-Pictures drawn by ISDO in {BASE} calls, each where the schedule says (placement 0);
-each method may add {EXTRA}. *Noise* is the noise-to-signal ratio at which it begins.
+which goes on from the rows in the file and the batches in the folder beside it. ISDO draws with half of the calls, each method
+goes on from these pictures with the other half; "more steps" and Restart draw anew with all of them. *Noise* is the
+noise-to-signal ratio at which a method begins. Nothing is held where it says so; "refine" by itself holds the mean of each
+channel (lock 1) and the energy of fine detail (detail 0.02).
 
-## Sets
+- **Fréchet** distance to the real pictures, and **KID**, the kernel distance, in thousandths, in the features
+  {space}: smaller is better. After ± stand two standard deviations over
+  resamples of the pictures; those of a difference are of the same resamples of both.
+- **Accuracy**: the share of pictures that the judge takes for the class asked for.
+- **Detail**: energy above a quarter cycle per pixel over that of {whose}.{loss}
+- **Moved**: how far the pictures are from those that they were, in the features and in bands of frequency; 0 is the same
+  picture, 1 one that has nothing to do with it. The coarse band is the composition. The bands, in cycles per pixel:
+  {bands()}."""
 
-{count} pictures of the model {sets[0]["model"]}{unguided}. Fréchet distance to the real {space}
-(smaller is better; a perfect set of that size would have
-{sampling_bias(judge.real, count):.2f}); the share that the classifier takes for the class asked for;
-denoising loss at noise {", ".join(map(str, LOSS_AT))}, energy of fine detail and saturation, each over that of real pictures (1
-is best, below 1 is smoother or paler than real); how far the pictures moved (root mean square over that of the picture).
 
-{_sets(sets)}
-
-## Between the modes
-
-Share of {mixture[0]["images"]} samples of a Gaussian mixture (exact denoiser, drawn with {MIXTURE_BASE} calls) that belong to
-no component.
-
-{_by_level(mixture, "between", ".3f")}
-"""
-    if not recovery:
-        return parts
-    return f"""{parts}
-## Recovery
-
-{recovery[0]["images"]} {shown} that the model was not trained on, damaged; root mean square distance to the original,
-over the painted part and the rest alike. The half that was erased is painted under a mask.
-
-{_recovery(recovery)}
-"""
+def _notes(rows, judge):
+    count = rows[0]["images"]
+    notes = [
+        f"- {count} draws from the Gaussian of the real features, the bias of a set of that size: "
+        f"{sampling_bias(judge.real, count):.3f}"
+    ]
+    if (share := rows[0]["accuracy"]) is not None:
+        spread = 2 * math.sqrt(share * (1 - share) / count)
+        notes.append(f"- two standard deviations of an accuracy of {share:.2f} are {spread:.3f}")
+    notes += [
+        f"- {METHODS[row['method']].label}: {row['broken']} pictures are not finite, and count as grey"
+        for row in rows
+        if row["broken"]
+    ]
+    return "\n".join(notes)
 
 
 def _level(value):
     return "" if value is None else f"{value:g}"
-
-
-def _sets(rows):
-    head = [
-        "method",
-        "noise",
-        "Fréchet",
-        "accuracy",
-        *(f"loss {at:g}" for at in LOSS_AT),
-        "detail",
-        "saturation",
-        "change",
-    ]
-    keys = ("frechet", "accuracy", "loss", "detail", "saturation", "change")
-    body = []
-    for row in rows:
-        numbers = [
-            n for key in keys for n in (row[key] if isinstance(row[key], list) else [row[key]])
-        ]
-        body.append(
-            [
-                METHODS[row["method"]].label,
-                _level(row["level"]),
-                *("" if n is None else f"{n:.3f}" for n in numbers),
-            ]
-        )
-    return markdown(head, body)
 
 
 def _by_level(rows, key, form):

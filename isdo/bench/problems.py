@@ -10,7 +10,17 @@ import torch
 
 from ..device import wide
 from ..path import PATHS, noise_levels
-from ..schedules import exponential, flow, karras, rest, simple
+from ..schedules import (
+    curvature_sigmas,
+    exponential,
+    flow,
+    karras,
+    rest,
+    sgm_uniform,
+    simple,
+    uniform,
+)
+from ..zoo.net import scaled_linear
 
 SIZE, IMAGES = 16, 16
 PACE = 50  # steps of the whole schedule that one from the middle takes its pace from
@@ -94,6 +104,38 @@ class Problem:
         return {
             name: lambda steps, make=make: make(steps).to(self.x) for name, make in rows.items()
         }
+
+    def offered(self):
+        """Return the schedules that somebody who draws can choose from: name -> (steps -> sigmas).
+
+        Those of `schedules`, what the WebUIs offer besides for the path ("normal" is even in the
+        table's index), and ISDO's own.
+        """
+        rows = {"curvature": partial(curvature_sigmas, path=PATHS[self.path])}
+        rows = {
+            name: partial(make, sigma_min=self.sigma_min, sigma_max=self.sigma_max)
+            for name, make in rows.items()
+        }
+        if self.path != "flow" and len(table := self._levels()) > PACE:
+            rows |= {
+                "simple": partial(simple, sigmas=table),
+                "normal": partial(uniform, sigmas=table),
+                "sgm_uniform": partial(sgm_uniform, sigmas=table),
+            }
+        return self.schedules() | {
+            name: lambda steps, make=make: make(steps).to(self.x) for name, make in rows.items()
+        }
+
+    def _levels(self):
+        """Return the table that schedules take levels from: where a model says only a range that ends
+        where Stable Diffusion's table does, that one, as far as it lies in the range."""
+        known = scaled_linear()
+        table = ((1 - known) / known).sqrt()
+        if len(self.table) > PACE or abs(table[-1] / self.sigma_max - 1) > 0.01:
+            return self.table
+        table = table[table > 0.99 * self.sigma_min].clamp(self.sigma_min, self.sigma_max)
+        table[-1] = self.sigma_max  # where x begins
+        return table
 
     def _rest(self, pace, steps):
         return rest(pace, self.sigma_max, steps).to(self.x)
@@ -519,14 +561,19 @@ def _img2img_suite(seed=0, count=IMG2IMG_IMAGES, **options):
     ]
 
 
-SUITES = {"analytic": _analytic_suite, "zoo": _zoo_suite, "img2img": _img2img_suite}
+SUITES = {
+    "analytic": _analytic_suite,
+    "zoo": _zoo_suite,
+    "choice": _zoo_suite,
+    "img2img": _img2img_suite,
+}
 
 
 def suite(name, seed=0, **options):
     """Return the makers of a suite's problems, so that each can be made, used and dropped in turn.
 
     Args:
-        name: "analytic", "zoo" or "img2img".
+        name: "analytic", "zoo", "choice" (the zoo's problems) or "img2img".
         seed: of all problems.
         **options: ``device`` and ``models``, as for `learned`.
 

@@ -10,8 +10,6 @@ from ..files import replacing
 from ..settings import Settings
 from .work_precision import BENT, HEADLINE, cells, geometric_mean, summary
 
-# What stands below this line of a page is kept when the page is written anew.
-BY_HAND = "<!-- from here on written by hand -->"
 AIMS = {"analytic": 0.25, "zoo": 0.75}
 ABOUT = {
     "analytic": "mixtures, guided mixtures and a data set, on both paths",
@@ -35,6 +33,7 @@ STYLES = {
     "euler": {"color": "#777777", "linestyle": ":", "marker": "+"},
 }
 PLAIN = {"linewidth": 1.2, "markersize": 3}
+SHOWN = 16  # cells above 1 that a page lists
 
 
 def write_json(rows, path):
@@ -49,10 +48,13 @@ def write_text(text, path):
 
 
 def write_page(text, path):
-    """Write a page; what somebody has written below the line `BY_HAND` of an older one stays."""
-    old = Path(path).read_text(encoding="utf-8") if Path(path).exists() else ""
-    _, mark, rest = old.partition(BY_HAND)
-    write_text(f"{text.rstrip()}\n" + (f"\n{mark}{rest}" if mark else ""), path)
+    """Write a page; it ends with one line end."""
+    write_text(f"{text.rstrip()}\n", path)
+
+
+def name_of(target, usual):
+    """Return the name of a page from its file (or None: the usual name), as it is told in the page."""
+    return Path(target).stem if target else usual
 
 
 def check_marks(path, mark):
@@ -84,23 +86,23 @@ def read_json(path):
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
-def plot(rows, path, schedule="karras"):
+def plot(rows, path, schedule=None):
     """Draw median error against model calls with the quartiles as a band, one panel for each
     problem.
 
     Args:
         rows: of `work_precision.run`.
         path: the picture's file, its ending says the format.
-        schedule: the schedule shown.
+        schedule: the schedule shown; None: the one that a model of the path is usually drawn with,
+            of those that are there.
 
     Raises:
         ValueError: no row on that schedule.
     """
     from matplotlib.figure import Figure
 
-    panels = _group(
-        (row for row in rows if row["grid"] == schedule), lambda row: (row["problem"], row["path"])
-    )
+    shown = _shown(rows) if schedule is None else dict.fromkeys(_problems(rows), schedule)
+    panels = _group((row for row in rows if row["grid"] == shown[_problem(row)]), _problem)
     if not panels:
         raise ValueError(
             f"no rows on the schedule {schedule!r}: there are {sorted({row['grid'] for row in rows})}"
@@ -110,7 +112,7 @@ def plot(rows, path, schedule="karras"):
     figure = Figure(figsize=(max(7.2, 3.6 * columns), 3.1 * lines + 0.6), layout="constrained")
     axes = figure.subplots(lines, columns, squeeze=False).flatten()
     for axis, (title, panel) in zip(axes, panels.items(), strict=False):
-        _panel(axis, "{} ({})".format(*title), panel)
+        _panel(axis, f"{title[0]} ({title[1]}), {shown[title]}", panel)
     for axis in axes[len(panels) :]:
         axis.axis("off")
     handles, labels = axes[0].get_legend_handles_labels()
@@ -118,11 +120,31 @@ def plot(rows, path, schedule="karras"):
         handles, labels, loc="outside lower center", ncols=min(len(labels), 5), frameon=False
     )
     figure.suptitle(
-        f"RMS error to the converged solution, {schedule} schedule: median and quartiles",
+        "RMS error to the converged solution: median and quartiles",
         fontsize=11,
     )
     with replacing(path) as part:
         figure.savefig(part, dpi=120, format=Path(path).suffix[1:].lower() or "png")
+
+
+USUAL = ("flow shift 3", "karras")  # which schedule is shown, the first that there is
+
+
+def _problem(row):
+    return row["problem"], row["path"]
+
+
+def _problems(rows):
+    return list(dict.fromkeys(map(_problem, rows)))
+
+
+def _shown(rows):
+    """Return (problem, path) -> the schedule of its panel."""
+    found = {}
+    for problem, group in _group(rows, _problem).items():
+        there = list(dict.fromkeys(row["grid"] for row in group))
+        found[problem] = next((name for name in USUAL if name in there), there[0])
+    return found
 
 
 def check_plot(path):
@@ -172,29 +194,35 @@ def table(rows):
     """
     parts = [_errors(rows)]
     if judged := cells(rows):
-        parts.append(_standing(judged))
+        parts.append(_standing(judged, _over(rows)))
+        if any("asked" in row for row in rows):
+            parts.append(_standing(judged, _over(rows), schedules=True))
     return "\n\n".join(parts)
 
 
-def page(rows, model=None):
+def page(rows, model=None, target=None):
     """Return the page of the docs: where ISDO stands against each baseline and against the best of each
     cell.
 
     Args:
         rows: of `work_precision.run`.
         model: the flags of the command line that named another model than the suite's own.
+        target: the page's file, if it has one.
     """
-    outcome, first = summary(rows), rows[0]
+    over = _over(rows)
+    outcome, first = summary(rows, calls=over), rows[0]
     name, worst, above = first["suite"], outcome["worst"], outcome["above"]
     made = sorted({row["calls"] for row in rows})
-    calls, judged = " ".join(map(str, made)), ", ".join(str(n) for n in made if n in HEADLINE)
+    calls, judged = " ".join(map(str, made)), ", ".join(str(n) for n in made if n in over)
     baselines = ", ".join(
         sorted({row["label"] for row in rows if row["sampler"] in outcome["by_baseline"]})
     )
     aim = f" (the aim was {AIMS[name]})" if name in AIMS and not model else ""
-    about = f"the model asked for, `{model}`" if model else ABOUT.get(name, name)
+    asked = list(dict.fromkeys(row["asked"] for row in rows if "asked" in row)) or [model]
+    about = "the models asked for" if model else ABOUT.get(name, name)
     bent = " --bend" if first["grid"].endswith(BENT) else ""
-    doc = "PAGE.md" if model else f"docs/{name}{'-bent' if bent else ''}.md"
+    doc = name_of(target, name + "-bent" * bool(bent))
+    commands = "\n".join(_command(first, flags, calls + bent, doc) for flags in asked)
     share = Settings().placement
     levels = (
         f"Every sampler makes its calls at the levels that ISDO's defaults make of each schedule (placement {share:g})"
@@ -203,7 +231,7 @@ def page(rows, model=None):
     )
     scheduled = ""
     if not bent and any(row["sampler"] == "isdo_scheduled" for row in rows):
-        strict = summary(rows, "isdo_scheduled")
+        strict = summary(rows, "isdo_scheduled", over)
         scheduled = f""" With each call exactly where the schedule says (placement 0): \
 {strict["geometric_mean"]:.3f}; above 1.0: {len(strict["above"][1.0])}, above 1.1: {len(strict["above"][1.1])}."""
     unsure = (
@@ -225,11 +253,11 @@ def page(rows, model=None):
     ]
     return "\n\n".join(
         [
-            f"""# {name.capitalize()}: ISDO against other samplers
+            f"""# {"Models asked for" if model else name.capitalize()}: ISDO against other samplers
 
 This page is written by the bench; run it again with
 
-    python -m isdo bench --suite {name}{model and f" {model}" or ""} --calls {calls}{bent} --doc {doc}
+{commands}
 
 {first["images"]} pictures a problem, seed {first["seed"]}: {about}. Geometric means of (median error of ISDO) /
 (median error of the baseline) over {judged} calls and all schedules. Baselines: {baselines}. {levels}.
@@ -239,8 +267,41 @@ above 1.1: {len(above[1.1])}, of {len(outcome["cells"])}; the worst is {worst["r
 ({worst["problem"]} ({worst["path"]}), {worst["grid"]}, {worst["calls"]} calls).{scheduled} \
 {unsure} unsure of a tenth of the smallest error in its cell.""",
             *tables,
+            *_above(outcome["cells"]),
         ]
     )
+
+
+def _over(rows):
+    """Return the calls over which means are taken: those of the headline, of models of one's own all
+    that were measured."""
+    own = any("asked" in row for row in rows)
+    return tuple(sorted({row["calls"] for row in rows})) if own else HEADLINE
+
+
+def _above(judged):
+    """Return the cells in which ISDO is behind, worst first, as parts of a page: none or one table."""
+    behind = [cell for cell in judged if cell["ratio"] > 1]
+    if not behind:
+        return []
+    body = [
+        [
+            f"{cell['problem']} ({cell['path']})", cell["grid"], str(cell["calls"]), f"{cell['error']:.2g}",
+            f"{cell['best_error']:.2g}", cell["best"], f"{cell['ratio']:.2f}",
+        ]
+        for cell in behind[:SHOWN]
+    ]  # fmt: skip
+    said = f"The {SHOWN} worst of the" if len(behind) > SHOWN else "The"
+    head = ["problem", "schedule", "calls", "ISDO", "best baseline", "which", "ratio"]
+    return [f"{said} {len(behind)} cells above 1.0, with errors:\n\n{markdown(head, body)}"]
+
+
+def _command(row, flags, calls, doc):
+    """Return the command line that measures such rows again; without its own flags a model of the
+    suite's."""
+    limit = f" --limit {row['images']}" if flags else ""
+    asked = f"{flags} " if flags else ""
+    return f"    python -m isdo bench --suite {row['suite']} {asked}--calls {calls}{limit} --doc docs/{doc}.md"
 
 
 def _errors(rows):
@@ -256,22 +317,26 @@ def _errors(rows):
     return markdown(["error at calls", *map(str, calls)], body)
 
 
-def _standing(judged):
+def _standing(judged, over, schedules=False):
+    """Return the table of where ISDO stands in each problem, or on each schedule of each."""
     calls = sorted({cell["calls"] for cell in judged})
     body = []
-    for (problem, path), group in _group(
-        judged, lambda cell: (cell["problem"], cell["path"])
+    for (problem, path, *grid), group in _group(
+        judged, lambda cell: (*_problem(cell), *([cell["grid"]] if schedules else []))
     ).items():
         columns = [[cell["ratio"] for cell in group if cell["calls"] == n] for n in calls]
-        headline = [cell for cell in group if cell["calls"] in HEADLINE] or group
+        headline = [cell for cell in group if cell["calls"] in over] or group
         worst = max(headline, key=lambda cell: cell["ratio"])
         body.append(
-            [f"{problem} ({path})", *(_cell(column, ".2f") for column in columns)]
+            [
+                f"{problem} ({', '.join([path, *grid])})",
+                *(_cell(column, ".2f") for column in columns),
+            ]
             + [_cell((cell["ratio"] for cell in headline), ".2f")]
             + [f"{worst['ratio']:.2f} ({worst['grid']}, {worst['calls']} calls, {worst['best']})"]
         )
     body.sort(key=lambda line: line[0])
-    mean = "mean at " + ", ".join(map(str, HEADLINE))
+    mean = "mean at " + ", ".join(map(str, over))
     return markdown(["ISDO / best baseline", *map(str, calls), mean, "worst of these"], body)
 
 

@@ -4,6 +4,7 @@ compares with real pictures."""
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -40,6 +41,7 @@ TRUE = (
     "probe",
     "base",
 )  # the first pictures of the sampler, and of the one with which its pictures are compared
+BESIDE = "beside "  # begins the names under which a batch keeps what is told besides
 OWN = "isdo"  # with whose pictures the others' are compared
 OCTAVES = (
     1 / 16,
@@ -126,22 +128,30 @@ def shortened(given, name):
 @dataclass(frozen=True)
 class Task:
     """What every sampler has to draw: ``count`` pictures of ``labels`` (count,) or None, picture i
-    from the noise of seed ``seed + i``."""
+    from the noise of seed ``seed + i``.
+
+    ``beside(pictures, labels, seeds) -> name -> (B, ...)``: what else is told of pictures, which
+    their rows then have in the mean; None: nothing."""
 
     given: Given
     labels: torch.Tensor | None
     count: int
     schedule: str
     seed: int
+    beside: Callable | None = None
 
     def asked(self, part):
         """Return the labels of the pictures ``part`` (a slice), or None."""
         return None if self.labels is None else self.labels[part]
 
+    def seeds(self, part):
+        """Return the seeds of the pictures ``part`` (a slice)."""
+        return range(self.seed, self.seed + self.count)[part]
+
     def draw(self, sampler, calls, part):
         """Return (pictures, model calls made) of the pictures ``part`` (a slice), on the task's
         device."""
-        given, seeds = self.given, range(self.seed, self.seed + self.count)[part]
+        given, seeds = self.given, self.seeds(part)
         model, sigmas = (
             CallCounter(given.model),
             schedule(self.schedule, sampler.steps(calls), given.model),
@@ -279,7 +289,7 @@ class Job:
     def name(self):
         """The folder's name: what was drawn, with all on which it depends but the number of
         pictures."""
-        told = json.dumps([self.labels[key] for key in (*SET, *TRUE) if key != "images"])
+        told = json.dumps([self.labels[key] for key in (*SET, "probe") if key != "images"])
         return f"{self.sampler}-{self.calls}-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
 
     def holds(self, row):
@@ -287,31 +297,27 @@ class Job:
         return "kid" in row and all(row.get(key) == self.labels[key] for key in TRUE)
 
 
-def draw_batch(task, judge, job, part, ours):
+def draw_batch(task, judge, job, part):
     """Return what is kept of a batch of pictures, as tensors by name.
 
     Args:
         task, judge, job: of whom.
         part: slice of the pictures.
-        ours: those pictures as OWN drew them, None where it does not draw; True: they are
-            these.
     """
     drawn, made = task.draw(job.baseline, job.calls, part)
     pictures = drawn.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
     features, share = judged(judge, pictures, task.asked(part))
+    told = task.beside(pictures, task.asked(part), task.seeds(part)) if task.beside else {}
     pictures = pictures.cpu()
     kept = {
         "features": features.float(),
         "made": torch.tensor(made, device="cpu"),
         "energy": band_energy(pictures),
         "broken": torch.tensor(int((~drawn.isfinite()).flatten(1).any(1).sum()), device="cpu"),
-    }
+        "pictures": pictures.half(),
+    } | {BESIDE + name: values.cpu() for name, values in told.items()}
     if share is not None:
         kept["right"] = torch.tensor(share * len(pictures), dtype=torch.float64, device="cpu")
-    if ours is True:
-        kept["pictures"] = ours = pictures.half()
-    if ours is not None:
-        kept["moved"] = band_energy(pictures.half().double() - ours.double())
     return kept
 
 
@@ -325,20 +331,12 @@ def draw_sets(task, judge, jobs, store, batch=BATCH, progress=None):
         progress: ``progress(total=...)`` returns a bar with ``update(n)`` and ``close()``, such as
             tqdm: n is pictures times calls.
     """
-    first = {job.calls: job for job in jobs if job.sampler == OWN}
     parts = _parts(task.count, batch)
     todo = [(part, job) for part in parts for job in jobs if store.get(job.name, *part) is None]
     with _bar(progress, sum(size * job.calls for (_, size), job in todo)) as moved:
         for (start, size), job in todo:
-            ours = job.sampler == OWN or None
-            if job.labels["base"] and not ours:
-                ours = store.get(first[job.calls].name, start, size)["pictures"]
-            store.put(
-                job.name,
-                start,
-                size,
-                draw_batch(task, judge, job, slice(start, start + size), ours),
-            )
+            drawn = draw_batch(task, judge, job, slice(start, start + size))
+            store.put(job.name, start, size, drawn)
             moved(size * job.calls)
 
 
@@ -360,10 +358,21 @@ def _parts(count, batch):
     return [(start, min(batch, count - start)) for start in range(0, count, batch)]
 
 
-def gathered(store, job, count, batch):
+def gathered(store, job, count, batch, base=None):
     """Return what is kept of a job's pictures as tensors of all of them (numbers of a batch: added,
-    calls: the most)."""
+    calls: the most).
+
+    Args:
+        store, job, count, batch: of whom.
+        base: the job with whose pictures these are compared, or None.
+    """
     parts = [store.get(job.name, *part) for part in _parts(count, batch)]
+    if base is not None:
+        theirs = [store.get(base.name, *part)["pictures"] for part in _parts(count, batch)]
+        parts = [
+            part | {"moved": band_energy(part["pictures"].double() - other.double())}
+            for part, other in zip(parts, theirs, strict=True)
+        ]
     joined = {key: [part[key] for part in parts] for key in parts[0] if key != "pictures"}
     joined = {
         key: torch.cat(found) if found[0].ndim else torch.stack(found)
@@ -420,9 +429,24 @@ class Real:
             "real_energy": self.energy,
             "moved": moved,
             "moved_features": moved_features,
+            **_beside(found),
             **self.likeness.measure(found["features"]),
             "ideal": self.ideal,
         }
+
+
+def _beside(found):
+    """Return the means of what is told besides, None for a number that there is not."""
+    means = {
+        key.removeprefix(BESIDE): found[key].mean(0) for key in found if key.startswith(BESIDE)
+    }
+    return {name: _numbers(mean.tolist()) for name, mean in means.items()}
+
+
+def _numbers(value):
+    if isinstance(value, list):
+        return [_numbers(part) for part in value]
+    return value if math.isfinite(value) else None
 
 
 def _pictures(judge, count, seed):
@@ -455,6 +479,8 @@ def run(
     device="cpu",
     judge=None,
     autocast=None,
+    own=OWN,
+    beside=None,
 ):
     """Measure how far from the real pictures each sampler's pictures are, as sets.
 
@@ -484,6 +510,8 @@ def run(
         device: where the networks run.
         judge: another than the embedded classifier.Judge, with what `judge.Judge` says.
         autocast: name of the dtype in which the model runs, None: its own.
+        own: the sampler with whose pictures the others' are compared.
+        beside: as for Task.
 
     Returns:
         One dict for each sampler and number of calls: what `numbers` returns and what it was
@@ -505,19 +533,20 @@ def run(
         count,
         usual_schedule(given.model),
         seed,
+        beside,
     )
     samplers = LINEUPS[suite].samplers() if samplers is None else samplers
     values = (given.title, given.guidance, task.schedule, count, seed, name_of(judge.real.mean))
     labels = {"bench": suite} | dict(zip(SET, values, strict=True))
-    jobs = _jobs(task, labels, samplers, calls or LINEUPS[suite].calls, converged, progress)
+    jobs = _jobs(task, labels, samplers, calls or LINEUPS[suite].calls, converged, progress, own)
     known = {_key(row): row for row in reuse}
     held = {
         job.name: row for job in jobs if (row := known.get(_key(job.labels))) and job.holds(row)
     }
-    # what is drawn there is compared with OWN's
+    # what is drawn there is compared with ``own``'s
     wanted = {job.calls for job in jobs if job.name not in held}
     needed = [
-        job for job in jobs if job.name not in held or (job.sampler == OWN and job.calls in wanted)
+        job for job in jobs if job.name not in held or (job.sampler == own and job.calls in wanted)
     ]
     batch = batch or (BATCH if torch.device(given.device).type == "cpu" else GPU_BATCH)
     store = Store(Path(cache) if cache else None)
@@ -526,13 +555,12 @@ def run(
         Real(task, judge, seed) if needed else None,
         partial(gathered, store, count=count, batch=batch),
     )
-    base, rows = {job.calls: job for job in needed if job.sampler == OWN}, []
+    base, rows = {job.calls: job for job in needed if job.sampler == own}, []
     for job in jobs:
         rows.append(held.get(job.name))
         if rows[-1] is None:
-            rows[-1] = job.labels | real.numbers(
-                drawn(job), drawn(base[job.calls]) if job.labels["base"] else None
-            )
+            theirs = base[job.calls] if job.labels["base"] else None
+            rows[-1] = job.labels | real.numbers(drawn(job, base=theirs), theirs and drawn(theirs))
             if save is not None:
                 save(rows)
     return rows
@@ -548,9 +576,9 @@ def _given(model, guidance, device):
     )
 
 
-def _jobs(task, labels, samplers, calls, converged, progress):
-    """Return the jobs, OWN first at each number of calls: the others are compared with it."""
-    chosen, jobs, base = sorted(samplers, key=lambda name: name != OWN), [], {}
+def _jobs(task, labels, samplers, calls, converged, progress, own):
+    """Return the jobs, ``own`` first at each number of calls: the others are compared with it."""
+    chosen, jobs, base = sorted(samplers, key=lambda name: name != own), [], {}
     wanted = [(sampler, samplers[sampler], n) for n, sampler in itertools.product(calls, chosen)]
     if converged:
         wanted.append(("converged", replace(BASELINES["heun"], label="converged"), converged))
@@ -558,7 +586,7 @@ def _jobs(task, labels, samplers, calls, converged, progress):
         for sampler, baseline, n in wanted:
             probe = name_of(task.draw(baseline, n, slice(PROBE))[0])
             moved(PROBE * n)
-            if sampler == OWN:
+            if sampler == own:
                 base[n] = probe
             found = {"sampler": sampler, "calls": n, "label": baseline.label, "probe": probe}
             found["base"] = None if sampler == "converged" else base.get(n)

@@ -10,6 +10,7 @@ from ..files import replacing
 from . import classifier
 from .moments import sampling_bias
 from .report import PLAIN, STYLES, markdown
+from .report import name_of as page_name
 from .sets import LINEUPS, OCTAVES, OWN, every, group_of, name_of, presets
 
 BANDS = ("coarse", "middle", "small", "fine")  # that sets.OCTAVES part
@@ -39,7 +40,7 @@ def table(rows, judge=None):
     return "\n\n".join(_task(group, judge) for group in _tasks(rows))
 
 
-def page(rows, judge=None, flags=None, suite="frechet"):
+def page(rows, judge=None, flags=None, suite="frechet", target=None):
     """Return the page of the docs: what this judge measured, the tables, how to do it again with
     the ``flags``."""
     judge = judge or classifier.load()
@@ -47,13 +48,14 @@ def page(rows, judge=None, flags=None, suite="frechet"):
     drawn = (
         suite == "sets" and len({row["calls"] for row in rows}) > 1
     )  # one number of calls makes no curve
-    plot = f" --plot docs/{suite}.png" if drawn else ""
-    shown = "\n\n![distance to the real pictures against model calls](sets.png)" if drawn else ""
+    name = page_name(target, suite)
+    plot = f" --plot docs/{name}.png" if drawn else ""
+    shown = f"\n\n![distance to the real pictures against model calls]({name}.png)" if drawn else ""
     return f"""# {LINEUPS[suite].title}
 
 This page is written by the bench; run it again with
 
-    python -m isdo bench --suite {suite} {flags or "--model eps"} --json out/{suite}.json --doc docs/{suite}.md{plot}
+    python -m isdo bench --suite {suite} {flags or "--model eps"} --json out/{name}.json --doc docs/{name}.md{plot}
 
 which goes on from the rows in the file and the batches in the folder beside it: models and guidance can be added one by one, a
 run can be stopped, and what there is be judged with a smaller --limit. Every sampler makes the model calls that the column
@@ -68,7 +70,7 @@ besides comes from each picture's own seed. {_about(judge)}
 - **Detail**: energy above a quarter cycle per pixel over that of {_whose(rows)}.
 - **Moved**: how far pictures are from those that ISDO (preset Fast) draws from the same noise in as many calls, in the features
   and in bands of frequency; 0 is the same picture, 1 one that has nothing to do with it. The bands, in cycles per pixel:
-  {_bands()}.
+  {bands()}.
 
 Many calls do not bring a distance to zero, since what is drawn then is the model's own distribution.{_restart(rows)}{shown}
 
@@ -108,7 +110,8 @@ def _whose(rows):
     )
 
 
-def _bands():
+def bands():
+    """Return the names of the bands and where they end, in words."""
     edges = [f"1/{round(1 / edge)}" for edge in OCTAVES]
     return ", ".join(
         [
@@ -122,7 +125,8 @@ def _tasks(rows):
     return [list(group) for _, group in itertools.groupby(sorted(rows, key=group_of), key=group_of)]
 
 
-def _title(row):
+def title(row):
+    """Return what a set's rows have in common, in words."""
     told = row["guidance"] is None or "guidance=" in row["model"]
     guidance = "" if told else f", guidance {row['guidance']:g}"
     return f"{row['model']}{guidance}, {row['grid']} schedule, {row['images']} pictures"
@@ -133,7 +137,7 @@ def _task(rows, judge):
     converged = next((row for row in rows if row["sampler"] == "converged"), None)
     samplers = _ordered({row["sampler"]: row["label"] for row in grid.values()})
     calls = sorted({n for _, n in grid})
-    parts = [f"## {_title(rows[0])}"]
+    parts = [f"## {title(rows[0])}"]
     for key in _measured(rows):
         said = _frechet if key == "frechet" else _spread
         body = [
@@ -330,7 +334,7 @@ def _panel(axis, rows):
         axis.errorbar(calls, found, bars, label=label, capsize=2, elinewidth=0.7, **(PLAIN | known))
     ticks = sorted({row["calls"] for row in rows})
     axis.set(xscale="log", xlabel="model calls", ylabel=MEASURES[key])
-    axis.set_title(_title(rows[0]), fontsize=9)
+    axis.settitle(title(rows[0]), fontsize=9)
     axis.set_xticks([], minor=True)
     axis.set_xticks(ticks, ticks)
     axis.grid(alpha=0.25)

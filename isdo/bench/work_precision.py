@@ -19,7 +19,8 @@ from ..sampling import sample_isdo
 from ..schedules import bent
 from ..settings import Settings
 from .baselines import BASELINES, FURTHER, Baseline
-from .problems import rms, suite
+from .problems import Problem, rms, suite
+from .sources import version
 
 CALLS = (5, 6, 8, 10, 12, 15, 20, 30)
 HEADLINE = (6, 8, 10, 15, 20)  # the calls over which the geometric mean of the requirement is taken
@@ -58,6 +59,9 @@ def run(
     bend=False,
     further=False,
     models=None,
+    schedules=None,
+    wanted=None,
+    save=None,
 ):
     """Measure every sampler on every problem and schedule of a suite.
 
@@ -72,12 +76,16 @@ def run(
     Rarely needed:
         only: part of the name of the problems wanted.
         reuse: rows of an earlier run; what they hold of the same problems (weights, seed, pictures)
-            is not run again.
+            is not run again, if the sources are the same or the first picture still is.
         cache: folder in which references are kept between runs.
         device: where the zoo's networks run.
         bend: give every sampler the levels that ISDO makes of each schedule.
         further: with samplers None, also the baselines in FURTHER.
         models: of the suites zoo and img2img, as for `problems.learned`; None: the zoo's.
+        schedules: ``schedules(problem) -> name -> (steps -> sigmas)``; None: `Problem.schedules`,
+            or with ``bend`` `bent_schedules`.
+        wanted: pairs (calls, sampler's name); None: each sampler with all ``calls``.
+        save: called with all rows so far after each schedule.
 
     Returns:
         One dict for each sampler, problem, schedule and number of calls: the median, quartiles and
@@ -95,6 +103,8 @@ def run(
         samplers = samplers | (FURTHER if further else {})
     samplers = {name: _row(name, sampler) for name, sampler in samplers.items()}
     known = {_key(row): row for row in reuse}
+    schedules = schedules or (bent_schedules if bend else Problem.schedules)
+    wanted = list(itertools.product(calls, samplers) if wanted is None else wanted)
     rows = []
     for make in _bar(suite(suite_name, seed, device=device, models=models), progress):
         problem = limited(make(), limit)
@@ -102,13 +112,39 @@ def run(
             continue
         if cache is not None:
             problem = replace(problem, solve=partial(_stored, problem.solve, Path(cache)))
-        schedules = bent_schedules(problem) if bend else problem.schedules()
-        for (schedule, sigmas), n, name in itertools.product(schedules.items(), calls, samplers):
-            labels = _labels(suite_name, problem, schedule, n, name, seed)
-            row = known.get(_key(labels)) or labels | measure(problem, samplers[name], sigmas, n)
-            rows.append(row)
+        for schedule, sigmas in schedules(problem).items():
+            for n, name in wanted:
+                labels = _labels(suite_name, problem, schedule, n, name, seed)
+                row = _held(known.get(_key(labels)), problem, samplers[name], sigmas, n)
+                rows.append(row or labels | measure(problem, samplers[name], sigmas, n))
+            if save is not None:
+                save(rows)
         log.info("%s (%s): done", problem.name, problem.path)
     return rows
+
+
+def merged(old, new):
+    """Return the rows of ``new`` and those of ``old`` that they do not replace."""
+    replaced = {_key(row) for row in new}
+    return [row for row in old if _key(row) not in replaced] + list(new)
+
+
+def _held(row, problem, sampler, schedule, calls):
+    """Return a row of an earlier run if it is still true, else None: of other sources it is when the
+    sampler still draws the first picture as it did."""
+    if row is None or row.get("version") == version():
+        return row
+    part = limited(problem, 1)
+    with torch.no_grad():
+        x = sampler.run(
+            part.model, part.x, schedule(sampler.steps(calls)), part.extra_args, disable=True
+        )
+    return row | {"version": version()} if row.get("probe") == _probe(x) else None
+
+
+def _probe(x):
+    """Return a number of the first picture that survives rounding, as text."""
+    return f"{x[:1].double().square().mean().item():.4e}"
 
 
 def bent_schedules(problem):
@@ -151,6 +187,8 @@ def measure(problem, sampler, schedule, calls):
         "upper": upper,
         "worst": error.max().item(),
         "uncertainty": problem.uncertainty().median().item(),
+        "probe": _probe(x),
+        "version": version(),
     }
 
 

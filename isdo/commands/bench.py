@@ -14,7 +14,7 @@ FLAGS = {
     "json": {"metavar": "FILE", "help": "write the rows there; most suites go on from what it holds"},
     "doc": {
         "metavar": "FILE",
-        "help": "write what is printed there, as markdown; keeps what an older page has by hand",
+        "help": "write what is printed there, as markdown",
     },
     "plot": {
         "metavar": "FILE",
@@ -22,7 +22,7 @@ FLAGS = {
     },
     "calls": {
         "type": whole(1), "nargs": "+", "metavar": "N",
-        "help": "model calls of a run (analytic, zoo, img2img: 5 to 30; sets: 16 to 50; frechet: 6 to 15)",
+        "help": "model calls of a run (analytic, zoo, img2img: 5 to 30; choice, frechet: 6 to 15; sets: 16 to 50; refine: 24)",
     },
     "bend": {"action": "store_true", "help": "give all samplers the levels that ISDO makes of each schedule"},
     "all": {"action": "store_true", "help": "also the samplers that the pages have not measured yet"},
@@ -62,7 +62,8 @@ def add_model(add, suite):
     classes = "of a model of your own: numbers of classes, or its names, of the pictures in turn"
     add("--label", **LABEL, help=classes)
     guided = "1: none (the default)" if suite.guided else "of a model of your own"
-    add("--guidance", type=fraction(0), help=guided)
+    many = {"nargs": "+", "metavar": "G"} if suite.several else {}
+    add("--guidance", type=fraction(0), help=guided + (", several: each" if many else ""), **many)
 
 
 def with_suite(words):

@@ -2,17 +2,26 @@
 
 from functools import partial
 
-from .. import zoo
+from .. import models
+from .arguments import LABEL, device, fraction
 
 SUMMARY = "the same pictures with ISDO and other samplers, and a work-precision plot"
+OF_MODEL = ("extra", "shape", "label", "guidance", "title")  # flags that say more of --model
 
 
 def add_arguments(parser):
     """Give the command's parser its arguments."""
     add = parser.add_argument
-    model = f"what draws: {', '.join(zoo.NAMES)}, or a file that train wrote (%(default)s)"
-    add("--model", default="eps", metavar="MODEL", help=model)
     add("--out", default="out", help="folder for the pictures (%(default)s)")
+    models.add_flags(add, None, "its pictures stand before the emoji in demo-pictures.png")
+    add(
+        "--label",
+        **LABEL,
+        help="of that model: names or numbers of classes, of the pictures in turn",
+    )
+    add("--guidance", type=fraction(0), help="of that model (what it does by itself)")
+    add("--title", help="what the picture calls that model (its name)")
+    add("--device", **device())
 
 
 def run(args):
@@ -21,6 +30,11 @@ def run(args):
 
     from ..bench.demo import demo
 
-    bar = partial(tqdm, desc="drawing", leave=False)
-    for file in demo(args.out, progress=bar, name=args.model):
+    given = None
+    if args.model is not None:
+        given = models.asked(args)
+    elif said := [flag for flag in OF_MODEL if getattr(args, flag) not in (None, [])]:
+        raise ValueError(f"--{said[0]} says more of a model: name it by --model")
+    progress = partial(tqdm, desc="drawing", leave=False)
+    for file in demo(args.out, progress=progress, given=given, title=args.title):
         print(file)

@@ -1,5 +1,6 @@
 """The suites of the bench, as rows: how each is run from the command line, and which flags it has."""
 
+import argparse
 import logging
 import shlex
 from collections.abc import Callable
@@ -23,6 +24,7 @@ class Suite:
         flags: names of `bench.FLAGS` that it has beside those that all have.
         model: what it does with ``--model``; None: it has no such flag.
         guided: ``--guidance`` is for its models of the zoo, too, not only for one of your own.
+        several: ``--guidance`` may be several numbers, each measured.
         plot: the module of the bench whose ``plot(rows, file)`` draws its rows; None: nothing to
             draw.
     """
@@ -32,15 +34,22 @@ class Suite:
     flags: tuple = ()
     model: str | None = None
     guided: bool = False
+    several: bool = False
     plot: str | None = None
 
 
 def named(args):
-    """Return the models that the command line names, as the suites take them; None: all of the
-    zoo."""
+    """Return the models that the command line names, as the suites take them, one of your own with each
+    guidance; None: all of the zoo."""
     if getattr(args, "model", None) is None:
         return None
-    return (models.asked(args),) if models.is_own(args.model) else (args.model,)
+    if not models.is_own(args.model):
+        return (args.model,)
+    if not isinstance(args.guidance, list):
+        return (models.asked(args),)
+    first, *others = args.guidance
+    given = models.asked(argparse.Namespace(**vars(args) | {"guidance": first}))
+    return (given, *(replace(given, guidance=guidance) for guidance in others))
 
 
 def flags(args):
@@ -56,7 +65,8 @@ def flags(args):
         words += [word for key, value in args.extra for word in ("--extra", f"{key}={value}")]
         words += ["--shape", ",".join(map(str, args.shape))] if args.shape else []
         words += ["--label", *args.label] if args.label else []
-        words += ["--guidance", f"{args.guidance:g}"] if args.guidance is not None else []
+        guidance = args.guidance if isinstance(args.guidance, list) else [args.guidance]
+        words += ["--guidance", *(f"{g:g}" for g in guidance)] if args.guidance is not None else []
     return shlex.join(words) or None
 
 
@@ -71,7 +81,7 @@ def kept(args):
     """Return the rows that an earlier run of the suite left in the file --json names, to go on
     from."""
     rows = report.read_json(args.json) if args.json and Path(args.json).exists() else []
-    return [row for row in rows if row.get("bench") == args.suite]
+    return [row for row in rows if row.get("bench", row.get("suite")) == args.suite]
 
 
 def resumed(args, module, run, **bar):
@@ -112,13 +122,37 @@ def ablation(args):
 
 
 def accuracy(args):
-    from ..bench import work_precision
+    from ..bench import problems, work_precision
 
-    rows = work_precision.run(
-        args.suite, calls=args.calls or work_precision.CALLS, seed=args.seed or 0, limit=args.limit, only=args.only,
-        device=args.device, bend=args.bend, further=args.all, models=named(args),
+    own = args.suite == "zoo" and models.is_own(getattr(args, "model", None) or "")
+    run = partial(
+        work_precision.run, args.suite, calls=args.calls or work_precision.CALLS, seed=args.seed or 0, limit=args.limit,
+        only=args.only, device=args.device, bend=args.bend, further=args.all, models=named(args),
+        schedules=problems.Problem.offered if own and not args.bend else None,
     )  # fmt: skip
-    return rows, f"{report.page(rows, flags(args))}\n\n{report.table(rows)}"
+    rows = asked_so(args, resumed(args, work_precision, lambda bar, **kept: run(**kept)))
+    return rows, f"{report.page(rows, flags(args), args.doc)}\n\n{report.table(rows)}"
+
+
+def asked_so(args, rows):
+    """Return the rows that are true of the sources as they are, those of this run with the flags that
+    named their model: other models' may have come from earlier runs into the same file."""
+    from ..bench.sources import version
+
+    rows = [row for row in rows if row.get("version", version()) == version()]
+    return [
+        row if "asked" in row or not flags(args) else row | {"asked": flags(args)} for row in rows
+    ]
+
+
+def choice(args):
+    from ..bench import choice
+
+    run = partial(
+        choice.run, args.calls, args.seed or 0, args.limit, only=args.only, device=args.device, models=named(args)
+    )  # fmt: skip
+    rows = asked_so(args, resumed(args, choice, lambda bar, **kept: run(**kept)))
+    return rows, choice.page(rows, flags(args), args.doc)
 
 
 def speed(args):
@@ -162,14 +196,21 @@ def ceiling(args):
 
 
 def refine(args):
-    from ..bench import improvement
+    from ..bench import improvement, refined
 
-    bar, judge = partial(tqdm, desc="refining", leave=False), asked_judge(args)
-    model = models.asked(args) if models.is_own(args.model or "eps") else args.model or "eps"
-    rows = improvement.run(
-        model, args.limit or improvement.COUNT, args.seed or 0, bar, judge=judge, device=args.device
-    )
-    return rows, improvement.page(rows, flags(args), judge)
+    judge, model = asked_judge(args), asked_model(args)
+    known = refined.lineup()
+    if unknown := [name for name in args.samplers or () if name not in known]:
+        raise ValueError(
+            f"--samplers {unknown[0]}: there is no such method: choose of {', '.join(known)}"
+        )
+    run = partial(
+        improvement.run, model, args.limit or refined.COUNT, args.seed or 0, calls=args.calls,
+        methods=args.samplers or (list(known) if args.all else None), guidance=guidance_of(args), judge=judge,
+        device=args.device, autocast=args.autocast, batch=args.batch, cache=cache_of(args),
+    )  # fmt: skip
+    rows = going_on(args, improvement, lambda bar, **kept: run(progress=bar, **kept))
+    return rows, improvement.page(rows, drawn_with(args), judge, args.doc)
 
 
 def adaptive(args):
@@ -221,29 +262,52 @@ def penalty(args):
 def sets(args):
     from ..bench import sets, sets_page
 
-    judge, cache = asked_judge(args), args.cache
-    if cache is None and args.json:
-        cache = Path(args.json).with_suffix(".batches")
-    model = models.asked(args) if models.is_own(args.model or "eps") else args.model or "eps"
+    judge, model = asked_judge(args), asked_model(args)
 
     def run(bar, **kept):
         return sets.run(
             model, suite=args.suite, calls=args.calls, count=args.limit or sets.COUNT, samplers=asked_samplers(args),
-            guidance=1.0 if args.guidance is None else args.guidance, seed=args.seed or 0, judge=judge, device=args.device,
+            guidance=guidance_of(args), seed=args.seed or 0, judge=judge, device=args.device,
             converged=sets.CONVERGED if not args.samplers or "converged" in args.samplers else 0, autocast=args.autocast,
-            progress=bar, batch=args.batch, cache=cache and files.make_folder(cache), **kept,
+            progress=bar, batch=args.batch, cache=cache_of(args), **kept,
         )  # fmt: skip
 
+    rows = going_on(args, sets, run)
+    return rows, sets_page.page(rows, judge, drawn_with(args), args.suite, args.doc)
+
+
+def asked_model(args):
+    """Return the model that the command line of a suite of sets names: the zoo's by its name."""
+    name = args.model or "eps"
+    return models.asked(args) if models.is_own(name) else name
+
+
+def guidance_of(args):
+    """Return the guidance of a suite of sets, 1 unless it was asked for."""
+    return 1.0 if args.guidance is None else args.guidance
+
+
+def cache_of(args):
+    """Return the folder of drawn batches, made if it is not there: beside the rows; None without
+    these."""
+    cache = args.cache
+    if cache is None and args.json:
+        cache = Path(args.json).with_suffix(".batches")
+    return cache and files.make_folder(cache)
+
+
+def going_on(args, module, run):
+    """Return the rows of a suite of sets, as `resumed` does; one that is interrupted says what is
+    kept."""
     try:
-        rows = resumed(args, sets, run, unit="call", unit_scale=True)
+        return resumed(args, module, run, unit="call", unit_scale=True)
     except KeyboardInterrupt:
-        if cache:
+        if cache := cache_of(args):
             logging.warning(
                 "what is drawn is kept in %s: run again to go on, or with a smaller --limit to judge that",
                 cache,
             )
         raise
-    return rows, sets_page.page(rows, judge, drawn_with(args), args.suite)
 
 
 def asked_samplers(args):
@@ -293,13 +357,16 @@ ZOO, EPS, OWN = "all of the zoo", "eps", "a model of your own"
 _ANALYTIC = Suite(
     "problems whose denoisers are known exactly", accuracy, PROBLEMS + CALLS, plot="report"
 )
-_ZOO = Suite("trained models", accuracy, PROBLEMS + CALLS, ZOO, plot="report")
+_ZOO = Suite("trained models", accuracy, PROBLEMS + CALLS, ZOO, several=True, plot="report")
 _SETS = Suite(
     "sets of pictures by everyday samplers", sets, SETS, EPS, guided=True, plot="sets_page"
 )
 SUITES = {
     "analytic": _ANALYTIC,
     "zoo": _ZOO,
+    "choice": replace(
+        _ZOO, summary="each sampler on its best schedule", run=choice, flags=(*PROBLEMS, "calls"), plot="choice"
+    ),
     "img2img": replace(_ZOO, summary="trained models, from amid a run"),
     "sets": _SETS,
     "frechet": replace(_SETS, summary="sets of pictures by samplers of few calls"),
@@ -307,7 +374,7 @@ SUITES = {
     "speed": Suite("what a step costs by itself", speed, model="the model whose call is timed beside"),
     "sweep": Suite("every setting varied", sweep, PROBLEMS, ZOO),
     "ceiling": Suite("how far weights fitted to a model get", ceiling, PROBLEMS, ZOO),
-    "refine": Suite("refinement at equal calls", refine, ("seed", "limit", "judge"), EPS),
+    "refine": Suite("refinement at equal calls", refine, SETS, EPS, guided=True),
     "adaptive": Suite("solvers that find their own steps", adaptive, PROBLEMS, plot="adaptive"),
     "trajectory": Suite("the whole trajectory at once", trajectory, PROBLEMS, plot="trajectory"),
     "inversion": Suite("from a picture to its noise and back", inversion, PROBLEMS, ZOO, plot="inversion"),

@@ -20,6 +20,11 @@ class Refused(HTTPException):
         return self.detail
 
 
+# Up to here models that were distilled to a few steps are run.
+DISTILLED_STEPS = 8
+DISTILLED_SCALE = 2.0
+
+
 @contextmanager
 def refusing():
     """Turn the package's ValueError into an answer that says whose fault it is."""
@@ -99,7 +104,22 @@ def values_of(p):
         ValueError: what is wrong with them.
     """
     asked = SAMPLER.read_args(getattr(p, "isdo_args", ()))
-    return SAMPLER.resolve(stored_defaults(), asked, getattr(p, "isdo_axes", None))
+    values = SAMPLER.resolve(stored_defaults(), asked, getattr(p, "isdo_axes", None))
+    if values["placement"] == SAMPLER.defaults["placement"] and looks_distilled(p):
+        values["placement"] = 0.0
+    return values
+
+
+def looks_distilled(p):
+    """Say whether a picture is drawn as models are that were distilled to a few steps: in few, and
+    with next to no guidance.
+
+    Such a model was trained at the levels of its schedule and at no others, so its calls stay
+    there. No file says so of itself: Turbo, Lightning, Hyper, LCM and DMD come as checkpoints and
+    as LoRAs, under any name. But all of them are drawn so, and hardly anything else is.
+    """
+    scale = getattr(p, "cfg_scale", None)  # some extensions make a p of a few attributes
+    return scale is not None and scale <= DISTILLED_SCALE and p.steps <= DISTILLED_STEPS
 
 
 def before_picture(p, args):
