@@ -234,6 +234,16 @@ def test_state_of_another_training_is_refused_and_what_is_not_said_is_as_it_was(
         own_config("eps", pictures, state)
 
 
+def test_a_state_of_a_gpu_goes_on_without_one(pictures, tmp_path):
+    state, config = tmp_path / "a.pt", config_of(pictures)
+    Trainer(config, pictures, state).run(tmp_path / "a.safetensors", Bar(), seconds=0)
+    of_gpu = torch.load(state, weights_only=True)
+    for group in of_gpu["optimizer"]["param_groups"]:
+        group["fused"] = True
+    torch.save(of_gpu, state)
+    assert not any(g["fused"] for g in Trainer(config, pictures, state).optimizer.param_groups)
+
+
 def test_a_model_is_trained_on_and_one_of_another_kind_is_a_start(pictures, tmp_path):
     first = tmp_path / "first.safetensors"
     before = Trainer(config_of(pictures), pictures, tmp_path / "first.pt")

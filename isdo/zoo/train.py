@@ -440,6 +440,8 @@ class Trainer:
         self.step, self.history = state["step"], state["history"]
         self.net.load_state_dict(state["net"])
         self.average.load_state_dict(state["average"])
+        for group in state["optimizer"]["param_groups"]:  # it may come from another device
+            group["fused"] = self.device.type == "cuda"
         self.optimizer.load_state_dict(state["optimizer"])
 
     def save(self):
