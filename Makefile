@@ -23,10 +23,11 @@ bench: .venv/installed-bench
 
 # The measured pages, hours on two cores; goes on where it was stopped, and leaves what is done for
 # the sources as they are. make docs LIST=1, make docs ONLY="zoo analytic",
-# make docs PHOTOS="mine:load" JUDGE=mine:Judge SHAPE=3,32,32; python -m isdo docs --help says more.
+# make docs PHOTOS="mine:load" LABEL="3 5 0" JUDGE=mine:Judge SHAPE=3,32,32; python -m isdo docs --help says more.
 docs: .venv/installed-bench
 	$(BIN)/python -m isdo docs $(if $(LIST),--list) $(if $(ONLY),--only $(ONLY)) $(if $(PHOTOS),--photos $(PHOTOS)) \
-		$(if $(JUDGE),--judge $(JUDGE)) $(if $(SHAPE),--shape $(SHAPE)) $(if $(LIMIT),--limit $(LIMIT))
+		$(if $(JUDGE),--judge $(JUDGE)) $(if $(SHAPE),--shape $(SHAPE)) \
+		$(if $(LABEL),--label $(LABEL)) $(if $(LIMIT),--limit $(LIMIT))
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest

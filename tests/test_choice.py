@@ -70,8 +70,14 @@ def test_the_page_says_all_of_it(tmp_path):
     never = [one | {"median": 0.6} for one in harder if one["sampler"] == "dpmpp_2m"]
     rows = [*ROWS, *(one for one in harder if one["sampler"] != "dpmpp_2m"), *never]
     page = choice.page(rows, None, "somewhere/own.md")
-    assert "| p (ve) | 8 | 0.0200 | simple | DEIS | 0.1000 | curvature | 0.20 | 13.5 |" in page
-    assert "| q (ve) | 8 | 0.0800 | simple | DEIS | 0.1000 | curvature | 0.80 | >16 |" in page
+    assert (
+        "## p (ve)" in page
+        and "| 8 | 0.0200 | simple | DEIS | 0.1000 | curvature | 0.20 | 13.5 |" in page
+    )
+    assert (
+        "## q (ve)" in page
+        and "| 8 | 0.0800 | simple | DEIS | 0.1000 | curvature | 0.80 | >16 |" in page
+    )
     assert (
         "Geometric mean over all: **0.40**" in page and "| geometric mean | 0.40 | 0.40 |" in page
     )

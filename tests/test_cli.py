@@ -284,6 +284,7 @@ BENCHES = {
     # suite: module, which of ASKED its ``run`` takes by which name, whether it makes its own text
     "analytic": ("work_precision", {"suite_name": "analytic", **ASKED}, False),
     "zoo": ("work_precision", {"suite_name": "zoo", **ASKED}, False),
+    "choice": ("choice", ASKED, False),
     "img2img": ("work_precision", {"suite_name": "img2img", **ASKED}, False),
     "adaptive": ("adaptive", ASKED, False),
     "trajectory": ("trajectory", ASKED, False),
@@ -331,7 +332,7 @@ def test_a_suite_hands_on_what_was_asked_and_writes_what_it_gets(
         monkeypatch.setattr(room, "page", paged, raising=False)
         monkeypatch.setattr(room, "plot", plotted, raising=False)
     monkeypatch.setattr(import_module("isdo.bench.report"), "table", lambda rows: "the table")
-    if name in ("adaptive", "trajectory", "inversion", "penalty", "sets", "ablation"):
+    if hasattr(module, "merged"):
         monkeypatch.setattr(module, "merged", lambda old, new: [*old, *new])
     row = suites.SUITES[suite]
     draws = row.plot is not None
@@ -349,7 +350,7 @@ def test_a_suite_hands_on_what_was_asked_and_writes_what_it_gets(
 
 
 @pytest.mark.parametrize(
-    "suite", ["adaptive", "trajectory", "inversion", "penalty", "ablation", "sweep"]
+    "suite", ["adaptive", "trajectory", "inversion", "penalty", "ablation", "sweep", "choice"]
 )
 def test_a_suite_that_goes_on_is_handed_the_rows_of_its_own_file(
     capsys, tmp_path, monkeypatch, suite

@@ -134,12 +134,21 @@ def test_photographs_are_left_out_in_words_and_measured_by_every_model_that_is_g
         "m:load",
         "m:load(path='flow')",
     ]
+    assert not any("--label" in words for words in calls)
     first, second = (words[words.index("--guidance") :] for words in calls)
     assert first[:4] == ["--guidance", "1", "3", "7"] and second[:3] == [
         "--guidance",
         "1",
         "--model",
     ]
+
+
+def test_classes_are_asked_for_where_no_judge_says_them(calls, capsys):
+    named = ("--photos", "m:load", "--judge", "m:Judge", "--shape", "3,8,8", "--label", "3", "5")
+    assert run(capsys, "docs", "--only", "photographs", "sets", *named)[0] == 0
+    first, second = calls
+    assert first[first.index("--label") + 1 :][:2] == ["3", "5"] and "--judge" not in first
+    assert second[second.index("--judge") + 1] == "m:Judge" and "--label" not in second
 
 
 def test_no_page_is_begun_after_the_time_is_up(capsys, calls):

@@ -10,7 +10,7 @@ from commandline import run
 from PIL import Image
 
 from isdo import entry, gallery, infotext, models, zoo
-from isdo.bench import improvement, judge, problems, sets, sets_page
+from isdo.bench import improvement, judge, problems, sets, sets_page, work_precision
 from isdo.bench.classifier import load as embedded
 from isdo.bench.report import read_json
 from isdo.path import FLOW, VE, smallest_sigma
@@ -537,9 +537,67 @@ def test_the_suites_measure_on_it(capsys, mine, suite, name):
     assert all(row["uncertainty"] < 1e-3 for row in rows)
     assert all(row["median"] < 0.05 for row in rows if row["sampler"] == "isdo")
     assert (
-        f"bench --suite {suite} --model {name} --calls 6 --doc PAGE.md" in printed
+        f"bench --suite {suite} --model {name} --calls 6 --limit 2 --doc docs/PAGE.md" in printed
         and "three trained" not in printed
     )
+
+
+def test_several_guidances_and_models_come_onto_one_page(capsys, mine, monkeypatch):
+    """Each run adds its rows to the file, says its own flags, and measures nothing twice."""
+    common = (
+        "--limit",
+        1,
+        "--calls",
+        6,
+        "--json",
+        "a.json",
+        "--doc",
+        "a.md",
+        "--plot",
+        "a.png",
+        "--device",
+        "cpu",
+    )
+    first = ("bench", "zoo", "--model", "mine:Model", "--guidance", 1, 2, *common)
+    assert run(capsys, *first)[0] == 0
+    rows = read_json("a.json")
+    assert {row["problem"] for row in rows} == {f"mine:Model guidance={g}" for g in (1.0, 2.0)}
+    assert {"curvature", "karras"} <= {row["grid"] for row in rows}
+    assert run(capsys, "bench", "zoo", "--model", "mine:Flow", *common)[0] == 0
+    both = read_json("a.json")
+    assert [row for row in both if row["path"] == "ve"] == rows and len(both) > len(rows)
+    page = (mine / "a.md").read_text()
+    for flags in ("--model mine:Model --guidance 1 2", "--model mine:Flow"):
+        assert f"bench --suite zoo {flags} --calls 6 --limit 1 --doc docs/a.md\n" in page
+    assert "| mine:Flow (flow, flow shift 3) |" in page
+    assert (mine / "a.png").read_bytes().startswith(b"\x89PNG")
+
+    def never(*_):
+        raise AssertionError("this was known")
+
+    monkeypatch.setattr(work_precision, "measure", never)
+    assert run(capsys, *first)[0] == 0 and len(read_json("a.json")) == len(both)
+
+
+def test_the_user_s_choice_of_it(capsys, mine):
+    """It is a Gaussian, which ISDO solves whatever the schedule: the first of them is its best."""
+    command = (
+        "bench",
+        "choice",
+        "--model",
+        "mine:Table",
+        "--limit",
+        1,
+        "--calls",
+        6,
+        "--json",
+        "a.json",
+    )
+    status, printed, error = run(capsys, *command, "--plot", "a.png", "--device", "cpu")
+    assert status == 0, error
+    assert "--suite choice --model mine:Table --calls 6 --limit 1" in printed
+    assert "## mine:Table (ve)" in printed and (mine / "a.png").exists()
+    assert {"normal", "simple", "sgm_uniform"} <= {row["grid"] for row in read_json("a.json")}
 
 
 def test_the_reference_of_a_model_is_its_exact_solution(mine):

@@ -176,24 +176,20 @@ def _ratios(found, calls):
 
 
 def _details(found):
-    head = [
-        "problem",
-        "calls",
-        "ISDO",
-        "its schedule",
-        "best peer",
-        "its error",
-        "its schedule",
-        "ratio",
-    ]
-    body = []
-    for choice in found:
-        own, peer = choice["own"], choice["peer"]
-        body.append([
-            _title(choice), str(choice["calls"]), f"{own['median']:.4f}", own["grid"], peer["label"],
-            f"{peer['median']:.4f}", peer["grid"], f"{choice['ratio']:.2f}", needed(choice),
-        ])  # fmt: skip
-    return markdown([*head, "DPM++ 2M needs"], body)
+    head = ["calls", "ISDO", "on schedule", "best peer", "its error", "on schedule", "ratio"]
+    parts = []
+    for title in dict.fromkeys(map(_title, found)):
+        body = [_detail(choice) for choice in found if _title(choice) == title]
+        parts.append(f"## {title}\n\n{markdown([*head, 'DPM++ 2M needs'], body)}")
+    return "\n\n".join(parts)
+
+
+def _detail(choice):
+    own, peer = choice["own"], choice["peer"]
+    return [
+        str(choice["calls"]), f"{own['median']:.4f}", own["grid"], peer["label"], f"{peer['median']:.4f}",
+        peer["grid"], f"{choice['ratio']:.2f}", needed(choice),
+    ]  # fmt: skip
 
 
 def needed(choice):

@@ -134,7 +134,10 @@ class Problem:
         if len(self.table) > PACE or abs(table[-1] / self.sigma_max - 1) > 0.01:
             return self.table
         table = table[table > 0.99 * self.sigma_min].clamp(self.sigma_min, self.sigma_max)
-        table[-1] = self.sigma_max  # where x begins
+        table[0], table[-1] = (
+            self.sigma_min,
+            self.sigma_max,
+        )  # where the reference ends and x begins
         return table
 
     def _rest(self, pace, steps):

@@ -7,7 +7,6 @@ from collections import defaultdict
 from pathlib import Path
 
 from ..files import replacing
-from ..settings import Settings
 from .work_precision import BENT, HEADLINE, cells, geometric_mean, summary
 
 AIMS = {"analytic": 0.25, "zoo": 0.75}
@@ -220,14 +219,15 @@ def page(rows, model=None, target=None):
     aim = f" (the aim was {AIMS[name]})" if name in AIMS and not model else ""
     asked = list(dict.fromkeys(row["asked"] for row in rows if "asked" in row)) or [model]
     about = "the models asked for" if model else ABOUT.get(name, name)
+    title = Path(target).stem if model and target else "models asked for" if model else name
+    title = title[:1].upper() + title[1:]
     bent = " --bend" if first["grid"].endswith(BENT) else ""
-    doc = name_of(target, name + "-bent" * bool(bent))
+    doc = name_of(target, "PAGE" if model else name + "-bent" * bool(bent))
     commands = "\n".join(_command(first, flags, calls + bent, doc) for flags in asked)
-    share = Settings().placement
     levels = (
-        f"Every sampler makes its calls at the levels that ISDO's defaults make of each schedule (placement {share:g})"
+        "Every sampler makes its calls at the levels that ISDO's defaults make of each schedule"
         if bent
-        else f"ISDO moves its calls {share:g} of the way from each schedule's levels to where pictures bend, baselines do not"
+        else "ISDO moves its calls as far to where the denoised image changes as that is expected to pay, baselines do not"
     )
     scheduled = ""
     if not bent and any(row["sampler"] == "isdo_scheduled" for row in rows):
@@ -253,7 +253,7 @@ def page(rows, model=None, target=None):
     ]
     return "\n\n".join(
         [
-            f"""# {"Models asked for" if model else name.capitalize()}: ISDO against other samplers
+            f"""# {title}: ISDO against other samplers
 
 This page is written by the bench; run it again with
 

@@ -334,7 +334,7 @@ def _panel(axis, rows):
         axis.errorbar(calls, found, bars, label=label, capsize=2, elinewidth=0.7, **(PLAIN | known))
     ticks = sorted({row["calls"] for row in rows})
     axis.set(xscale="log", xlabel="model calls", ylabel=MEASURES[key])
-    axis.settitle(title(rows[0]), fontsize=9)
+    axis.set_title(title(rows[0]), fontsize=9)
     axis.set_xticks([], minor=True)
     axis.set_xticks(ticks, ticks)
     axis.grid(alpha=0.25)

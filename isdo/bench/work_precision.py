@@ -16,7 +16,7 @@ from ..denoiser import CallCounter
 from ..files import replacing
 from ..path import PATHS, smallest_sigma
 from ..sampling import sample_isdo
-from ..schedules import bent
+from ..schedules import reposition
 from ..settings import Settings
 from .baselines import BASELINES, FURTHER, Baseline
 from .problems import Problem, rms, suite
@@ -153,7 +153,9 @@ def bent_schedules(problem):
     share, low, path = Settings().placement, smallest_sigma(problem.model), PATHS[problem.path]
 
     def bend(make):
-        return lambda steps: problem.x.new_tensor(bent(make(steps).tolist(), share, low, path))
+        return lambda steps: problem.x.new_tensor(
+            reposition(make(steps).tolist(), share, low, path)
+        )
 
     return {name + BENT: bend(make) for name, make in problem.schedules().items()}
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from .. import files
 from ..bench import sources
 from . import suites
-from .arguments import fraction
+from .arguments import LABEL, fraction
 
 SUMMARY = "write the measured pages of the documentation"
 ROWS, PAGES_FOLDER, STATE = "out/docs", "docs", "state.json"
@@ -102,6 +102,11 @@ def add_arguments(parser):
     add("--judge", metavar="JUDGE", help="judge of photographs, module:callable")
     add("--shape", metavar="C,H,W", help="of these photographs, if their model does not say it")
     add(
+        "--label",
+        **LABEL,
+        help="their classes in turn, where no judge says how often each occurs; without, no class is asked for",
+    )
+    add(
         "--limit",
         type=int,
         metavar="N",
@@ -123,7 +128,10 @@ def commands(name, args):
     for i, model in enumerate(args.photos if page.needs or page.also else []):
         flags = shlex.split(page.also or (i and page.extra) or page.flags)
         named = ["--model", model, *(["--shape", args.shape] if args.shape else [])]
-        named += ["--judge", args.judge] if JUDGE in page.needs else []
+        if JUDGE in page.needs:  # which says how often each class occurs
+            named += ["--judge", args.judge]
+        elif args.label:
+            named += ["--label", *args.label]
         found.append(["bench", *flags, *named, *target])
     return found
 
