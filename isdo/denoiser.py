@@ -251,6 +251,8 @@ class Denoiser:
             otherwise t is sigma itself.
         null_label: the class that stands for no class.
         multiple: height and width must be multiples of this.
+        shape: (C, H, W) of the pictures that the net was trained on, None where nobody says.
+        classes: their names, in the order of the labels.
     """
 
     def __init__(
@@ -261,9 +263,12 @@ class Denoiser:
         indexed: bool,
         null_label: int,
         multiple: int = 1,
+        shape: tuple[int, ...] | None = None,
+        classes: tuple[str, ...] = (),
     ) -> None:
         self.net, self.prediction, self.indexed = net, prediction, indexed
         self.null_label, self.multiple = null_label, multiple
+        self.shape, self.classes = shape, classes
         self.path = prediction.path
         self.sigma_min, self.sigma_max = float(sigmas[0]), float(sigmas[-1])
         self.sigmas, self.log_sigmas = sigmas, sigmas.log()

@@ -12,7 +12,6 @@ import torch
 from . import entry, zoo
 from .answers import check_kind
 from .path import FLOW, PATHS, Path, detect_path, noise_levels
-from .zoo.net import CLASSES
 
 SHAPE = (3, 32, 32)  # of the zoo's pictures
 GUIDED = 3.0  # what `sample` gives the zoo's models
@@ -209,7 +208,8 @@ class Given:
 def of_zoo(name, device="cpu", labels=(), guidance=None, zero_terminal_snr=False):
     """Return a model of the zoo, by its name or file, as Given."""
     net = zoo.load(name, zero_terminal_snr).to(device)
-    return Given(name, net, labels=tuple(labels), guidance=guidance, device=device)
+    shape = getattr(net, "shape", None) or SHAPE
+    return Given(name, net, shape, labels=tuple(labels), guidance=guidance, device=device)
 
 
 def is_own(name):
@@ -322,14 +322,20 @@ def load(
             raise ValueError(
                 f"--{flag} is for a model of your own, module:callable, not for the zoo's {name}"
             )
-    for label in labels or ():
-        if label not in CLASSES:
-            raise ValueError(
-                f"--label {label!r} is no class of the zoo's models: choose of {', '.join(CLASSES)}"
-            )
-    return of_zoo(
-        name, device, [CLASSES.index(label) for label in labels or ()], guidance, zero_terminal_snr
-    )
+    return of_zoo(name, device, _of_zoo(name, labels or ()), guidance, zero_terminal_snr)
+
+
+def _of_zoo(name, labels):
+    """Return names of classes of one of the zoo's models, or of a file, as numbers."""
+    if not labels:
+        return ()
+    known = zoo.architecture_of(name).classes
+    whose = "the zoo's models" if name in zoo.NAMES else name
+    for label in labels:
+        if label not in known:
+            choice = f"choose of {', '.join(known)}" if known else "it knows none, leave it out"
+            raise ValueError(f"--label {label!r} is no class of {whose}: {choice}")
+    return [known.index(label) for label in labels]
 
 
 def key_value(text):

@@ -110,7 +110,9 @@ def drawn(given, guidance, count, seed, levels_of):
     """Return pictures (count, C, H, W) of the model, each of its own seed and label, and what it is
     told of them."""
     labels = (
-        torch.arange(count, device="cpu") % 10 if not given.own else given.classes(range(count))
+        given.classes(range(count))
+        if given.own
+        else torch.arange(count, device="cpu") % (given.model.null_label + 1)
     )
     extra = given.extra_args(labels) | ({"guidance": guidance} if guidance is not None else {})
     x = levels_of(DRAWN)[0] * gallery.noise(range(seed, seed + count), given.shape).to(given.device)

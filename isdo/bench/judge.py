@@ -1,8 +1,12 @@
-"""Judges of sets of pictures: the embedded classifier, or somebody's own by ``module:callable``."""
+"""Judges of sets of pictures: the embedded classifier, one that `isdo train` made, or somebody's own
+by ``module:callable``."""
+
+import os
 
 import torch
 
-from .. import entry
+from .. import entry, models
+from . import classifier
 from .moments import Moments, frechet, moments
 
 
@@ -27,6 +31,8 @@ class Judge:
                 are left out;
             floor: the Fréchet distance of one half of the real pictures from the other; of features
                 it is computed;
+            examples: features of some real pictures (M, D), where real are Moments;
+            classes: their names: a model of other classes then is not judged;
             pictures(count, seed): (real pictures (count, C, H, W) in [-1, 1] that the model was not
                 trained on, their labels or None): the suite refine then measures losses, detail,
                 saturation and recovery, too;
@@ -45,6 +51,7 @@ class Judge:
         real, self.examples = getattr(judge, "real", None), None
         if isinstance(real, Moments):
             self.real, self.floor = real, getattr(judge, "floor", None)
+            self.examples = getattr(judge, "examples", None)
         elif (
             torch.is_tensor(real) and real.ndim == 2 and len(real) > 3 and real.is_floating_point()
         ):
@@ -56,8 +63,8 @@ class Judge:
                 f"{name}: real is {what}: give features (N, D) of real pictures, or isdo.bench.moments.Moments"
             )
         self.odds = self._odds(getattr(judge, "odds", None), getattr(judge, "labels", None))
-        self.accuracy, self.pictures = (
-            getattr(judge, part, None) for part in ("accuracy", "pictures")
+        self.accuracy, self.pictures, self.classes = (
+            getattr(judge, part, None) for part in ("accuracy", "pictures", "classes")
         )
 
     def _odds(self, odds, labels):
@@ -110,12 +117,19 @@ class Judge:
 
 
 def load(name):
-    """Return the judge that ``module:callable`` names, as a Judge.
+    """Return the judge that ``module:callable`` names, or the classifier in a file that `isdo train`
+    wrote, as a Judge.
 
     Raises:
-        ValueError: no such module or callable, or what it returns is no judge.
+        ValueError: no such file, module or callable, or what it holds or returns is no judge.
     """
-    return Judge(name, entry.call(name))
+    if models.is_own(name):
+        return Judge(name, entry.call(name))
+    if not os.path.isfile(name):
+        raise ValueError(
+            f"{name} is no file here: give module:callable, or a file that python -m isdo train --model classifier wrote"
+        )
+    return Judge(name, classifier.load(name))
 
 
 @torch.no_grad()

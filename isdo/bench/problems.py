@@ -490,8 +490,8 @@ def zoo_problem(model, guidance, seed=0, count=IMAGES, device="cpu"):
 
     net, scale = zoo.load(model).to(device), ZOO_GUIDANCE[guidance]
     generator = torch.Generator("cpu").manual_seed(seed)
-    x = net.sigma_max * torch.randn(count, 3, 32, 32, generator=generator, device="cpu")
-    labels = torch.randint(len(zoo.net.CLASSES), (count,), generator=generator, device="cpu")
+    x = net.sigma_max * torch.randn(count, *net.shape, generator=generator, device="cpu")
+    labels = torch.randint(max(1, len(net.classes)), (count,), generator=generator, device="cpu")
     extra_args = {} if scale is None else {"labels": labels.to(device), "guidance": scale}
     return Problem(
         f"{model}, {guidance}",
@@ -526,11 +526,14 @@ def learned(models=None, guidance=tuple(ZOO_GUIDANCE), device="cpu"):
         guidance: keys of ZOO_GUIDANCE.
         device: where the zoo's networks run.
     """
+    from .. import zoo
+
     makers = {}
     for model in ZOO_MODELS if models is None else models:
         if isinstance(model, str):
+            scales = guidance if zoo.architecture_of(model).classes else ("no class",)
             makers |= {
-                f"{model}, {scale}": partial(_zoo_maker, model, scale, device) for scale in guidance
+                f"{model}, {scale}": partial(_zoo_maker, model, scale, device) for scale in scales
             }
         else:
             makers[model.title] = partial(own_problem, model)

@@ -206,17 +206,33 @@ def labels_for(given, judge, count, seed=0, make=make_labels):
     as the judge says.
 
     The embedded judge's classes are the zoo's: a model of somebody's own is not asked for them.
+
+    Raises:
+        ValueError: a model that `isdo train` made, and a judge that knows other classes.
     """
+    _check_classes(given, judge)
     if given.labels:
         return given.classes(range(count))
     theirs = isinstance(judge, classifier.Judge)
     if (
         judge.odds is None
+        or getattr(given.model, "classes", None) == ()
         or given.own
         and (theirs or not given.model.takes("labels") or "labels" in given.extra)
     ):
         return None
     return make(judge.odds, count, seed)
+
+
+def _check_classes(given, judge):
+    known, asked = getattr(judge, "classes", None), getattr(given.model, "classes", None)
+    if given.own or known is None or asked is None or tuple(known) == tuple(asked):
+        return
+    says = [", ".join(names) or "none" for names in (asked, known)]
+    raise ValueError(
+        f"{given.name} knows the classes {says[0]}, and the judge {says[1]}: name the one that was trained on the same "
+        "folder by --judge (python -m isdo train --model classifier --data FOLDER)"
+    )
 
 
 def band_energy(pictures):

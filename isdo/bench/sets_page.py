@@ -88,9 +88,18 @@ two calls a step and begins to restart at 20 steps, so that at fewer than 39 cal
 
 def _about(judge):
     if not isinstance(judge, classifier.Judge):
-        return f"The features ({len(judge.real.mean)} numbers) are those of the judge {judge.name}."
+        made = getattr(judge, "judge", None)
+        told = f"The features ({len(judge.real.mean)} numbers) are those of the judge {judge.name}"
+        return f"{told}{_knows(made)}." if isinstance(made, classifier.Trained) else f"{told}."
     return f"""The features are the last layer but one ({classifier.FEATURES} numbers)
 of a small classifier that knows {judge.about["accuracy"]:.0%} of the emoji held out from its training."""
+
+
+def _knows(made):
+    """Return what a classifier of somebody's own pictures knows of them."""
+    what = "" if made.classes else ", by how far they are turned"
+    return f""",
+a small classifier that knows {made.about["accuracy"]:.0%} of the pictures held out from its training{what}"""
 
 
 def _whose(rows):

@@ -7,7 +7,6 @@ import torch
 
 from .. import gallery
 from ..reference import seeded
-from ..zoo.net import NULL
 
 BATCH = 32
 
@@ -74,5 +73,7 @@ def walk(run, label, moves, given, x, sigmas, settings):
 
 def unlabelled(given):
     """Return one of the zoo's models with the class that stands for none where no class was asked
-    for."""
-    return given if given.own or given.labels else replace(given, labels=(NULL,))
+    for; one that knows no classes as it is."""
+    if given.own or given.labels or not given.model.classes:
+        return given
+    return replace(given, labels=(given.model.null_label,))

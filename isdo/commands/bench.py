@@ -37,7 +37,7 @@ FLAGS = {
     "only": {"default": "", "help": "part of the name of the problems wanted"},
     "column": {"metavar": "NAME", "help": "what the table calls a model of your own (its name)"},
     "into": {"metavar": "FILE", "help": "put the table into this page, between its two lines <!-- ablation -->"},
-    "judge": {"metavar": "JUDGE", "help": "module:callable, which returns your own"},
+    "judge": {"metavar": "JUDGE", "help": "a file that train --model classifier wrote, or module:callable"},
 }  # fmt: skip
 
 

@@ -9,12 +9,11 @@ from .arguments import EACH, LABEL, PICTURE, add_settings, device, fraction, giv
 from .batches import unlabelled, walk
 from .pages import (
     VERSION,
-    ZOO_SIDES,
+    asked_of,
     in_channels_of,
     opened,
     own_or_none,
     prompt,
-    taken_by,
     told,
 )
 
@@ -45,8 +44,8 @@ def run(args):
     `refine` wrote."""
     settings = Settings(**given_settings(args))
     out, back, given = latents.check_target(args.out), args.back, own_or_none(args)
-    takes = taken_by(given) if given else ZOO_SIDES
-    page = opened(args.picture, takes)
+    takes, classes = asked_of(args, given)
+    page = opened(args.picture, takes, classes)
     if back is not None:
         back = gallery.check_target(back, room=gallery.room(page.size(takes[0])))
     pictures = page.pictures

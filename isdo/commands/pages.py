@@ -48,16 +48,25 @@ def taken_by(given):
     return given.shape[1:], getattr(given.model, "multiple", None)
 
 
+def asked_of(args, given):
+    """Return what the model takes and its classes, as `opened` is told: of ``given``, one of
+    somebody's own, else of the zoo's or of a file that the command line names."""
+    if given:
+        return taken_by(given), ()
+    built = zoo.architecture_of(args.model)
+    return (built.shape[1:], zoo.MULTIPLE), built.classes
+
+
 def in_channels_of(given, pictures):
     """Return colour pictures in the channels of a model: grey where it has one."""
     return pictures.mean(1, keepdim=True) if given.shape[0] == 1 else pictures
 
 
-def opened(path, takes=ZOO_SIDES):
+def opened(path, takes=ZOO_SIDES, classes=CLASSES):
     """Return what a file holds, as Opened.
 
     ``takes`` says what the model takes: the (height, width) of its pictures, and of what other
-    sides are multiples, None: it takes no others.
+    sides are multiples, None: it takes no others. ``classes``: the names that it knows.
 
     Raises:
         ValueError: no picture, a broken one, or one of a size that the networks do not take.
@@ -74,7 +83,7 @@ def opened(path, takes=ZOO_SIDES):
                 else (gallery.from_image(image)[None], None)
             )
     line, said = infotext.read(image.info.get("parameters"))
-    labels = [label for label in line.split(", ") if label in CLASSES]
+    labels = [label for label in line.split(", ") if label in classes]
     return Opened(pictures, zoom, said | {"labels": labels})
 
 

@@ -17,13 +17,12 @@ from .arguments import (
 from .batches import extra_args, parts, progress, unlabelled
 from .pages import (
     VERSION,
-    ZOO_SIDES,
+    asked_of,
     in_channels_of,
     number_in,
     opened,
     own_or_none,
     prompt,
-    taken_by,
     told,
 )
 
@@ -53,8 +52,8 @@ def run(args):
     if animation is not None:
         animation = gallery.check_target(animation, ".gif")
     given = own_or_none(args)
-    takes = taken_by(given) if given else ZOO_SIDES
-    page = opened(args.picture, takes)
+    takes, classes = asked_of(args, given)
+    page = opened(args.picture, takes, classes)
     size = page.size(takes[0])
     gallery.check_target(out, room=gallery.room(size))
     if animation is not None:

@@ -3,7 +3,7 @@
 import math
 from functools import partial
 
-from .. import files, gallery, infotext, latents, models
+from .. import files, gallery, infotext, latents, models, zoo
 from ..bench.baselines import BASELINES, FURTHER
 from ..reference import SAMPLERS as REFERENCE
 from ..sampling import sample_isdo
@@ -74,7 +74,7 @@ def run(args):
     if noise is not None:
         recorded["Noise"] = infotext.plain(files.named(args.noise).name)
     if not models.is_own(args.model):
-        zoom_for(args, models.SHAPE)  # before anything is loaded
+        zoom_for(args, zoo.architecture_of(args.model).shape)  # before anything is loaded
         args.guidance = models.GUIDED if args.guidance is None else args.guidance
     model = unlabelled(models.asked(args, zero_terminal_snr=args.zero_terminal_snr))
     zoom = zoom_for(args, model.shape)

@@ -1,5 +1,5 @@
-"""Small class-conditional diffusion models of emoji, one for each prediction type: embedded, or
-from files trained here."""
+"""Small diffusion models, one for each prediction type: of emoji, embedded, or of anybody's own
+pictures, from files trained here."""
 
 import json
 import os
@@ -13,13 +13,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..denoiser import PREDICTIONS, Denoiser
-from .net import NULL, Net, scaled_linear
+from .net import CLASSES, EMOJI, MULTIPLE, Architecture, Net, scaled_linear
 from .net import zero_terminal_snr as zero_snr
 
 FOLDER = Path(__file__).parent
 NAMES = ("eps", "v", "flow")
 Name = str | os.PathLike[str]
-MULTIPLE = 8  # of the picture's sides: the net folds 2x2 pixels and halves twice
 
 
 def _file(name: Name) -> Path:
@@ -72,6 +71,35 @@ def load_trunk(name: Name) -> tuple[dict[str, Tensor], dict[str, str]]:
         return {key: file.get_tensor(key).float() for key in file.keys()}, metadata
 
 
+def architecture(metadata: dict[str, str]) -> Architecture:
+    """Return what the net of a model's file is built from, as its metadata say.
+
+    Raises:
+        ValueError: they say it in a way that no training does.
+    """
+    try:
+        config = dict(json.loads(metadata["config"]))
+        classes = json.loads(metadata.get("classes", json.dumps(CLASSES)))
+        given = {key: config[key] for key in ("size", "width", "sigma_data") if key in config}
+        return Architecture(classes=tuple(map(str, classes)), **given)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"its metadata describe no net ({error}): give a file that python -m isdo train wrote"
+        ) from None
+
+
+def architecture_of(name: Name) -> Architecture:
+    """Return what a model's net is built from, the weights unread: its size and its classes.
+
+    Raises:
+        ValueError: when there is no such model.
+    """
+    if name in NAMES:
+        return EMOJI
+    with _open(name) as (_, metadata):
+        return architecture(metadata)
+
+
 def info(name: Name) -> dict[str, Any]:
     """Return what a model's file says: prediction, config, losses (per band of t), classes,
     licence.
@@ -99,7 +127,16 @@ def denoiser(net: Net) -> Denoiser:
         if net.log_sigmas is None
         else net.log_sigmas.exp()
     )
-    return Denoiser(net, net.prediction, sigmas, indexed, null_label=NULL, multiple=MULTIPLE)
+    return Denoiser(
+        net,
+        net.prediction,
+        sigmas,
+        indexed,
+        null_label=net.null,
+        multiple=MULTIPLE,
+        shape=net.architecture.shape,
+        classes=net.architecture.classes,
+    )
 
 
 def load(name: Name, zero_terminal_snr: bool = False) -> Denoiser:
@@ -107,8 +144,8 @@ def load(name: Name, zero_terminal_snr: bool = False) -> Denoiser:
 
     Args:
         name: one of NAMES, or the path of a file that ``isdo train`` wrote, which says its
-            prediction. ``eps`` and ``v`` travel on the ``ve`` path (x = x0 + sigma n), ``flow`` on
-            the flow path.
+            prediction, size, width and classes. ``eps`` and ``v`` travel on the ``ve`` path
+            (x = x0 + sigma n), ``flow`` on the flow path.
         zero_terminal_snr: for ``v`` only, the schedule whose last sigma is 4518.8 (Lin et al.
             2023).
 
@@ -126,7 +163,7 @@ def load(name: Name, zero_terminal_snr: bool = False) -> Denoiser:
             )
         alphas_cumprod = zero_snr(scaled_linear())
     with torch.device("cpu"):  # the weights are there, whatever device is the default
-        net = Net(prediction, alphas_cumprod)
+        net = Net(prediction, alphas_cumprod, architecture(metadata))
     try:
         net.trunk.load_state_dict(state)
     except RuntimeError:

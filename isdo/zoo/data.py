@@ -4,13 +4,15 @@ Unicode groups."""
 import io
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from .net import CLASSES
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -27,15 +29,32 @@ _TONES = range(0x1F3FB, 0x1F400)
 
 
 @dataclass(frozen=True)
-class Emoji:
-    """Pictures (N, variants, 3, 32, 32) uint8 on white, labels (N,), concepts (N,): skin tones
-    share a concept."""
+class Pictures:
+    """Pictures to learn from.
+
+    Args:
+        pictures: (N, variants, 3, S, S) uint8; the first variant is the picture as it is.
+        labels: (N,), the class of each.
+        concepts: (N,): what shares a concept is never parted by `split`.
+        classes: names, in the order of the labels; none: nobody knows classes.
+        licence: what a model's file says of the pictures that it comes from.
+    """
 
     pictures: Tensor
     labels: Tensor
     concepts: Tensor
+    classes: tuple[str, ...]
+    licence: str
 
-    def split(self, held_out: float = 0.05, seed: int = 0) -> "tuple[Emoji, Emoji]":
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def size(self) -> int:
+        """Pixels of a picture's side."""
+        return self.pictures.shape[-1]
+
+    def split(self, held_out: float = 0.05, seed: int = 0) -> "tuple[Pictures, Pictures]":
         """Return (train, validation); whole concepts are held out, so that no other skin tone gives
         them away."""
         order = torch.randperm(
@@ -45,14 +64,27 @@ class Emoji:
         )
         out = torch.isin(self.concepts, order[: int(held_out * len(order))])
 
-        def part(chosen: Tensor) -> Emoji:
-            return Emoji(self.pictures[chosen], self.labels[chosen], self.concepts[chosen])
+        def part(chosen: Tensor) -> "Pictures":
+            return replace(
+                self,
+                pictures=self.pictures[chosen],
+                labels=self.labels[chosen],
+                concepts=self.concepts[chosen],
+            )
 
         return part(~out), part(out)
 
     def odds(self) -> Tensor:
         """Return the probability (N,) of each picture when every concept counts alike."""
         return 1 / torch.bincount(self.concepts)[self.concepts] / len(self.concepts.unique())
+
+
+@dataclass(frozen=True)
+class Emoji(Pictures):
+    """The zoo's pictures, on white: skin tones share a concept."""
+
+    classes: tuple[str, ...] = CLASSES
+    licence: str = LICENCE
 
 
 def to_unit(pictures: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 says."""
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,56 @@ CLASSES = (
     "symbols",
     "flags",
 )
-NULL = len(CLASSES)
+NULL = len(CLASSES)  # of the zoo's own models; of any net: `Net.null`
+MULTIPLE = 8  # of the picture's sides: the net folds 2x2 pixels and halves twice
+NARROWEST = 32  # of which widths are multiples: a group of a norm has 16 channels, half a width more is whole groups
+LARGEST, WIDEST = 512, 1024
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What a net is built from, and what a model's file says of that.
+
+    Args:
+        size: pixels of the side of the square pictures that it is trained on, a multiple of 8.
+        width: channels of the finest of its three scales, a multiple of 32; the others have one and
+            a half times and twice as many.
+        classes: names, in the order of their labels; none: the net is unconditional.
+        sigma_data: root mean square of the pictures' values in [-1, 1].
+
+    Raises:
+        ValueError: sizes that do not come out even, or no number.
+    """
+
+    size: int = 32
+    width: int = 64
+    classes: tuple[str, ...] = CLASSES
+    sigma_data: float = 0.6
+
+    def __post_init__(self) -> None:
+        for name, value, multiple, most in (
+            ("size", self.size, MULTIPLE, LARGEST),
+            ("width", self.width, NARROWEST, WIDEST),
+        ):
+            if not isinstance(value, int) or value % multiple or not 0 < value <= most:
+                raise ValueError(
+                    f"the {name} is {value}: give a multiple of {multiple} from {multiple} to {most}"
+                )
+        if not 0 < self.sigma_data < math.inf:
+            raise ValueError(f"sigma_data is {self.sigma_data}: it must be above 0, and finite")
+
+    @property
+    def channels(self) -> tuple[int, int, int]:
+        """Channels of the three scales, fine to coarse."""
+        return self.width, self.width * 3 // 2, self.width * 2
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(3, H, W) of a picture."""
+        return 3, self.size, self.size
+
+
+EMOJI = Architecture()  # of the zoo's own models
 
 
 def scaled_linear() -> Tensor:
@@ -95,11 +145,9 @@ class Trunk(nn.Module):
 
     frequencies: Tensor
 
-    def __init__(
-        self, channels: tuple[int, int, int] = (64, 96, 128), embedding: int = 128, heads: int = 4
-    ) -> None:
+    def __init__(self, architecture: Architecture = EMOJI, heads: int = 4) -> None:
         super().__init__()
-        c1, c2, c3 = channels
+        (c1, c2, c3), embedding = architecture.channels, 2 * architecture.width
         # at most one turn over a factor e^2 of noise: a denoiser that is smooth in sigma is one
         # that can be integrated
         self.register_buffer(
@@ -110,7 +158,7 @@ class Trunk(nn.Module):
         self.embed = nn.Sequential(
             nn.Linear(32, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
         )
-        self.label = nn.Embedding(NULL + 1, embedding)
+        self.label = nn.Embedding(len(architecture.classes) + 1, embedding)
         self.inlet = nn.Conv2d(
             12, c1, 3, padding=1
         )  # 2x2 pixels are one cell: a quarter of the work, little lost
@@ -155,10 +203,15 @@ class Net(nn.Module):
     """
 
     def __init__(
-        self, prediction: str, alphas_cumprod: Tensor | None = None, sigma_data: float = 0.6
+        self,
+        prediction: str,
+        alphas_cumprod: Tensor | None = None,
+        architecture: Architecture = EMOJI,
     ) -> None:
         super().__init__()
-        self.prediction, self.sigma_data, self.trunk = PREDICTIONS[prediction], sigma_data, Trunk()
+        self.prediction, self.architecture = PREDICTIONS[prediction], architecture
+        self.sigma_data, self.trunk = architecture.sigma_data, Trunk(architecture)
+        self.null = len(architecture.classes)  # the label that stands for no class
         self.set_schedule(alphas_cumprod)
 
     def set_schedule(self, alphas_cumprod: Tensor | None) -> None:
@@ -178,7 +231,7 @@ class Net(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """x (B, 3, H, W); t (B,); labels (B,) long or None for the null class."""
-        labels = torch.full((len(x),), NULL, device=x.device) if labels is None else labels
+        labels = torch.full((len(x),), self.null, device=x.device) if labels is None else labels
         sigma = self.sigma(t)[:, None, None, None]
         path, c_out = self.prediction.path, self.prediction.c_out(sigma)
         signal, variance = path.signal(sigma), self.sigma_data**2
