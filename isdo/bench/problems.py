@@ -76,7 +76,7 @@ class Problem:
         sigma = self.x.new_full((len(self.x),), math.sqrt(self.sigma_min * self.sigma_max))
         with torch.no_grad():
             state = self.x * sigma[0] / self.sigma_max
-            return f"{wide(self.model(state, sigma, **self.extra_args)).square().mean().item():.4e}"
+            return name_of(self.model(state, sigma, **self.extra_args))
 
     def schedules(self):
         """Return the schedules to judge on: name -> (steps -> sigmas, ending in 0), in x's dtype
@@ -389,6 +389,11 @@ def begun(problem, ratio):
         x = _descend(problem, sigma, 50)
     table = torch.cat([problem.table[problem.table < sigma], problem.table.new_tensor([sigma])])
     return replace(problem, name=f"{problem.name}, from {ratio:g}", x=x, table=table, whole=problem)
+
+
+def name_of(tensor):
+    """Return a number that tells one tensor from another and survives rounding, as text."""
+    return f"{wide(tensor).square().mean().item():.4e}"
 
 
 def rms(x):

@@ -28,6 +28,7 @@ from . import classifier
 from .baselines import BASELINES, FURTHER, STOCHASTIC, Baseline
 from .judge import check, judged
 from .likeness import Likeness
+from .problems import name_of
 from .work_precision import SAMPLERS
 
 COUNT, BATCH, GPU_BATCH = 2000, 50, 250
@@ -607,8 +608,3 @@ def group_of(row):
 
 def _key(row):
     return tuple(row[name] for name in KEY)
-
-
-def name_of(tensor):
-    """Return a number that tells one tensor from another and survives rounding, as text."""
-    return f"{wide(tensor).square().mean().item():.4e}"

@@ -9,9 +9,10 @@ import torch
 from ..files import replacing
 from . import classifier
 from .moments import sampling_bias
+from .problems import name_of
 from .report import PLAIN, STYLES, markdown
 from .report import name_of as page_name
-from .sets import LINEUPS, OCTAVES, OWN, every, group_of, name_of, presets
+from .sets import LINEUPS, OCTAVES, OWN, every, group_of, presets
 
 BANDS = ("coarse", "middle", "small", "fine")  # that sets.OCTAVES part
 MEASURES = {"kid": "KID x 1000", "frechet": "Fréchet distance"}

@@ -19,7 +19,7 @@ from ..sampling import sample_isdo
 from ..schedules import reposition
 from ..settings import Settings
 from .baselines import BASELINES, FURTHER, Baseline
-from .problems import Problem, rms, suite
+from .problems import Problem, name_of, rms, suite
 from .sources import version
 
 CALLS = (5, 6, 8, 10, 12, 15, 20, 30)
@@ -139,12 +139,7 @@ def _held(row, problem, sampler, schedule, calls):
         x = sampler.run(
             part.model, part.x, schedule(sampler.steps(calls)), part.extra_args, disable=True
         )
-    return row | {"version": version()} if row.get("probe") == _probe(x) else None
-
-
-def _probe(x):
-    """Return a number of the first picture that survives rounding, as text."""
-    return f"{x[:1].double().square().mean().item():.4e}"
+    return row | {"version": version()} if row.get("probe") == name_of(x[:1]) else None
 
 
 def bent_schedules(problem):
@@ -189,7 +184,7 @@ def measure(problem, sampler, schedule, calls):
         "upper": upper,
         "worst": error.max().item(),
         "uncertainty": problem.uncertainty().median().item(),
-        "probe": _probe(x),
+        "probe": name_of(x[:1]),
         "version": version(),
     }
 
