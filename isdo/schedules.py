@@ -3,6 +3,7 @@
 All are computed in float64 and rounded once.
 """
 
+import functools
 import math
 import operator
 from collections.abc import Callable, Sequence
@@ -254,6 +255,11 @@ class _Range:
         left = self.turned[-1] - turned[-1]
         return float(np.square(steps).sum() + left**2)
 
+    def worth(self, levels: NDArray[np.float64]) -> float:
+        """Return the share of that error which the best levels, as many, save."""
+        expected, least = self.error(levels), self.error(self.levels(len(levels)))
+        return max(0.0, 1 - least / expected) if expected else 0.0
+
 
 def curvature_sigmas(
     steps: int,
@@ -343,10 +349,8 @@ def worth(
     Source: theory page, equations 8.3 and 8.5.
     """
     *given, end = sigmas
-    if not (between := _between(given, end, sigma_min, path, curvature)):
-        return 0.0
-    expected, least = (between.error(v) for v in (np.array(given), between.levels(len(given))))
-    return max(0.0, 1 - least / expected) if expected else 0.0
+    between = _between(given, end, sigma_min, path, curvature)
+    return between.worth(np.array(given)) if between else 0.0
 
 
 def reposition(
@@ -374,6 +378,11 @@ def reposition(
     return bent(sigmas, share, sigma_min, path, curvature)
 
 
+@functools.lru_cache(maxsize=64)
+def _range_of(low: float, high: float, curvature: Curvature, path: Path) -> _Range:
+    return _Range(low, high, curvature, path)
+
+
 def _between(
     given: list[float], end: float, sigma_min: float, path: Path, curvature: Curvature
 ) -> _Range | None:
@@ -382,7 +391,7 @@ def _between(
     low = (min(sigma_min, given[-1]) or given[-1]) if given else 0.0
     if end > 0 or len(given) < 2 or not low < given[0]:
         return None
-    return _Range(low, given[0], curvature, path)
+    return _range_of(low, given[0], curvature, path)
 
 
 class _Levels(Protocol):
