@@ -123,7 +123,9 @@ def calls_of(settings: Settings | None, sigmas: Sigmas, path: Path, low: float) 
     Raises:
         ValueError: as for `invert`.
     """
-    return Plan(check_way(settings), check_sigmas(sigmas, path), path, low).calls
+    settings = check_way(settings)
+    levels = reposition(check_sigmas(sigmas, path), settings.placement, low, path)
+    return Plan(settings, levels, path, low).calls
 
 
 class Plan:
@@ -137,9 +139,9 @@ class Plan:
         calls: model calls; at most, where the solver sweeps.
     """
 
-    def __init__(self, settings: Settings, sigmas: list[float], path: Path, low: float) -> None:
+    def __init__(self, settings: Settings, levels: list[float], path: Path, low: float) -> None:
         row = SOLVERS[settings.solver]
-        self.levels, solved = rising(reposition(sigmas, settings.placement, low, path), path, low)
+        self.levels, solved = rising(levels, path, low)
         steps, top = len(self.levels) - 1, self.levels[-1]
         self.bottom = (EXACT if row.sweeps else calls_at_bottom(len(self.levels))) if solved else 0
         self.blind = row.redoes and settings.corrector > 0 and steps > 0 and path.signal(top) == 0
@@ -154,7 +156,7 @@ class Ascent(Run):
 
     def rise(self, sigmas: list[float], callback: Callback | None, disable: bool | None) -> Tensor:
         """Go up a falling schedule; return x at its first level."""
-        plan = Plan(self.settings, sigmas, self.path, self.low)
+        plan = Plan(self.settings, self.placed(sigmas), self.path, self.low)
         self.callback = callback
         self.begin_answers(plan.calls)
         with trange(plan.calls, disable=disable, unit="call") as self.bar:

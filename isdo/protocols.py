@@ -1,6 +1,7 @@
 """Types of what callers hand in: models, callbacks, noise levels, seeds, noise."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Real
 from typing import Any, Protocol, SupportsIndex, TypeVar
 
 import numpy as np
@@ -25,6 +26,8 @@ class Sampler(Protocol):
 
 
 ExtraArgs = Mapping[str, Any]
+# the scale of classifier-free guidance: k-diffusion's and the WebUIs' name for it, and the zoo's
+SCALES = "cond_scale", "guidance"
 # Of a sampler: called with {"x", "i", "sigma", "sigma_hat", "denoised"}; what it returns is nothing.
 Callback = Callable[[dict[str, Any]], object]
 Sigmas = Tensor | Sequence[float]
@@ -35,3 +38,13 @@ Device = torch.device | str
 Number = TypeVar("Number", float, Tensor)
 # and one of arrays
 Level = TypeVar("Level", float, Tensor, NDArray[np.float64])
+
+
+def guidance_of(extra_args: ExtraArgs | None) -> float | None:
+    """Return the scale of classifier-free guidance that a model is handed, None if nothing says it.
+
+    Args:
+        extra_args: keyword arguments of the model; a number as one of SCALES.
+    """
+    found = (extra_args.get(name) for name in SCALES) if extra_args else ()
+    return next((float(scale) for scale in found if isinstance(scale, Real)), None)

@@ -10,6 +10,7 @@ from .identity import Identity
 from .inputs import check_mask, check_settings, check_sigmas, check_x
 from .path import path_of
 from .penalty import Penalty, calls_each
+from .protocols import guidance_of
 from .schedules import reposition
 from .solver import SOLVERS
 from .spectrum import Spectrum
@@ -118,9 +119,14 @@ class Run:
         """Look at the answers of so many calls at most."""
         self.answers = Answers(self.given.device, most, unit)
 
+    def placed(self, given):
+        """Return a falling schedule's levels, placed as the settings and the guidance say."""
+        guidance = guidance_of(self.extra_args)
+        return reposition(given, self.settings.placement, self.low, self.path, guidance=guidance)
+
     def by_schedule(self, given, callback, disable):
         """Go from level to level of a schedule, placed as the settings say; return x at its end."""
-        levels = reposition(given, self.settings.placement, self.low, self.path)
+        levels = self.placed(given)
         calls, whole = (
             self.each * self.row.calls(len(levels) - 1, levels[-1] == 0),
             self.row.calls_a_step == 1,

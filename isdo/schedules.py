@@ -199,7 +199,7 @@ def rest(sigmas: Sigmas, start: float, steps: int, low: float = 0.0, high: float
 
 
 # The geometric mean of what the zoo's eps and v models do at guidance 1 and 3: `python -m isdo probe
-# --typical` measures it, and a test measures it anew. Curves of other models have much the same
+# --stored` measures it, and a test measures it anew. Curves of other models have much the same
 # shape, and their scale does not count; `bench --suite choice` says how the levels do.
 TYPICAL = Curvature(
     ratios=(
@@ -211,6 +211,17 @@ TYPICAL = Curvature(
         0.0673, 0.0553, 0.0446, 0.0352, 0.0278, 0.0217, 0.0171, 0.0148, 0.0114,
     ),
 )  # fmt: skip
+# The same at guidance 7, which says where a strongly guided run turns: later, in the middle of the
+# way. Between the scales the logarithm of a curve is even in the guidance, so that the mean of 1 and
+# 3 is the curve of 2.
+GUIDED = Curvature(
+    ratios=TYPICAL.ratios,
+    values=(
+        0.659, 0.595, 0.739, 0.526, 0.477, 0.399, 0.397, 0.421, 0.397, 0.359,
+        0.308, 0.232, 0.149, 0.114, 0.0827, 0.0561, 0.0396, 0.0298, 0.0196,
+    ),
+)  # fmt: skip
+TYPICAL_SCALE, GUIDED_SCALE = 2.0, 7.0
 # The order of the integrator that levels are placed for: multistep samplers of order 3 gain as much
 # from it.
 ORDER = 2
@@ -323,15 +334,7 @@ def bent(
 
     Source: theory page, section 8.
     """
-    *given, end = sigmas
-    if not share or not (between := _between(given, end, sigma_min, path, curvature)):
-        return [*given, end]
-    here, there = (
-        np.log(noise_to_signal(path, np.array(levels[1:])))
-        for levels in (given, between.levels(len(given)))
-    )
-    moved = path.from_noise_to_signal(np.exp(here + share * (there - here)))
-    return [given[0], *moved.tolist(), end]
+    return _toward(sigmas, [(share, curvature)], sigma_min, path)
 
 
 def worth(
@@ -353,29 +356,70 @@ def worth(
     return between.worth(np.array(given)) if between else 0.0
 
 
+def guided(guidance: float | None) -> float:
+    """Return how far a run's levels are those of GUIDED: 0 up to guidance 2 and where it is not
+    known, 1 from 7 on.
+
+    Args:
+        guidance: the scale of classifier-free guidance, or None.
+    """
+    if guidance is None or not guidance > TYPICAL_SCALE:
+        return 0.0
+    return min(1.0, (guidance - TYPICAL_SCALE) / (GUIDED_SCALE - TYPICAL_SCALE))
+
+
 def reposition(
     sigmas: Sequence[float],
     placement: float = 1.0,
     sigma_min: float = 0.0,
     path: Path = VE,
-    curvature: Curvature = TYPICAL,
+    curvature: Curvature | None = None,
+    guidance: float | None = None,
 ) -> list[float]:
     """Return a schedule whose levels went as far to where curvature has them as that is worth:
     little where the schedule is a good one, nearly all the way where it makes no calls at low
     noise.
 
     Args:
-        sigmas, sigma_min, path, curvature: as for `bent`.
+        sigmas, sigma_min, path: as for `bent`.
         placement: factor of the share of the way that is `worth` going, 0 (the schedule as it is)
             to 1.
+        curvature: a Curvature of the model at hand; left out, the stored ones.
+        guidance: the scale of classifier-free guidance if it is known. From 2 to 7 the levels go
+            over to all the way to the stored curve of guidance 7; a curve of one's own is of the
+            guidance that it was measured at, and the flow path has no stored one.
 
     Returns:
         as `bent`.
 
-    Source: theory page, equation 8.5.
+    Source: theory page, equations 8.5 and 8.6.
     """
-    share = placement and placement * worth(sigmas, sigma_min, path, curvature)
-    return bent(sigmas, share, sigma_min, path, curvature)
+    if not placement:
+        return list(sigmas)
+    pull = guided(guidance) if curvature is None and path is VE else 0.0
+    curve = TYPICAL if curvature is None else curvature
+    shares = [(pull * placement, GUIDED)]
+    if pull < 1:
+        share = worth(sigmas, sigma_min, path, curve)
+        shares.append(((1 - pull) * placement * share, curve))
+    return _toward(sigmas, shares, sigma_min, path)
+
+
+def _toward(
+    sigmas: Sequence[float], shares: list[tuple[float, Curvature]], sigma_min: float, path: Path
+) -> list[float]:
+    """Return a schedule whose levels went, in log r, a share of the way to those of each of some
+    curves, one after another of the same schedule."""
+    *given, end = sigmas
+    moved = here = np.log(noise_to_signal(path, np.array(given[1:])))
+    for share, curve in shares:
+        if share and (between := _between(given, end, sigma_min, path, curve)):
+            there = np.log(noise_to_signal(path, between.levels(len(given))[1:]))
+            moved = moved + share * (there - here)
+    if moved is here:
+        return [*given, end]
+    levels = path.from_noise_to_signal(np.exp(moved))
+    return [given[0], *levels.tolist(), end]
 
 
 @functools.lru_cache(maxsize=64)

@@ -10,7 +10,6 @@ from .batch import Batch
 from .curvature import RATIO_LIMIT
 from .device import constants
 from .fit import measure_of
-from .schedules import reposition
 from .settings import Settings
 from .trajectory import Equations, Trajectory, chebyshev, resampled, sweep
 
@@ -43,7 +42,7 @@ class Sweeps:
     def by_schedule(self, given, callback, disable):
         """Solve at the levels of a schedule, placed as the settings say; return x at its end."""
         run = self.run
-        levels = reposition(given, run.settings.placement, run.low, run.path)
+        levels = run.placed(given)
         to_zero, nodes = (
             levels[-1] == 0,
             [v for i, v in enumerate(levels) if v > 0 and v not in levels[:i]],

@@ -140,6 +140,32 @@ def test_the_loop_makes_its_calls_for_every_number_of_steps(settings, monkeypatc
         )
 
 
+@pytest.mark.parametrize("name", ["cond_scale", "guidance"])
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_levels_follow_the_guidance_that_the_model_is_handed(solver, name, rational):
+    def asked(settings, **extra_args):
+        seen = []
+
+        def model(x, sigma, **given):
+            assert given == extra_args
+            seen.extend(sigma.tolist())
+            return rational(x, sigma)
+
+        run(model, torch.ones(1, 1, 2, 2), sigmas, settings, extra_args=extra_args)
+        return sorted(set(seen))
+
+    sigmas, settings = grid(7), Settings(solver=solver)
+    free, strong = asked(settings, **{name: 1}), asked(settings, **{name: 7.0})
+    levels = schedules.reposition(sigmas.tolist(), guidance=7.0)[:-1]
+    assert free == asked(settings) != strong
+    assert set(torch.tensor(levels).tolist()) <= set(strong)
+    still = Settings(solver=solver, placement=0)
+    assert asked(still, **{name: 7.0}) == asked(still)
+    # what is no number says nothing, and is handed on
+    for other in (None, torch.tensor(7.0), "7"):
+        assert asked(settings, **{name: other}) == free
+
+
 @pytest.mark.parametrize("placement", [0, 0.5, 1])
 @all_variants
 def test_each_call_is_followed_by_its_callback(settings, placement, rational):

@@ -1,5 +1,6 @@
 """Schedules: the length law, the order of sigmas, and k-diffusion's own values."""
 
+import math
 from functools import partial
 from types import SimpleNamespace
 
@@ -13,7 +14,7 @@ from isdo.bench.problems import problem, rms
 from isdo.curvature import RATIO_LIMIT, Curvature, noise_to_signal
 from isdo.path import FLOW, PATHS, VE
 from isdo.probe import measure_curvature
-from isdo.zoo.curve import typical
+from isdo.zoo.curve import STORED, stored
 from isdo.zoo.net import scaled_linear, zero_terminal_snr
 
 
@@ -340,11 +341,37 @@ def test_placement_0_is_the_schedule_to_the_bit():
     assert schedules.reposition(given, 1.0, 0.03) != given
 
 
-def test_the_stored_curve_is_what_the_zoo_s_models_do():
-    """`isdo probe --typical` prints it; another machine rounds otherwise."""
-    found = typical()
-    np.testing.assert_allclose(found.ratios, schedules.TYPICAL.ratios, rtol=0.01)
-    np.testing.assert_allclose(found.values, schedules.TYPICAL.values, rtol=0.02)
+def test_levels_go_over_to_those_of_the_guided_curve_between_guidance_2_and_7():
+    for steps in (6, 10, 20):
+        given = schedules.karras(steps, 0.03, 14.6).double().tolist()
+        free = schedules.reposition(given, 1.0, 0.03)
+        strong = schedules.bent(given, 1.0, 0.03, curvature=schedules.GUIDED)
+        for guidance, pull in ((None, 0), (1, 0), (2, 0), (3, 0.2), (4.5, 0.5), (7, 1), (30.0, 1)):
+            got = schedules.reposition(given, 1.0, 0.03, guidance=guidance)
+            want = (1 - pull) * spread(free) + pull * spread(strong)
+            np.testing.assert_allclose(spread(got), want, atol=1e-9)
+    half = schedules.reposition(given, 0.5, 0.03, guidance=7.0)
+    np.testing.assert_allclose(spread(half), (spread(given) + spread(strong)) / 2, atol=1e-9)
+    assert schedules.reposition(given, 0.0, 0.03, guidance=7.0) == given
+
+
+def test_guidance_counts_where_its_curve_was_measured():
+    given = schedules.flow(8).double().tolist()
+    free = schedules.reposition(given, 1.0, 0.01, FLOW)
+    assert schedules.reposition(given, 1.0, 0.01, FLOW, guidance=7.0) == free
+    given = schedules.karras(8, 0.03, 14.6).double().tolist()
+    own = schedules.reposition(given, 1.0, 0.03, curvature=schedules.TYPICAL)
+    assert schedules.reposition(given, 1.0, 0.03, curvature=schedules.TYPICAL, guidance=7.0) == own
+    assert schedules.reposition(given, 1.0, 0.03, guidance=math.nan) == own
+    assert schedules.reposition([2.0, 1.0, 0.5], guidance=7.0) == [2.0, 1.0, 0.5]
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_the_stored_curves_are_what_the_zoo_s_models_do(name):
+    """`isdo probe --stored` prints them; another machine rounds otherwise."""
+    found, held = stored(name), getattr(schedules, name)
+    np.testing.assert_allclose(found.ratios, held.ratios, rtol=0.01)
+    np.testing.assert_allclose(found.values, held.values, rtol=0.02)
 
 
 def test_a_model_that_always_says_the_same_has_no_curvature():

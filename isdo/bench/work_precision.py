@@ -15,6 +15,7 @@ import torch
 from ..denoiser import CallCounter
 from ..files import replacing
 from ..path import PATHS, smallest_sigma
+from ..protocols import guidance_of
 from ..sampling import sample_isdo
 from ..schedules import reposition
 from ..settings import Settings
@@ -146,10 +147,11 @@ def bent_schedules(problem):
     """Return the schedules of a Problem as ISDO's default settings bend them, name -> (steps ->
     sigmas)."""
     share, low, path = Settings().placement, smallest_sigma(problem.model), PATHS[problem.path]
+    guidance = guidance_of(problem.extra_args)
 
     def bend(make):
         return lambda steps: problem.x.new_tensor(
-            reposition(make(steps).tolist(), share, low, path)
+            reposition(make(steps).tolist(), share, low, path, guidance=guidance)
         )
 
     return {name + BENT: bend(make) for name, make in problem.schedules().items()}

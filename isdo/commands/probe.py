@@ -22,8 +22,8 @@ def add_arguments(parser):
     add("--count", type=whole(1, gallery.PIXELS), default=8, help=count)
     add("--seed", type=whole(0, SEEDS), default=0, help="of the first picture (%(default)s)")
     add("--json", metavar="FILE", help="write the table and the levels there")
-    typical = "measure anew the curve that ISDO stores (isdo.schedules.TYPICAL), and print it"
-    add("--typical", action="store_true", help=typical)
+    stored = "measure anew the curves that ISDO stores (isdo.schedules), and print them"
+    add("--stored", action="store_true", help=stored)
     add("--device", **device())
 
 
@@ -32,12 +32,14 @@ def run(args):
     curvature makes of it."""
     from ..bench.report import markdown, write_json
 
-    if args.typical:
-        from ..zoo.curve import typical
+    if args.stored:
+        from ..zoo.curve import STORED, stored
 
-        curve = typical()
-        for name, row in (("ratios", curve.ratios), ("values", curve.values)):
-            print(f"{name}: {', '.join(f'{value:.3g}' for value in row)}")
+        for name in STORED:
+            curve = stored(name)
+            print(name)
+            for column, row in (("ratios", curve.ratios), ("values", curve.values)):
+                print(f"{column}: {', '.join(f'{value:.3g}' for value in row)}")
         return
     out = args.json if args.json is None else files.check_target(args.json)
     given = unlabelled(models.asked(args))
