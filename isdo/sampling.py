@@ -52,7 +52,9 @@ def sample_isdo(
             the end. If there is one, calls are made where `isdo.schedules.reposition` has them,
             with ``settings.placement``. With a tolerance the sigmas say where to begin and how far
             down to go: to the last above 0, or the model's smallest.
-        extra_args: keyword arguments handed to the model as they are.
+        extra_args: keyword arguments handed to the model as they are. A number among them by the
+            name ``cond_scale`` or ``guidance`` is the scale of guidance, which says where calls
+            are worth most.
         callback: called once a step, after its last call, with {"x", "i", "sigma", "sigma_hat",
             "denoised"} of its first: sigma and sigma_hat are where the model was called, at x. With
             a tolerance once a call: sigma is the largest of the levels (B,) in sigma_hat at which
