@@ -10,6 +10,7 @@ from commandline import run as command
 
 from isdo import Settings, sample_isdo, solver
 from isdo.bench import ablation, report, sweep
+from isdo.bench.kept import merged
 from isdo.bench.problems import problem, rms
 from isdo.bench.work_precision import limited
 from isdo.multistep import Multistep
@@ -175,8 +176,8 @@ def test_what_is_known_is_not_run_again_unless_a_number_has_changed(problems, mo
     # only without the bounds are the numbers what they were
     assert [v.name for v in asked] == 2 * ["", "order", "order", "power"]
     assert sum(r["errors"] == [7.0, 7.0] for r in found) == 2
-    assert ablation.merged(old, found)[: len(old) - 2] == [r for r in old if r not in found]
-    assert len(ablation.merged(rows, rows)) == len(rows)
+    assert merged(old, found, ablation.KEY)[: len(old) - 2] == [r for r in old if r not in found]
+    assert len(merged(rows, rows, ablation.KEY)) == len(rows)
 
 
 def test_a_model_of_ones_own_has_a_column_of_its_name(monkeypatch, cases):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from isdo.bench import adaptive, report
+from isdo.bench.kept import merged
 from isdo.bench.problems import GAUSSIAN, problem, rms
 from isdo.bench.work_precision import limited
 
@@ -71,7 +72,7 @@ def test_rows_of_an_earlier_run_are_not_measured_again(rows, monkeypatch):
         adaptive.run(makers=SMALL, limit=1, reuse=rows, save=saved.append) == rows
         and len(saved) == 2
     )
-    assert adaptive.merged(rows, rows[:3]) == rows[3:] + rows[:3]
+    assert merged(rows, rows[:3], adaptive.KEY) == rows[3:] + rows[:3]
 
 
 def test_the_page_and_the_plot_show_all(rows, tmp_path):

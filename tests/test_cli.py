@@ -332,8 +332,7 @@ def test_a_suite_hands_on_what_was_asked_and_writes_what_it_gets(
         monkeypatch.setattr(room, "page", paged, raising=False)
         monkeypatch.setattr(room, "plot", plotted, raising=False)
     monkeypatch.setattr(import_module("isdo.bench.report"), "table", lambda rows: "the table")
-    if hasattr(module, "merged"):
-        monkeypatch.setattr(module, "merged", lambda old, new: [*old, *new])
+    monkeypatch.setattr(module, "KEY", ("n",), raising=False)
     row = suites.SUITES[suite]
     draws = row.plot is not None
     arguments = ["bench", "--suite", suite, "--json", "a.json", "--doc", "a.md", "--device", "cpu"]
@@ -367,7 +366,7 @@ def test_a_suite_that_goes_on_is_handed_the_rows_of_its_own_file(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(module, "run", run_room)
     monkeypatch.setattr(module, "page", lambda rows, *_: "the page")
-    monkeypatch.setattr(module, "merged", lambda old, new: [*old, *new], raising=False)
+    monkeypatch.setattr(module, "KEY", ("n",))
     old = [{"bench": suite, "n": 1}, {"bench": "another", "n": 0}]
     write_json(old, "a.json")
     assert run(capsys, "bench", "--suite", suite, "--json", "a.json")[0] == 0

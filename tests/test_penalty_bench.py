@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from isdo.bench import penalty, report
+from isdo.bench.kept import by_key, merged
 from isdo.models import Given
 from isdo.path import FLOW, VE
 
@@ -131,7 +132,7 @@ def test_sets_of_pictures_are_held_against_each_other_and_against_real_ones():
     ]  # fmt: skip
     assert made[0]["moved"] is None and made[-1]["moved"] is None and made[1]["moved"] is not None
     assert all(row["nearest"] >= 0 for row in made)
-    known = {penalty._key(row): row | {"nearest": -1.0} for row in made}
+    known = by_key([row | {"nearest": -1.0} for row in made], penalty.KEY)
     assert all(
         row["nearest"] == -1
         for row in penalty.on_set(Given("toy", Toy(), shape=(1, 4, 4)), None, 6, known=known)
@@ -154,7 +155,7 @@ def test_rows_of_an_earlier_run_are_not_measured_again(rows, monkeypatch):
     assert again == [row for row in rows if row["task"] == "grid"] and saved == list(
         range(1, len(again) + 1)
     )
-    assert penalty.merged(rows, again[:2]) == rows[2:] + rows[:2]
+    assert merged(rows, again[:2], penalty.KEY) == rows[2:] + rows[:2]
 
 
 def test_without_the_emoji_the_zoo_is_left_out():

@@ -8,6 +8,7 @@ import torch
 
 from isdo.bench import classifier, methods, refined
 from isdo.bench import improvement as bench
+from isdo.bench.kept import merged
 from isdo.bench.sets import band_energy, name_of
 from isdo.denoiser import CallCounter
 from isdo.path import PATHS
@@ -162,7 +163,7 @@ def set_row(method, level, frechet):
 def test_rows_that_are_measured_anew_replace_the_old_ones():
     old = [set_row("nothing", None, 2.0), set_row("refine", 1.0, 1.5)]
     new = [set_row("refine", 1.0, 1.0), set_row("refine", 1.0, 1.0) | {"guidance": 2.0}]
-    assert bench.merged(old, new) == [old[0], *new]
+    assert merged(old, new, bench.KEY) == [old[0], *new]
 
 
 def test_a_set_of_one_is_refused():

@@ -10,6 +10,7 @@ from isdo import __main__ as cli
 from isdo.bench import classifier, sets, sets_page
 from isdo.bench.baselines import BASELINES, STOCHASTIC
 from isdo.bench.judge import Judge
+from isdo.bench.kept import merged
 from isdo.bench.moments import Moments, moments, sampling_bias
 from isdo.bench.moments import frechet as distance
 from isdo.bench.report import read_json
@@ -238,7 +239,7 @@ def test_a_run_reuses_rows_and_notices_a_change():
     # how far the others are from ISDO's pictures is another number, too
     assert changed("isdo") == {"isdo": False, "ipndm_3": False, "converged": True}
     other = [row | {"model": "other"} for row in rows]
-    assert sets.merged(other, rows) == other + rows and sets.merged(rows, rows) == rows
+    assert merged(other, rows, sets.KEY) == other + rows and merged(rows, rows, sets.KEY) == rows
 
 
 class Interrupted:

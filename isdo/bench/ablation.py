@@ -15,6 +15,7 @@ from ..answers import NotFinite
 from ..sampling import sample_isdo
 from ..solver import SOLVERS
 from . import sweep
+from .kept import by_key, key_of
 from .problems import rms
 from .report import markdown
 from .work_precision import LARGEST, SMALLEST, geometric_mean, limited
@@ -134,7 +135,7 @@ def run(
     Returns:
         Rows: one for each variant, problem and number of calls, with the errors of its pictures.
     """
-    known, rows, chosen = {_key(row): row for row in reuse}, [], variants(tuned or defaults())
+    known, rows, chosen = by_key(reuse, KEY), [], variants(tuned or defaults())
     for suite, make in progress(sweep.makers(seed, models, GUIDANCE)):
         case = limited(make(), limit or LIMIT)
         if only not in case.name:
@@ -144,23 +145,13 @@ def run(
         for variant, n in itertools.product(chosen, calls):
             values = (suite, case.name, case.path, SCHEDULE, n, seed, len(case.x), case.fingerprint)
             row = dict(zip(KEY, (*values, variant.digest), strict=True))
-            if (found := known.get(_key(row))) is None:
+            if (found := known.get(key_of(row, KEY))) is None:
                 about = {"name": variant.name, "value": repr(variant.value)}
                 found = {"bench": "ablation", **row, **about, "errors": errors(case, variant, n)}
             rows.append(found)
             if save is not None:
                 save(rows)
     return rows
-
-
-def _key(row):
-    return tuple(row[name] for name in KEY)
-
-
-def merged(kept, rows):
-    """Return the rows, and of the kept ones those that are of other problems or other numbers."""
-    fresh = {_key(row) for row in rows}
-    return [row for row in kept if _key(row) not in fresh] + rows
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from ..files import replacing
 from ..sampling import sample_isdo
 from ..settings import Settings
 from .baselines import k_diffusion
+from .kept import by_key, key_of
 from .problems import rms, suite
 from .report import PLAIN, markdown
 from .work_precision import LARGEST, _stored, geometric_mean, limited
@@ -178,7 +179,7 @@ def run(
     Returns:
         rows: the labels in KEY, and by picture "calls", "rejected", "errors", "uncertainty".
     """
-    known, rows = {_key(row): row for row in reuse}, []
+    known, rows = by_key(reuse, KEY), []
     for make in progress(problems(seed, device) if makers is None else makers):
         problem = limited(make(), limit or COUNT)
         if only not in problem.name:
@@ -199,7 +200,7 @@ def run(
                 )
                 labels = dict(zip(KEY, values, strict=True))
                 rows.append(
-                    known.get(_key(labels)) or labels | measure(problem, sampler, tolerance)
+                    known.get(key_of(labels, KEY)) or labels | measure(problem, sampler, tolerance)
                 )
         if save is not None:
             save(rows)
@@ -222,16 +223,6 @@ def measure(problem, sampler, tolerance):
         "errors": errors,
         "uncertainty": problem.uncertainty().tolist(),
     }
-
-
-def _key(row):
-    return tuple(row[name] for name in KEY)
-
-
-def merged(kept, rows):
-    """Return the rows, and of the kept ones those that are of other problems."""
-    fresh = {_key(row) for row in rows}
-    return [row for row in kept if _key(row) not in fresh] + rows
 
 
 def curves(rows):

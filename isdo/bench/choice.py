@@ -17,7 +17,7 @@ CALLS = (6, 8, 10, 12, 15)
 OWN, YARDSTICK = "isdo", "dpmpp_2m"
 WIDER = (5, 6, 8, 10, 12, 15, 20, 25, 30)  # at which the yardstick is looked up
 SET = ("problem", "path", "seed", "images", "fingerprint")  # one table each
-merged = work_precision.merged
+KEY = work_precision.KEY
 
 
 def run(

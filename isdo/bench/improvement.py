@@ -196,16 +196,6 @@ def run(model="eps", count=COUNT, seed=0, progress=None, *, levels=None, device=
 KEY = ("part", "sampler", "method", "level", "damage", *SET, "calls")
 
 
-def merged(old, new):
-    """Return the rows of ``new`` and those of ``old`` that they do not replace."""
-    replaced = {_key(row) for row in new}
-    return [row for row in old if _key(row) not in replaced] + list(new)
-
-
-def _key(row):
-    return tuple(row.get(name) for name in KEY)
-
-
 def page(rows, flags=None, judge=None, target=None):
     """Return the page of the docs: what was measured, the tables, how to do it again with the
     ``flags``."""

@@ -19,6 +19,7 @@ from ..sampling import sample_isdo
 from ..schedules import schedule
 from ..settings import Settings
 from ..solver import SOLVERS
+from .kept import by_key, key_of
 from .problems import rms
 from .report import PLAIN, markdown
 
@@ -138,7 +139,7 @@ def run(
         reuse: rows of an earlier run that are not measured again.
         save: called with all rows whenever there are more.
     """
-    rows, kept, count = [], {tuple(row[key] for key in KEY): row for row in reuse}, limit or COUNT
+    rows, kept, count = [], by_key(reuse, KEY), limit or COUNT
     cases = []
     for each in named or ("eps", "v", "flow"):
         given = each if isinstance(each, models.Given) else models.of_zoo(each, device)
@@ -160,7 +161,7 @@ def run(
                     "seed": seed,
                 }
                 about |= {"images": count}
-                if (row := kept.get(tuple(about[key] for key in KEY))) is None:
+                if (row := kept.get(key_of(about, KEY))) is None:
                     if pictures is None:
                         pictures, extra = drawn(
                             given, None if given.own else guidance, count, seed, levels_of
@@ -197,12 +198,6 @@ def measured(method, model, pictures, levels_of, calls, extra):
         "error": errors[len(errors) // 2] if len(errors) % 2 else sum(errors[len(errors) // 2 - 1 :][:2]) / 2,
         "worst": errors[-1], "spread": float(torch.cat(noises).std()), "both": counted.calls / batches,
     }  # fmt: skip
-
-
-def merged(kept, rows):
-    """Return the rows of an earlier run with these in their place."""
-    found = {tuple(row[key] for key in KEY): row for row in kept}
-    return list((found | {tuple(row[key] for key in KEY): row for row in rows}).values())
 
 
 def by_case(rows):

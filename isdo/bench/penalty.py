@@ -21,6 +21,7 @@ from ..schedules import flow, karras, schedule
 from ..settings import Settings
 from ..zoo import data
 from .judge import judged
+from .kept import by_key, key_of
 from .moments import frechet, moments
 from .problems import hartley, make_mixture, radial_powers
 from .report import PLAIN, markdown
@@ -321,7 +322,7 @@ def on_task(name, seed=0, limit=None, known=None, progress=iter):
     yield base | {"steps": 0, "weight": 0.0, "calls": 0} | between(truth, own)
     for steps, weight in progress(plan(task.steps)):
         row = base | {"steps": steps, "weight": weight}
-        if (found := (known or {}).get(_key(row))) is None:
+        if (found := (known or {}).get(key_of(row, KEY))) is None:
             sigmas = levels(model, steps)
             x, calls = drawn(model, float(sigmas[0]) * noise, sigmas, weight)
             found = row | {"calls": calls} | between(truth, x)
@@ -333,10 +334,6 @@ def _fingerprint(model, noise):
     level = math.sqrt(model.sigma_min * model.sigma_max)
     x = (level * noise[:4]).to(noise.dtype)
     return f"{model(x, x.new_full((len(x),), level)).double().square().mean().item():.3e}"
-
-
-def _key(row):
-    return tuple(row[key] for key in KEY)
 
 
 def nearest(pictures, others):
@@ -368,7 +365,7 @@ def on_set(
     first = None
     for steps, weight in progress(plan((PICTURE_STEPS,))):
         row = base | {"steps": steps, "weight": weight}
-        if (found := (known or {}).get(_key(row))) is not None:
+        if (found := (known or {}).get(key_of(row, KEY))) is not None:
             yield found
             continue
         sigmas, made, calls = schedule(usual_schedule(model), steps, model), [], 0
@@ -435,7 +432,7 @@ def run(
         emoji: () -> zoo.data.Emoji; `zoo.data.load_emoji` if left out. Without the files the zoo is
             left out.
     """
-    known, rows = {_key(row): row for row in reuse}, []
+    known, rows = by_key(reuse, KEY), []
     if model is not None:
         count = min(PICTURES, limit or PICTURES)
         jobs = [on_set(model, None if judge is None else labels_for(model, judge, count, seed), count, seed, known, progress,
@@ -475,12 +472,6 @@ def of_emoji(seed, limit, known, progress, device, emoji):
         "zoo, eps",
     )
     return [(row | {"held_out": others} for row in made)]
-
-
-def merged(old, new):
-    """Return the rows of ``new`` and those of ``old`` that they do not replace."""
-    replaced = {_key(row) for row in new}
-    return [row for row in old if _key(row) not in replaced] + list(new)
 
 
 def by_task(rows):

@@ -27,6 +27,7 @@ from ..settings import PRESETS, Settings
 from . import classifier
 from .baselines import BASELINES, FURTHER, STOCHASTIC, Baseline
 from .judge import check, judged
+from .kept import by_key, key_of
 from .likeness import Likeness
 from .problems import name_of
 from .work_precision import SAMPLERS
@@ -540,9 +541,11 @@ def run(
     values = (given.title, given.guidance, task.schedule, count, seed, name_of(judge.real.mean))
     labels = {"bench": suite} | dict(zip(SET, values, strict=True))
     jobs = _jobs(task, labels, samplers, calls or LINEUPS[suite].calls, converged, progress, own)
-    known = {_key(row): row for row in reuse}
+    known = by_key(reuse, KEY)
     held = {
-        job.name: row for job in jobs if (row := known.get(_key(job.labels))) and job.holds(row)
+        job.name: row
+        for job in jobs
+        if (row := known.get(key_of(job.labels, KEY))) and job.holds(row)
     }
     # what is drawn there is compared with ``own``'s
     wanted = {job.calls for job in jobs if job.name not in held}
@@ -595,16 +598,6 @@ def _jobs(task, labels, samplers, calls, converged, progress, own):
     return jobs
 
 
-def merged(old, new):
-    """Return the rows of ``new`` and those of ``old`` that they do not replace."""
-    replaced = {_key(row) for row in new}
-    return [row for row in old if _key(row) not in replaced] + list(new)
-
-
 def group_of(row):
     """Return what tells one table's rows from another's, to sort by: None comes before numbers."""
     return tuple((row[name] is not None, row[name]) for name in SET)
-
-
-def _key(row):
-    return tuple(row[name] for name in KEY)

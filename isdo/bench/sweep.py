@@ -7,6 +7,7 @@ from functools import partial
 
 from ..settings import FIELDS, Settings
 from .baselines import BASELINES, Baseline
+from .kept import key_of
 from .problems import ZOO_MODELS, own_problem, problem, zoo_problem
 from .report import markdown
 from .work_precision import HEADLINE, limited, measure, run_isdo, summary
@@ -90,7 +91,7 @@ def run(progress=iter, calls=HEADLINE, *, seed=SEED, limit=LIMIT, only="", reuse
     samplers = {name: baseline for name, baseline in BASELINES.items() if name not in NEVER_BEST}
     for name, settings in variants().items():
         samplers[name] = Baseline(name, partial(run_isdo, settings), "")
-    known = {_key(row): row for row in reuse if row["sampler"] in BASELINES}
+    known = {key_of(row, KEY): row for row in reuse if row["sampler"] in BASELINES}
     rows = []
     for suite, make in progress(makers(seed) if models is None else makers(seed, models)):
         case = limited(make(), limit)
@@ -110,12 +111,10 @@ def run(progress=iter, calls=HEADLINE, *, seed=SEED, limit=LIMIT, only="", reuse
                 case.fingerprint,
             )
             row = {"bench": "sweep", **dict(zip(KEY, values, strict=True))}
-            rows.append(known.get(_key(row)) or row | measure(case, samplers[name], schedule, n))
+            rows.append(
+                known.get(key_of(row, KEY)) or row | measure(case, samplers[name], schedule, n)
+            )
     return rows
-
-
-def _key(row):
-    return tuple(row[name] for name in KEY)
 
 
 @dataclass(frozen=True)

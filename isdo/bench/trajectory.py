@@ -20,6 +20,7 @@ from ..sampling import sample_isdo
 from ..settings import Settings
 from ..sweeps import Sweeps
 from ..trajectory import PICARD, Acceleration, chebyshev
+from .kept import by_key, key_of
 from .problems import rms, suite
 from .report import PLAIN, markdown
 from .work_precision import _stored, geometric_mean, limited
@@ -241,7 +242,7 @@ def run(
         "multistep", which are sequential, "rounds" has one entry for each number of calls. Errors
         are RMS, means over pictures.
     """
-    known, rows = {_key(row): row for row in reuse}, []
+    known, rows = by_key(reuse, KEY), []
     wanted = {name for names in PROBLEMS.values() for name in names}
     for make in progress(problems(seed, device) if makers is None else makers):
         problem = limited(make(), limit or COUNT)
@@ -260,7 +261,7 @@ def run(
                 problem.fingerprint,
             )
             labels = dict(zip(KEY, values, strict=True))
-            rows.append(known.get(_key(labels)) or labels | measure(problem, name))
+            rows.append(known.get(key_of(labels, KEY)) or labels | measure(problem, name))
         if save is not None:
             save(rows)
     return rows
@@ -291,16 +292,6 @@ def sequentially(sampler, problem):
 
 
 SEQUENTIALS = {"ddim": partial(sequentially, ddim), "multistep": partial(sequentially, sample_isdo)}
-
-
-def _key(row):
-    return tuple(row[name] for name in KEY)
-
-
-def merged(kept, rows):
-    """Return the rows, and of the kept ones those that are of other problems."""
-    fresh = {_key(row) for row in rows}
-    return [row for row in kept if _key(row) not in fresh] + rows
 
 
 def error_at(row, calls):

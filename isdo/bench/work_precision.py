@@ -5,7 +5,6 @@ import itertools
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,7 @@ from ..sampling import sample_isdo
 from ..schedules import reposition
 from ..settings import Settings
 from .baselines import BASELINES, FURTHER, Baseline
+from .kept import by_key, key_of
 from .problems import Problem, name_of, rms, suite
 from .sources import version
 
@@ -28,6 +28,7 @@ HEADLINE = (6, 8, 10, 15, 20)  # the calls over which the geometric mean of the 
 LARGEST = 1e6  # stands for NaN and infinity, so that medians and JSON stay ordinary numbers
 SMALLEST = 1e-6  # below it, and below the reference's own uncertainty, errors count as equal
 CELL = ("suite", "problem", "path", "grid", "calls", "seed")
+KEY = (*CELL, "sampler", "images", "fingerprint")
 BENT = ", bent"  # ends the name of a schedule whose levels are those that ISDO makes of it
 log = logging.getLogger(__name__)
 
@@ -103,7 +104,7 @@ def run(
         )  # what is bent already is not bent again
         samplers = samplers | (FURTHER if further else {})
     samplers = {name: _row(name, sampler) for name, sampler in samplers.items()}
-    known = {_key(row): row for row in reuse}
+    known = by_key(reuse, KEY)
     schedules = schedules or (bent_schedules if bend else Problem.schedules)
     wanted = list(itertools.product(calls, samplers) if wanted is None else wanted)
     rows = []
@@ -116,18 +117,12 @@ def run(
         for schedule, sigmas in schedules(problem).items():
             for n, name in wanted:
                 labels = _labels(suite_name, problem, schedule, n, name, seed)
-                row = _held(known.get(_key(labels)), problem, samplers[name], sigmas, n)
+                row = _held(known.get(key_of(labels, KEY)), problem, samplers[name], sigmas, n)
                 rows.append(row or labels | measure(problem, samplers[name], sigmas, n))
             if save is not None:
                 save(rows)
         log.info("%s (%s): done", problem.name, problem.path)
     return rows
-
-
-def merged(old, new):
-    """Return the rows of ``new`` and those of ``old`` that they do not replace."""
-    replaced = {_key(row) for row in new}
-    return [row for row in old if _key(row) not in replaced] + list(new)
 
 
 def _held(row, problem, sampler, schedule, calls):
@@ -298,10 +293,6 @@ def _labels(suite_name, problem, schedule, calls, sampler, seed):
         "images": len(problem.x),
         "fingerprint": problem.fingerprint,
     }
-
-
-def _key(row: Mapping):
-    return tuple(row[name] for name in (*CELL, "sampler", "images", "fingerprint"))
 
 
 def limited(problem, count):

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from .. import files, models
 from ..bench import report
+from ..bench.kept import merged
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def resumed(args, module, run, **bar):
     goes.
 
     Args:
-        module: of the bench, whose ``merged(old, new)`` puts rows together.
+        module: of the bench, whose KEY names what tells its rows apart.
         run: ``run(progress, reuse=, save=) -> rows``.
         bar: of the progress bar.
     """
@@ -97,9 +98,10 @@ def resumed(args, module, run, **bar):
 
     def save(rows):
         if args.json:
-            report.write_json(module.merged(old, rows), args.json)
+            report.write_json(merged(old, rows, module.KEY), args.json)
 
-    return module.merged(old, run(partial(tqdm, leave=False, **bar), reuse=old, save=save))
+    rows = run(partial(tqdm, leave=False, **bar), reuse=old, save=save)
+    return merged(old, rows, module.KEY)
 
 
 # ----------------------------------------------------------------------------------------------------------- the suites

@@ -63,16 +63,16 @@ class Pictures:
             device="cpu",
         )
         out = torch.isin(self.concepts, order[: int(held_out * len(order))])
+        return self.part(~out), self.part(out)
 
-        def part(chosen: Tensor) -> "Pictures":
-            return replace(
-                self,
-                pictures=self.pictures[chosen],
-                labels=self.labels[chosen],
-                concepts=self.concepts[chosen],
-            )
-
-        return part(~out), part(out)
+    def part(self, chosen: Tensor | slice) -> "Pictures":
+        """Return the pictures that are chosen, by a mask (N,) or a slice."""
+        return replace(
+            self,
+            pictures=self.pictures[chosen],
+            labels=self.labels[chosen],
+            concepts=self.concepts[chosen],
+        )
 
     def odds(self) -> Tensor:
         """Return the probability (N,) of each picture when every concept counts alike."""

@@ -125,17 +125,8 @@ class Folder(Pictures):
         They are views: a folder may be larger than the memory.
         """
         count = min(max(1, round(held_out * len(self))), len(self) - 1)
-
-        def part(chosen: slice) -> Pictures:
-            return replace(
-                self,
-                pictures=self.pictures[chosen],
-                labels=self.labels[chosen],
-                concepts=self.concepts[chosen],
-                file=None,
-            )
-
-        return part(slice(count, None)), part(slice(count))
+        whole = replace(self, file=None)
+        return whole.part(slice(count, None)), whole.part(slice(count))
 
     def rms(self) -> float:
         """Return the root mean square of the pictures' values in [-1, 1], of so many of them that
