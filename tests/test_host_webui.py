@@ -13,6 +13,7 @@ from hostdouble import MEAN, POWER, ROOT, SCRIPT, Host, HTTPException, picture
 
 from isdo import sample_isdo
 from isdo.hosts.request import CONTROLS, NOT_ASKED, REFINE_CONTROLS, SAMPLER
+from isdo.schedules import reposition
 from isdo.settings import FIELDS, PRESETS, Settings
 from isdo.solver import model_calls
 
@@ -935,3 +936,14 @@ def test_few_steps_without_guidance_stay_where_a_distilled_model_was_trained(a11
     distilled = steps <= 8 and scale <= 2
     assert told == {None: 0.0 if distilled else None, 0.5: 0.5, 0: 0.0}
     assert (asked[None] == asked[0]) == distilled and asked[0.5] != asked[0]
+
+
+@pytest.mark.parametrize("scale", [1.0, 4.0, 7.0, 12.0])
+def test_the_host_s_cfg_scale_says_where_calls_go(a1111, scale):
+    def asked(**own):
+        a1111.generate(picture(steps=9, scheduler="Karras", cfg_scale=scale), [own])
+        return [call.sigma for call in a1111.seen]
+
+    given, low = [*asked(placement=0), 0.0], float(a1111.seen[-1].sigma)
+    assert asked() == pytest.approx(reposition(given, 1.0, low, guidance=scale)[:-1], rel=1e-4)
+    assert (asked() == pytest.approx(reposition(given, 1.0, low)[:-1], rel=1e-4)) is (scale == 1)
