@@ -299,9 +299,8 @@ def _above(judged):
 def _command(row, flags, calls, doc):
     """Return the command line that measures such rows again; without its own flags a model of the
     suite's."""
-    limit = f" --limit {row['images']}" if flags else ""
     asked = f"{flags} " if flags else ""
-    return f"    python -m isdo bench --suite {row['suite']} {asked}--calls {calls}{limit} --doc docs/{doc}.md"
+    return f"    python -m isdo bench --suite {row['suite']} {asked}--calls {calls} --limit {row['images']} --doc docs/{doc}.md"
 
 
 def _errors(rows):
