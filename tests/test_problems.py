@@ -258,7 +258,7 @@ def test_where_all_are_bent_isdo_is_not_bent_twice(tiny):
     )
     page = report.page(rows)
     assert (
-        "--bend --doc docs/tiny-bent.md" in page
+        "--bend --limit 2 --doc docs/tiny-bent.md" in page
         and "Every sampler makes its calls at the levels" in page
     )
 
@@ -391,7 +391,7 @@ def test_a_page_says_where_isdo_stands(tmp_path):
     assert "**0.775** (the aim was 0.75); cells above 1.0: 1, above 1.1: 1, of 2" in page
     assert "the worst is 1.20 (p (ve), karras, 8 calls)" in page
     assert (
-        "bench --suite zoo --calls 6 8 --doc docs/zoo.md" in page
+        "bench --suite zoo --calls 6 8 --limit 3 --doc docs/zoo.md" in page
         and "No reference is unsure" in page
     )
     assert "| deis | 0.45 |" in page and "| 6 | 0.50 |\n| 8 | 1.20 |" in page
