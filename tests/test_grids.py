@@ -162,8 +162,16 @@ def test_a_run_of_no_problem_says_which_there_are(given):
 def test_a_model_that_every_sampler_draws_exactly_has_a_page():
     """One that always says the same, say: errors of 0 are all alike."""
     rows = [
-        {"problem": "flat", "grid": grid, "calls": 5, "sampler": sampler, "median": 0.0}
+        {
+            "problem": "flat",
+            "grid": grid,
+            "calls": 5,
+            "sampler": sampler,
+            "median": 0.0,
+            "images": 2,
+        }
         for grid in ("karras", "other")
         for sampler in grids.JUDGED
     ]
-    assert "| flat | 1.00 | 1.00 |" in grids.text(rows)
+    page = grids.text(rows)
+    assert "| flat | 1.00 | 1.00 |" in page and "--suite grids --limit 2 " in page

@@ -180,6 +180,7 @@ def run(seed=0, limit=None, only="", device="cpu", calls=CALLS, models=None):
                     "grid": schedule,
                 }
                 labels |= {"calls": n, "sampler": sampler, "seed": seed}
+                labels["images"] = len(problem.x)
                 sigmas = make(sampler, n).to(problem.x)
                 row = measure(problem, SAMPLERS[sampler], lambda steps, sigmas=sigmas: sigmas, n)
                 rows.append(labels | row | {"sigmas": sigmas.tolist()})
@@ -226,7 +227,7 @@ def text(rows):
     ]
     return f"""# Schedules at few calls
 
-Run it again with `python -m isdo bench --suite grids --json out/grids.json --doc docs/grids.md`. Median RMS errors to
+Run it again with `python -m isdo bench --suite grids --limit {rows[0]["images"]} --doc docs/grids.md`. Median RMS errors to
 the converged solution on the zoo, geometric means over its problems. "Curvature, stored" is the schedule `curvature`
 as it comes; "probe" measures the model at hand, on other pictures. DP: dynamic programming over the nodes of a fine
 trajectory, by the costs of GITS (Euler steps) and by the share of each error that arrives at the end. "Searched":
