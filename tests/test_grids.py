@@ -85,7 +85,7 @@ def test_the_teacher_follows_the_exact_trajectory(name):
 
 
 def test_the_page_holds_each_grid_against_karras():
-    base = {"suite": "grids", "path": "ve", "seed": 0}
+    base = {"suite": "grids", "path": "ve", "seed": 0, "images": 2}
     rows = [
         base
         | {
