@@ -659,12 +659,12 @@ def test_every_setting_has_one_axis(webui):
 
 
 def test_grid_over_our_settings(eps):
-    got = grid(eps, ("[ISDO] Order", "1,2,3"), ("[ISDO] Placement", "0.0,0.5"), **ISDO)
+    got = grid(eps, ("[ISDO] Order", "1,2,3"), ("[ISDO] Power", "fitted,zero"), **ISDO, cfg_scale=1)
     cells = iter(zip(got.images, got.texts, strict=True))
-    for placement in (0.0, 0.5):
+    for power in ("fitted", "zero"):
         for order in (1, 2, 3):
             image, text = next(cells)
-            alone = eps.picture(**with_args({"order": order, "placement": placement}))
+            alone = eps.picture(**with_args({"order": order, "power": power}), cfg_scale=1)
             assert same(image, alone.image)
             assert ours(eps.parse(text)) == ours(alone.values)
     assert len({image.tobytes() for image in got.images}) == 6

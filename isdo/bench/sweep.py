@@ -7,7 +7,7 @@ from functools import partial
 
 from ..settings import FIELDS, Settings
 from .baselines import BASELINES, Baseline
-from .kept import key_of
+from .kept import by_key, key_of
 from .problems import ZOO_MODELS, own_problem, problem, zoo_problem
 from .report import markdown
 from .work_precision import HEADLINE, limited, measure, run_isdo, summary
@@ -91,7 +91,7 @@ def run(progress=iter, calls=HEADLINE, *, seed=SEED, limit=LIMIT, only="", reuse
     samplers = {name: baseline for name, baseline in BASELINES.items() if name not in NEVER_BEST}
     for name, settings in variants().items():
         samplers[name] = Baseline(name, partial(run_isdo, settings), "")
-    known = {key_of(row, KEY): row for row in reuse if row["sampler"] in BASELINES}
+    known = by_key((row for row in reuse if row["sampler"] in BASELINES), KEY)
     rows = []
     for suite, make in progress(makers(seed) if models is None else makers(seed, models)):
         case = limited(make(), limit)
