@@ -61,8 +61,10 @@ def test_every_page_s_command_is_one_of_the_bench(name, tmp_path, monkeypatch):
         "4",
     ]
     found = docs.commands(name, make_parser().parse_args(asked))
-    assert len(found) == {"ablation": 3}.get(name, 2 if docs.PAGES[name].needs else 1)
+    assert len(found) == {"ablation": 3, "penalty": 3}.get(name, 2 if docs.PAGES[name].needs else 1)
+    takes = docs.JUDGE in suites.SUITES[docs.PAGES[name].suite].flags
     for words in found:
+        assert ("--judge" in words) == (takes and "--model" in words)
         args = make_parser().parse_args(bench.with_suite(words))
         bench.check(args)
         assert args.suite in suites.SUITES

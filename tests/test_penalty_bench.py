@@ -158,11 +158,12 @@ def test_rows_of_an_earlier_run_are_not_measured_again(rows, monkeypatch):
     assert merged(rows, again[:2], penalty.KEY) == rows[2:] + rows[:2]
 
 
-def test_without_the_emoji_the_zoo_is_left_out():
+def test_without_the_emoji_the_zoo_is_left_out_and_says_so(caplog):
     def missing():
-        raise FileNotFoundError
+        raise FileNotFoundError("the font is missing")
 
     assert penalty.run(only="zoo", emoji=missing) == []
+    assert "left out: the font is missing" in caplog.text
 
 
 def test_the_page_and_the_plot_show_all(rows, tmp_path):

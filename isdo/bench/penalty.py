@@ -1,6 +1,7 @@
 """What the curvature penalty is for: samples between modes, against its weight and at equal model
 calls; and what it costs."""
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from .moments import frechet, moments
 from .problems import hartley, make_mixture, radial_powers
 from .report import PLAIN, markdown
 from .sets import labels_for
+
+log = logging.getLogger(__name__)
 
 STEPS, WEIGHTS = (8, 12, 20), (0.1, 1.0, 10.0)
 COUNT, PICTURES = (
@@ -455,7 +458,8 @@ def of_emoji(seed, limit, known, progress, device, emoji):
 
     try:
         train, held_out = emoji().split()
-    except (FileNotFoundError, ImportError):
+    except (FileNotFoundError, ImportError) as error:
+        log.warning("The zoo's part of the page is left out: %s", error)
         return []
     real, count = data.to_unit(train.pictures[:, 0]), min(PICTURES, limit or PICTURES)
     others = nearest(data.to_unit(held_out.pictures[:, 0]), real).median().item()
@@ -552,9 +556,6 @@ def page(rows, flags=None):
     near = "" if held_out is None else (
         f"\nnearest: RMS distance from the nearest emoji of the training, median ({held_out:.4f} for emoji held out from it)."
     )  # fmt: skip
-    own = "" if "photographs" not in by_task(rows) else (
-        "\nPhotographs are a denoiser of CIFAR-10, class-conditional, that is not part of this repository."
-    )  # fmt: skip
     parts = [
         f"## {name}, {lines[0]['images']} samples\n\n{table(lines)}"
         for name, lines in by_task(rows).items()
@@ -574,7 +575,7 @@ denoising, as in that paper: it smooths, and draws samples between modes however
 posterior of a component is below {DECIDED:g}; between: either. width: RMS distance of the others from their component in its
 standard deviations, 1 is right; uneven: total variation between how often components occur and how often they should. "of the
 truth": as many samples of the mixture itself. class: the share of pictures that are taken for the class asked for; moved:
-distance from the picture without the penalty over its size, median.{near}{own}
+distance from the picture without the penalty over its size, median.{near}
 
 {summary(rows)}
 

@@ -74,7 +74,7 @@ PAGES = {
     "grids": Page("grids"),
     "ceiling": Page("ceiling"),
     "adaptive": Page("adaptive", plot=True),
-    "penalty": Page("penalty", plot=True),
+    "penalty": Page("penalty", plot=True, also="penalty"),
     "trajectory": Page("trajectory", plot=True),
     "invert": Page("inversion", plot=True),
     "frechet": Page("frechet"),
@@ -128,7 +128,7 @@ def commands(name, args):
     for i, model in enumerate(args.photos if page.needs or page.also else []):
         flags = shlex.split(page.also or (i and page.extra) or page.flags)
         named = ["--model", model, *(["--shape", args.shape] if args.shape else [])]
-        if JUDGE in page.needs:  # which says how often each class occurs
+        if args.judge and _takes(page, JUDGE):  # which says how often each class occurs
             named += ["--judge", args.judge]
         elif args.label:
             named += ["--label", *args.label]
