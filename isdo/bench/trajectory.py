@@ -368,7 +368,6 @@ flight; calls are those of one picture. Errors are RMS to the converged solution
 equations of DDIM in {STEPS} steps with all nodes in their window: ParaDiGMS by Picard's iteration, ParaTAA by triangular
 Anderson acceleration. ISDO solves collocation equations between {INTERVALS + 1} Chebyshev nodes and is shown with all that
 it has, with the measured answers in bands alone, and as Picard's iteration. Its first guess is one call, counted as a round.
-Photographs are a denoiser of CIFAR-10 that is not part of this repository.
 
 **What it is not for.** On one busy GPU a round of 20 nodes takes as long as 20 calls one after the other: there rounds buy no
 time, and at equal calls the sequential run of ISDO is as a rule the better one (last column of the third table). It is for
