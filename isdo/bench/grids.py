@@ -179,8 +179,7 @@ def run(seed=0, limit=None, only="", device="cpu", calls=CALLS, models=None):
                     "path": problem.path,
                     "grid": schedule,
                 }
-                labels |= {"calls": n, "sampler": sampler, "seed": seed}
-                labels["images"] = len(problem.x)
+                labels |= {"calls": n, "sampler": sampler, "seed": seed, "images": len(problem.x)}
                 sigmas = make(sampler, n).to(problem.x)
                 row = measure(problem, SAMPLERS[sampler], lambda steps, sigmas=sigmas: sigmas, n)
                 rows.append(labels | row | {"sigmas": sigmas.tolist()})

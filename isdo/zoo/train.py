@@ -597,41 +597,33 @@ class Interrupt:
 
 
 def _work(rank, world, config, pictures, checkpoint, out, meeting, device, after, run):
+    from tqdm import tqdm
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
     logging.basicConfig(
         level=logging.INFO if rank == 0 else logging.WARNING, format="%(asctime)s %(message)s"
     )
     if rank == 0:
         log.setLevel(logging.INFO)
     torch.backends.cudnn.benchmark = True  # batches are of one shape
-    if world > 1:
-        torch.set_num_threads(1)
-        # They meet in a file: a port could be taken. torchrun finds a free one, but ends the
-        # processes half a minute after Ctrl-C, and theirs is to validate and save first.
-        store = dist.FileStore(meeting, world)
-        dist.init_process_group("gloo", store=store, rank=rank, world_size=world)
-    try:
-        _train(Trainer(config, pictures, checkpoint, rank, world, device, after), out, run)
+    with contextlib.ExitStack() as at_end:
         if world > 1:
-            dist.barrier()  # nobody leaves while another one may still hear of it
-    finally:
-        if world > 1:
-            # a process that ends with the group's threads running is at times aborted
-            dist.destroy_process_group()
-
-
-def _train(trainer, out, run):
-    from tqdm import tqdm
-    from tqdm.contrib.logging import logging_redirect_tqdm
-
-    config = trainer.config
-    if trainer.step >= config.steps:
-        log.info("all %d steps are done: for more, give --steps", config.steps)
-    bar = dict(
-        total=config.steps, initial=trainer.step, disable=trainer.rank > 0, mininterval=10,
-        unit=" images", unit_scale=trainer.source.share * trainer.world,
-    )  # fmt: skip
-    with logging_redirect_tqdm(), tqdm(**bar) as progress:
-        trainer.run(out, progress, **run)
+            torch.set_num_threads(1)
+            # They meet in a file: a port could be taken. torchrun finds a free one, but ends the
+            # processes half a minute after Ctrl-C, and theirs is to validate and save first.
+            store = dist.FileStore(meeting, world)
+            dist.init_process_group("gloo", store=store, rank=rank, world_size=world)
+            # a process that ends while the group's threads run is at times aborted
+            at_end.callback(dist.destroy_process_group)
+        trainer = Trainer(config, pictures, checkpoint, rank, world, device, after)
+        if trainer.step >= config.steps:
+            log.info("all %d steps are done: for more, give --steps", config.steps)
+        bar = dict(
+            total=config.steps, initial=trainer.step, disable=rank > 0, mininterval=10,
+            unit=" images", unit_scale=trainer.source.share * world,
+        )  # fmt: skip
+        with logging_redirect_tqdm(), tqdm(**bar) as progress:
+            trainer.run(out, progress, **run)
 
 
 def train(
